@@ -1,0 +1,171 @@
+"""The coherence term for any training loop: tap, loss, annealing and monitor in one object."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Dict, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from dcase_coherence.annealing import LinearAnnealing
+from dcase_coherence.functional import label_transitions, transition_distances
+from dcase_coherence.loss import CoherenceLoss
+from dcase_coherence.tap import FeatureTap
+
+
+class CoherenceRegularizer:
+    """Temporal coherence of a submodule's output, to be added to the loss of a training step.
+
+    The monitor in :attr:`metrics` tells where the term drives the features: scaling z up lowers
+    the loss while `d_boundary / d_inside` is above `threshold_ratio`, and scaling it down does
+    while it is below (the loss is homogeneous of degree 2 in z).
+
+    Args:
+        model: the model that is trained (the student, not the teacher).
+        path: submodule whose output is z; in the DCASE baselines `"cnn"`.
+        loss: the coherence loss.
+        annealing: from a (fractional) epoch to a weight in [0, 1].
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d((1, 8)))
+        >>> regularizer = CoherenceRegularizer(model, path="1")
+        >>> _ = model(torch.randn(6, 1, 50, 8))
+        >>> labels = torch.zeros(2, 50, 10)                     # the strong rows are the first two
+        >>> term = regularizer(labels, rows=slice(0, 2), epoch=3.0)
+        >>> sorted(regularizer.metrics)
+        ['boundary_rate', 'd_boundary', 'd_inside', 'term', 'threshold_ratio', 'weight', 'z_norm']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        path: Union[str, nn.Module, None] = "cnn",
+        loss: Optional[CoherenceLoss] = None,
+        annealing: Optional[Callable[[float], float]] = None,
+    ) -> None:
+        self.model = model
+        self.path = path
+        self.loss = CoherenceLoss() if loss is None else loss
+        self.annealing = LinearAnnealing() if annealing is None else annealing
+        self.metrics: Dict[str, float] = {}
+        self.tap = FeatureTap(model, path)
+
+    def __call__(
+        self,
+        labels: Tensor,
+        rows: Union[slice, Tensor, None] = None,
+        epoch: float = math.inf,
+        valid: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Coherence term of the forward pass that has just been made.
+
+        Args:
+            labels: the strong labels of those rows that have any, `(rows, frames, classes)`, as
+                the supervised loss saw them (after mixup).
+            rows: which rows of the batch are strongly labelled (a slice, a bool mask or indices);
+                None for all. Weak and unlabelled rows have no boundaries to learn from.
+            epoch: how many epochs of training are over, fractional; without it the term has its
+                full weight.
+            valid: bool `(rows, frames)`, False for padding.
+
+        Returns:
+            The annealed, weighted term, a scalar to be added to the loss.
+
+        Raises:
+            RuntimeError: when the model did not run, or ran more than once, since the last call.
+            ValueError: when features and labels differ by more than one frame.
+            FloatingPointError: when the term is not finite.
+        """
+        features = self.tap.pop()
+        if rows is not None:
+            features = features[rows]
+        features, labels, valid = crop_to_same_frames(features, labels, valid)
+        weight = self.annealing(epoch)
+        term = weight * self.loss(features, labels, valid)
+        if term.dim():
+            raise ValueError("the loss has reduction='none'; a training step needs a scalar")
+        self.metrics = self._monitor(features.detach(), labels, valid)
+        self.metrics.update(term=float(term.detach()), weight=weight)
+        check_finite(self.metrics["term"], "the coherence term", self.metrics)
+        return term
+
+    def attach(self) -> None:
+        """Tap the model again, in a copy of the regularizer (after pickling)."""
+        self.tap.remove()
+        self.tap = FeatureTap(self.model, self.path)
+
+    @torch.no_grad()
+    def _monitor(
+        self, features: Tensor, labels: Tensor, valid: Optional[Tensor]
+    ) -> Dict[str, float]:
+        boundary = label_transitions(
+            labels if valid is None else labels.masked_fill(~valid.unsqueeze(-1), 0),
+            tolerance=self.loss.tolerance,
+        )
+        distances = transition_distances(features, normalize=self.loss.normalize)
+        norms = features.float().norm(dim=-1)
+        if valid is not None:
+            counted = valid[:, 1:] & valid[:, :-1]
+            boundary, distances, norms = boundary[counted], distances[counted], norms[valid]
+        # One copy from the device for all of it.
+        n_boundary, d_boundary, d_all, z_norm = torch.stack(
+            [
+                boundary.sum().to(distances.dtype),
+                (distances * boundary).sum(),
+                distances.sum(),
+                norms.mean().to(distances.dtype),
+            ]
+        ).tolist()
+        n_inside = boundary.numel() - n_boundary
+        return {
+            "z_norm": z_norm,
+            "d_boundary": _ratio(d_boundary, n_boundary),
+            "d_inside": _ratio(d_all - d_boundary, n_inside),
+            "boundary_rate": _ratio(n_boundary, boundary.numel()),
+            "threshold_ratio": _ratio(self.loss.alpha2 * n_inside, self.loss.alpha1 * n_boundary),
+        }
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return dict(self.__dict__, metrics={})
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.nan
+
+
+def crop_to_same_frames(
+    features: Tensor, labels: Tensor, valid: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+    """Crop features or labels by the one frame that pooling and label encoding may differ by.
+
+    Raises:
+        ValueError: when they differ by more than one frame.
+    """
+    n_features, n_labels = features.shape[1], labels.shape[1]
+    if abs(n_features - n_labels) > 1:
+        raise ValueError(
+            f"features have {n_features} frames and labels {n_labels}; they may differ by one at "
+            "most: check the pooling over time of the network against that of the labels"
+        )
+    frames = min(n_features, n_labels)
+    return (
+        features[:, :frames],
+        labels[:, :frames],
+        None if valid is None else valid[:, :frames],
+    )
+
+
+def check_finite(value: float, what: str, metrics: Dict[str, float]) -> None:
+    """Stop a run that has diverged.
+
+    Raises:
+        FloatingPointError: when the value is not finite; the message says what to change.
+    """
+    if math.isfinite(value):
+        return
+    raise FloatingPointError(
+        f"{what} is {value} (|z| = {metrics.get('z_norm', math.nan):.3g}): the features have "
+        "diverged; lower alpha1, set a margin (for instance margin=4), set normalize=True or clip "
+        "the gradient"
+    )

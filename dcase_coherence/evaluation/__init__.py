@@ -1,0 +1,1 @@
+"""Evaluation: decoding, metrics, significance, boundary statistics, figures and reports."""

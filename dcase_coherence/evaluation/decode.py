@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
@@ -98,7 +98,7 @@ def decode(
     median_window: int = 7,
     frame_seconds: float,
     clip_seconds: float,
-) -> Dict[float, pd.DataFrame]:
+) -> dict[float, pd.DataFrame]:
     """Events of clips at one or more thresholds, as the DCASE Task 4 baseline decodes them.
 
     Args:

@@ -1,0 +1,428 @@
+"""Scores of detected events, by sed_eval and psds_eval with the settings of DCASE Task 4.
+
+References and estimates are DataFrames with the columns filename, onset, offset (seconds) and
+event_label, as in the DESED tsv files. A row without a label stands for a clip without events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from dataclasses import dataclass
+from typing import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import psds_eval
+import sed_eval
+
+from dcase_coherence.errors import InputError
+
+COLUMNS = ["filename", "onset", "offset", "event_label"]
+#: Criteria of the intersection-based F1.
+INTERSECTION = {"dtc": 0.5, "gtc": 0.5, "cttc": 0.3}
+#: Criteria and weights of the two PSDS scenarios of DCASE 2021 Task 4.
+SCENARIOS = {
+    1: ({"dtc": 0.7, "gtc": 0.7, "cttc": 0.3}, {"alpha_ct": 0.0, "alpha_st": 1.0}),
+    2: ({"dtc": 0.1, "gtc": 0.1, "cttc": 0.3}, {"alpha_ct": 0.5, "alpha_st": 1.0}),
+}
+#: Effective false positives an hour up to which PSDS integrates.
+MAX_EFPR = 100.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """F1 of one set of detections, in [0, 1].
+
+    Attributes:
+        macro_f1: mean over classes, as the official evaluation reports it. Segment-based, a class
+            that is never predicted is left out there; intersection-based, a class without a true
+            positive is. 0.0 when no class is left.
+        micro_f1: F1 of the counts summed over the classes.
+        strict_macro_f1: the mean over every class of the reference, 0 for one that is never found.
+        classwise: one row a class (index "class") with f1, precision, recall (NaN where the
+            official evaluation leaves the class out), n_ref, n_est, tp and fp (events, or
+            segments for segment-based scores).
+    """
+
+    macro_f1: float
+    micro_f1: float
+    strict_macro_f1: float
+    classwise: pd.DataFrame
+
+
+def event_based(
+    reference: pd.DataFrame,
+    estimated: pd.DataFrame,
+    *,
+    collar: float = 0.2,
+    offset_ratio: float = 0.2,
+) -> Scores:
+    """Event-based F1: an event counts when label, onset and offset agree.
+
+    Args:
+        reference: annotated events; its filenames are the clips that are evaluated.
+        estimated: detected events.
+        collar: allowed difference of onsets, and of offsets, in seconds.
+        offset_ratio: an offset may also be off by this part of the reference event's length.
+
+    Raises:
+        InputError: a table cannot be used, or the estimates hold a clip the reference lacks.
+
+    Source: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016.
+
+    Example:
+        >>> reference = pd.DataFrame(
+        ...     {"filename": ["a.wav"], "onset": [1.0], "offset": [2.0], "event_label": ["Dog"]}
+        ... )
+        >>> event_based(reference, reference.assign(onset=1.15)).macro_f1
+        1.0
+        >>> event_based(reference, reference.assign(onset=1.25)).macro_f1
+        0.0
+    """
+    if not (collar > 0 and 0 <= offset_ratio <= 1):
+        raise InputError(
+            f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
+            "and a ratio in [0, 1]"
+        )
+    files, references, estimates = _tables(reference, estimated)
+    metric = sed_eval.sound_event.EventBasedMetrics(
+        event_label_list=sorted({*references["event_label"], *estimates["event_label"]}),
+        t_collar=float(collar),
+        percentage_of_length=float(offset_ratio),
+        empty_system_output_handling="zero_score",
+    )
+    counts = _sed_eval_counts(metric, files, references, estimates)
+    return scores_from_counts(counts, undefined=counts["n_ref"] == 0)
+
+
+def segment_based(
+    reference: pd.DataFrame, estimated: pd.DataFrame, *, resolution: float = 1.0
+) -> Scores:
+    """Segment-based F1: activity of each class compared in segments of fixed length.
+
+    The official evaluation leaves a class that is never predicted out of the macro average;
+    `strict_macro_f1` counts it as 0.
+
+    Args:
+        reference: annotated events; its filenames are the clips that are evaluated.
+        estimated: detected events.
+        resolution: length of a segment in seconds.
+
+    Raises:
+        InputError: a table cannot be used, or the estimates hold a clip the reference lacks.
+
+    Source: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016.
+    """
+    if not resolution > 0:
+        raise InputError(f"resolution is {resolution}; give a time above 0 seconds")
+    files, references, estimates = _tables(reference, estimated)
+    metric = sed_eval.sound_event.SegmentBasedMetrics(
+        event_label_list=sorted({*references["event_label"], *estimates["event_label"]}),
+        time_resolution=float(resolution),
+    )
+    counts = _sed_eval_counts(metric, files, references, estimates)
+    return scores_from_counts(counts, undefined=(counts["n_ref"] == 0) | (counts["n_est"] == 0))
+
+
+def intersection_based(
+    reference: pd.DataFrame, estimated: pd.DataFrame, durations: pd.DataFrame
+) -> Scores:
+    """Intersection-based F1 with dtc = gtc = 0.5 and cttc = 0.3.
+
+    The official evaluation leaves a class without a true positive out of the macro average;
+    `strict_macro_f1` counts it as 0.
+
+    Args:
+        reference: annotated events.
+        estimated: detected events; classes that the reference lacks do not count.
+        durations: columns filename and duration (seconds), one row a clip.
+
+    Raises:
+        InputError: a table cannot be used, events of one class overlap in a clip, or a clip has
+            no duration.
+
+    Source: Bilen et al., "A framework for the robust evaluation of sound event detection", 2020.
+    """
+    references, lengths = reference_and_durations(reference, durations)
+    estimates = _detections(estimated, lengths, "the estimates")
+    labels = sorted(set(references["event_label"]))
+    confusion = np.zeros((len(labels) + 1, len(labels) + 1))
+    if not estimates.empty:
+        with _quiet():
+            evaluator = _evaluator(references, lengths, **INTERSECTION)
+            evaluator.add_operating_point(estimates)
+        confusion = evaluator.operating_points["counts"][0]
+    counts = pd.DataFrame(
+        {
+            "n_ref": references["event_label"].value_counts().reindex(labels),
+            "n_est": estimates["event_label"].value_counts().reindex(labels, fill_value=0),
+            "tp": np.diag(confusion)[:-1],
+            "fp": confusion[:-1, -1],
+        },
+        index=labels,
+    )
+    return scores_from_counts(counts, undefined=counts["tp"] == 0)
+
+
+def psds(
+    operating_points: Mapping[float, pd.DataFrame],
+    reference: pd.DataFrame,
+    durations: pd.DataFrame,
+    *,
+    scenario: int,
+) -> float:
+    """Polyphonic sound detection score of DCASE 2021 Task 4, from finitely many thresholds.
+
+    Args:
+        operating_points: detected events for each threshold; classes that the reference lacks do
+            not count.
+        reference: annotated events.
+        durations: columns filename and duration (seconds), one row a clip.
+        scenario: 1 (fast reaction: dtc = gtc = 0.7) or 2 (no confusion: dtc = gtc = 0.1,
+            cttc = 0.3, alpha_ct = 0.5); both with alpha_st = 1 and at most 100 effective false
+            positives an hour.
+
+    Returns:
+        PSDS in [0, 1]; 0.0 when nothing is detected at any threshold.
+
+    Raises:
+        InputError: a table cannot be used, events of one class overlap in a clip, a clip has no
+            duration, or there is no operating point.
+
+    Source: Bilen et al., "A framework for the robust evaluation of sound event detection", 2020.
+    """
+    criteria, weights = scenario_settings(scenario)
+    if not operating_points:
+        raise InputError("operating_points is empty; give detections for at least one threshold")
+    references, lengths = reference_and_durations(reference, durations)
+    with _quiet():
+        evaluator = _evaluator(references, lengths, **criteria)
+        for threshold, detections in operating_points.items():
+            found = _detections(detections, lengths, f"the estimates at threshold {threshold}")
+            # No detection is the point (0, 0), which every curve holds already.
+            if not found.empty:
+                evaluator.add_operating_point(found)
+        if not evaluator.num_operating_points():
+            return 0.0
+        if len(evaluator.class_names) == 2:
+            # One class beside the "world": there is nothing to take it for, so no cross-trigger;
+            # psds_eval would average over none of them and return NaN.
+            points = evaluator.operating_points
+            points["ctr"] = [np.zeros((1, 1)) for _ in range(len(points))]
+        return float(evaluator.psds(max_efpr=MAX_EFPR, **weights).value)
+
+
+def scenario_settings(scenario: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Criteria (dtc, gtc, cttc) and weights (alpha_ct, alpha_st) of PSDS scenario 1 or 2."""
+    if scenario not in SCENARIOS:
+        raise InputError(f"scenario is {scenario!r}; give 1 or 2")
+    return SCENARIOS[scenario]
+
+
+def scores_from_counts(counts: pd.DataFrame, undefined: Sequence[bool]) -> Scores:
+    """F1 from counts of each class.
+
+    Args:
+        counts: index the classes; columns n_ref, n_est, tp, fp.
+        undefined: the classes that the official evaluation leaves out of the macro average.
+
+    Example:
+        >>> counts = pd.DataFrame(
+        ...     {"n_ref": [2, 2], "n_est": [2, 0], "tp": [2, 0], "fp": [0, 0]}, index=["Cat", "Dog"]
+        ... )
+        >>> scores = scores_from_counts(counts, undefined=[False, True])
+        >>> scores.macro_f1, scores.strict_macro_f1, round(scores.micro_f1, 3)
+        (1.0, 0.5, 0.667)
+    """
+    table = counts.astype(float)
+    found, claimed = table["tp"], table["tp"] + table["fp"]
+    strict = (2 * found / (table["n_ref"] + claimed)).fillna(0.0)
+    defined = ~np.asarray(undefined, dtype=bool)
+    precision = (found / claimed).fillna(0.0)
+    recall = found / table["n_ref"]
+    rates = pd.DataFrame({"f1": strict, "precision": precision, "recall": recall})
+    rates[~defined] = np.nan
+    total = table["n_ref"].sum() + claimed.sum()
+    in_reference = strict[table["n_ref"] > 0]
+    classwise = pd.concat([rates, counts[["n_ref", "n_est", "tp", "fp"]].astype(int)], axis=1)
+    return Scores(
+        macro_f1=float(strict[defined].mean()) if defined.any() else 0.0,
+        micro_f1=float(2 * found.sum() / total) if total else 0.0,
+        strict_macro_f1=float(in_reference.mean()) if len(in_reference) else 0.0,
+        classwise=classwise.rename_axis("class"),
+    )
+
+
+def events_of(table: pd.DataFrame, name: str) -> tuple[list[str], pd.DataFrame]:
+    """Check a table of events.
+
+    Args:
+        table: columns filename, onset, offset, event_label.
+        name: what the table is, for the error message.
+
+    Returns:
+        The filenames in order of appearance, and a new table of the rows with a label.
+
+    Raises:
+        InputError: a column lacks, a time is not a number, or an onset lies after its offset.
+    """
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise InputError(
+            f"{name} lacks the column {missing[0]!r} (it has {', '.join(map(str, table.columns))});"
+            f" give {', '.join(COLUMNS)}"
+        )
+    if table["filename"].isna().any():
+        raise InputError(f"{name} has a row without filename; every row names its clip")
+    events = table.loc[table["event_label"].notna(), COLUMNS].reset_index(drop=True)
+    for column in ("onset", "offset"):
+        seconds = pd.to_numeric(events[column], errors="coerce").astype(float)
+        wrong = ~np.isfinite(seconds) | (seconds < 0)
+        if wrong.any():
+            row = events[wrong].iloc[0]
+            raise InputError(
+                f"{name}: {row['event_label']} in {row['filename']} has the {column} "
+                f"{row[column]}; give seconds >= 0"
+            )
+        events[column] = seconds
+    late = events[events["onset"] > events["offset"]]
+    if len(late):
+        row = late.iloc[0]
+        raise InputError(
+            f"{name}: {row['event_label']} in {row['filename']} has its onset {row['onset']} s "
+            f"after its offset {row['offset']} s"
+        )
+    return list(table["filename"].unique()), events
+
+
+def reference_and_durations(
+    reference: pd.DataFrame, durations: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Check a reference against the durations of its clips, for intersection-based metrics.
+
+    Returns:
+        The events of the reference, and filename and duration of every clip.
+
+    Raises:
+        InputError: a table cannot be used, events of one class overlap in a clip, a clip of the
+            reference has no duration, or there is no event at all.
+    """
+    files, events = events_of(reference, "the reference")
+    for column in ("filename", "duration"):
+        if column not in durations.columns:
+            raise InputError(f"the durations lack the column {column!r}; give filename, duration")
+    lengths = durations[["filename", "duration"]].drop_duplicates().reset_index(drop=True)
+    lengths["duration"] = pd.to_numeric(lengths["duration"], errors="coerce").astype(float)
+    wrong = ~(np.isfinite(lengths["duration"]) & (lengths["duration"] > 0))
+    if wrong.any():
+        row = durations.drop_duplicates().reset_index(drop=True)[wrong].iloc[0]
+        raise InputError(
+            f"the duration of {row['filename']} is {row['duration']}; give a time above 0 seconds"
+        )
+    twice = lengths["filename"][lengths["filename"].duplicated()]
+    if len(twice):
+        raise InputError(f"{twice.iloc[0]} has two durations; give each clip one")
+    unknown = set(files) - set(lengths["filename"])
+    if unknown:
+        raise InputError(f"{min(unknown)} of the reference has no duration; add it to the table")
+    if events.empty:
+        raise InputError("the reference holds no event; intersection-based scores need one")
+    _refuse_overlap(events, "the reference")
+    return events, lengths
+
+
+def _detections(table: pd.DataFrame, lengths: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Detected events, checked against the clips that have a duration."""
+    if table.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    files, events = events_of(table, name)
+    unknown = set(files) - set(lengths["filename"])
+    if unknown:
+        raise InputError(f"{min(unknown)} of {name} has no duration; add it to the table")
+    _refuse_overlap(events, name)
+    return events
+
+
+def _refuse_overlap(events: pd.DataFrame, name: str) -> None:
+    """Raise when events of one class overlap in a clip: intersections would count twice."""
+    ordered = events.sort_values(["filename", "event_label", "onset", "offset"])
+    previous = ordered.shift()
+    overlap = (
+        (ordered["filename"] == previous["filename"])
+        & (ordered["event_label"] == previous["event_label"])
+        & (ordered["onset"] < previous["offset"])
+    )
+    if overlap.any():
+        row = ordered[overlap].iloc[0]
+        raise InputError(
+            f"{name}: {row['event_label']} in {row['filename']} overlaps itself at "
+            f"{row['onset']} s; merge overlapping events of one class"
+        )
+
+
+def _tables(
+    reference: pd.DataFrame, estimated: pd.DataFrame
+) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
+    """Clips of the reference, its events, and the estimated events."""
+    files, references = events_of(reference, "the reference")
+    if estimated.empty:
+        return files, references, pd.DataFrame(columns=COLUMNS)
+    found, estimates = events_of(estimated, "the estimates")
+    unknown = set(found) - set(files)
+    if unknown:
+        raise InputError(
+            f"{min(unknown)} of the estimates is not in the reference; a clip without events "
+            "needs a row there with its filename alone"
+        )
+    return files, references, estimates
+
+
+def _sed_eval_counts(
+    metric: sed_eval.sound_event.SoundEventMetrics,
+    files: Sequence[str],
+    references: pd.DataFrame,
+    estimates: pd.DataFrame,
+) -> pd.DataFrame:
+    """Counts of each class after sed_eval has seen every clip."""
+    groups = [
+        {name: rows.to_dict("records") for name, rows in table.groupby("filename", sort=False)}
+        for table in (references, estimates)
+    ]
+    for name in files:
+        metric.evaluate(
+            reference_event_list=groups[0].get(name, []),
+            estimated_event_list=groups[1].get(name, []),
+        )
+    names = {"Nref": "n_ref", "Nsys": "n_est", "Ntp": "tp", "Nfp": "fp"}
+    return pd.DataFrame(
+        [[counts[key] for key in names] for counts in metric.class_wise.values()],
+        index=list(metric.class_wise),
+        columns=list(names.values()),
+    )
+
+
+def _evaluator(
+    references: pd.DataFrame, lengths: pd.DataFrame, *, dtc: float, gtc: float, cttc: float
+) -> psds_eval.PSDSEval:
+    return psds_eval.PSDSEval(
+        ground_truth=references,
+        metadata=lengths,
+        dtc_threshold=dtc,
+        gtc_threshold=gtc,
+        cttc_threshold=cttc,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what psds_eval 0.5.3 makes pandas and numpy say about its own code.
+
+    Deprecated calls, means over classes that cannot be cross-triggers, and thresholds that give
+    the same detections twice: none of it changes a value.
+    """
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", message="A similar operating point exists")
+        yield

@@ -32,6 +32,7 @@ class LinearAnnealing:
         return min(max(epoch / self.epochs, 0.0), 1.0)
 
     def __call__(self, epoch: float) -> float:
+        """Weight at a (fractional, 0-based) epoch."""
         return self.progress(epoch)
 
     def __repr__(self) -> str:
@@ -51,4 +52,5 @@ class ExponentialAnnealing(LinearAnnealing):
     """
 
     def __call__(self, epoch: float) -> float:
+        """Weight at a (fractional, 0-based) epoch."""
         return math.exp(-5.0 * (1.0 - self.progress(epoch)) ** 2)

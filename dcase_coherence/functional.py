@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def check_settings(
-    alpha1: float, alpha2: float, reduction: str, margin: Optional[float], tolerance: float
+    alpha1: float, alpha2: float, reduction: str, margin: float | None, tolerance: float
 ) -> None:
     """Check the settings of the loss.
 
@@ -90,10 +88,10 @@ def coherence_loss(
     alpha2: float = 0.03,
     *,
     reduction: str = "mean",
-    margin: Optional[float] = None,
+    margin: float | None = None,
     normalize: bool = False,
     tolerance: float = 0.0,
-    valid: Optional[Tensor] = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     r"""Temporal coherence loss: stable features inside events, a jump at their boundaries.
 
@@ -138,7 +136,7 @@ def coherence_loss(
     check_settings(alpha1, alpha2, reduction, margin, tolerance)
     _check_pair(features, labels, valid)
 
-    counted: Optional[Tensor] = None
+    counted: Tensor | None = None
     if valid is not None:
         counted = valid[:, 1:] & valid[:, :-1]
         # Filled before the difference: masking after it would still pass NaN to the gradient.
@@ -157,14 +155,11 @@ def coherence_loss(
     total = terms.sum()
     if reduction == "sum":
         return total
-    if valid is None:
-        elements = labels.numel()
-    else:
-        elements = int(valid.sum()) * labels.shape[-1]
+    elements = labels.numel() if valid is None else int(valid.sum()) * labels.shape[-1]
     return total / max(elements, 1)
 
 
-def _check_pair(features: Tensor, labels: Tensor, valid: Optional[Tensor] = None) -> None:
+def _check_pair(features: Tensor, labels: Tensor, valid: Tensor | None = None) -> None:
     """Check that features, labels and the mask of valid frames belong together.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Mapping, Tuple, Union
+from typing import Any, Mapping, Union
 
 from torch import Tensor
 
@@ -90,7 +90,7 @@ class CoherenceMixin:
             self.hparams.get("coherence") or {},  # type: ignore[attr-defined]
         )
 
-    def strong_labels(self, batch: Any) -> Tuple[Union[slice, Tensor], Tensor]:
+    def strong_labels(self, batch: Any) -> tuple[Union[slice, Tensor], Tensor]:
         """Rows of the batch with strong labels, and those labels as the supervised loss saw them.
 
         Called after the trainer's own step, which mixes up the labels of `batch[1]` in place.
@@ -107,7 +107,12 @@ class CoherenceMixin:
             self.coherence.attach()
         # A forward without a training step (validation, a scaler's fit) may have left something.
         self.coherence.tap.clear()
-        output = super().training_step(batch, batch_indx, *args, **kwargs)  # type: ignore[misc]
+        try:
+            output = super().training_step(batch, batch_indx, *args, **kwargs)  # type: ignore[misc]
+        except RuntimeError:
+            # A cross-entropy of NaN posteriors raises from its depths; say what happened instead.
+            self.coherence.check_features()
+            raise
         if output is None:
             self.coherence.tap.clear()
             return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from torch import Tensor, nn
 
 from dcase_coherence.functional import check_settings, coherence_loss
@@ -37,7 +35,7 @@ class CoherenceLoss(nn.Module):
         alpha2: float = 0.03,
         *,
         reduction: str = "mean",
-        margin: Optional[float] = None,
+        margin: float | None = None,
         normalize: bool = False,
         tolerance: float = 0.0,
     ) -> None:
@@ -50,7 +48,7 @@ class CoherenceLoss(nn.Module):
         self.normalize = normalize
         self.tolerance = tolerance
 
-    def forward(self, features: Tensor, labels: Tensor, valid: Optional[Tensor] = None) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
         """Loss of features `(batch, frames, dims)` under labels `(batch, frames, classes)`."""
         return coherence_loss(
             features,

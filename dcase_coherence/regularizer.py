@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Union
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +41,14 @@ class CoherenceRegularizer:
         self,
         model: nn.Module,
         path: Union[str, nn.Module, None] = "cnn",
-        loss: Optional[CoherenceLoss] = None,
-        annealing: Optional[Callable[[float], float]] = None,
+        loss: CoherenceLoss | None = None,
+        annealing: Callable[[float], float] | None = None,
     ) -> None:
         self.model = model
         self.path = path
         self.loss = CoherenceLoss() if loss is None else loss
         self.annealing = LinearAnnealing() if annealing is None else annealing
-        self.metrics: Dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self.tap = FeatureTap(model, path)
 
     def __call__(
@@ -56,7 +56,7 @@ class CoherenceRegularizer:
         labels: Tensor,
         rows: Union[slice, Tensor, None] = None,
         epoch: float = math.inf,
-        valid: Optional[Tensor] = None,
+        valid: Tensor | None = None,
     ) -> Tensor:
         """Coherence term of the forward pass that has just been made.
 
@@ -90,15 +90,25 @@ class CoherenceRegularizer:
         check_finite(self.metrics["term"], "the coherence term", self.metrics)
         return term
 
+    def check_features(self) -> None:
+        """Stop with what to change when the features of the last forward pass are not finite.
+
+        Raises:
+            FloatingPointError: when they are not.
+        """
+        try:
+            z_norm = float(self.tap.pop().detach().norm(dim=-1).mean())
+        except RuntimeError:
+            return  # the model did not run, so the features are not to blame
+        check_finite(z_norm, "the norm of the features", {"z_norm": z_norm})
+
     def attach(self) -> None:
         """Tap the model again, in a copy of the regularizer (after pickling)."""
         self.tap.remove()
         self.tap = FeatureTap(self.model, self.path)
 
     @torch.no_grad()
-    def _monitor(
-        self, features: Tensor, labels: Tensor, valid: Optional[Tensor]
-    ) -> Dict[str, float]:
+    def _monitor(self, features: Tensor, labels: Tensor, valid: Tensor | None) -> dict[str, float]:
         boundary = label_transitions(
             labels if valid is None else labels.masked_fill(~valid.unsqueeze(-1), 0),
             tolerance=self.loss.tolerance,
@@ -126,7 +136,7 @@ class CoherenceRegularizer:
             "threshold_ratio": _ratio(self.loss.alpha2 * n_inside, self.loss.alpha1 * n_boundary),
         }
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__, metrics={})
 
 
@@ -135,8 +145,8 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def crop_to_same_frames(
-    features: Tensor, labels: Tensor, valid: Optional[Tensor] = None
-) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+    features: Tensor, labels: Tensor, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Crop features or labels by the one frame that pooling and label encoding may differ by.
 
     Raises:
@@ -156,7 +166,7 @@ def crop_to_same_frames(
     )
 
 
-def check_finite(value: float, what: str, metrics: Dict[str, float]) -> None:
+def check_finite(value: float, what: str, metrics: dict[str, float]) -> None:
     """Stop a run that has diverged.
 
     Raises:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, List, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Union
 
 import torch
 from torch import Tensor, nn
 
 
-def _untapped(module: nn.Module, inputs: Any, output: Any) -> None:
+class _Untapped:
     """What a copied model carries in the place of a tap: nothing happens."""
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        pass
 
 
 class _Capture(NamedTuple):
-    features: Tensor
+    output: Any
     replica: bool
 
 
@@ -27,10 +30,10 @@ class _Hook:
         self.tap._capture(output, getattr(module, "_is_replica", False))
 
     def __deepcopy__(self, memo: Any) -> Any:
-        return _untapped
+        return _Untapped()
 
-    def __reduce__(self) -> str:
-        return "_untapped"
+    def __reduce__(self) -> Any:
+        return _Untapped, ()
 
 
 class FeatureTap:
@@ -59,9 +62,9 @@ class FeatureTap:
     def __init__(self, model: nn.Module, path: Union[str, nn.Module, None] = None) -> None:
         self.module = find_module(model, path)
         self.name = path if isinstance(path, str) else type(self.module).__name__
-        self._captured: List[_Capture] = []
+        self._captured: list[_Capture] = []
         self._forwards = 0
-        self._handle: Optional[Any] = self.module.register_forward_hook(_Hook(self))
+        self._handle: Any | None = self.module.register_forward_hook(_Hook(self))
 
     @property
     def attached(self) -> bool:
@@ -88,13 +91,12 @@ class FeatureTap:
                 else "this tap is removed, or a copy of one; make a new FeatureTap"
             )
             raise RuntimeError(f"no forward of {self.name!r} since the last pop(): {reason}")
-        parts = _in_batch_order(captured)
-        if not parts:
+        features = _in_batch_order([self._features(capture.output) for capture in captured])
+        if not features:
             raise RuntimeError(
                 f"{forwards} forwards of {self.name!r} since the last pop(): call pop() after "
                 "each forward, or clear() before the one that counts"
             )
-        features = [self._features(part) for part in parts]
         if len(features) == 1:
             return features[0]
         return torch.cat([part.to(features[0].device) for part in features])
@@ -169,11 +171,10 @@ def find_module(model: nn.Module, path: Union[str, nn.Module, None]) -> nn.Modul
     return module
 
 
-def _in_batch_order(captured: List[_Capture]) -> List[Tensor]:
-    """Outputs that make up one forward pass, in batch order; none when they are of several."""
-    outputs = [capture.features for capture in captured]
-    devices = [output.device for output in outputs if output.is_cuda]
+def _in_batch_order(parts: list[Tensor]) -> list[Tensor]:
+    """Parts that make up one forward pass, in batch order; none when they are of several."""
+    devices = [part.device for part in parts if part.is_cuda]
     if len(devices) != len(set(devices)):
         return []
     # Threads of DataParallel end in any order, its scatter goes by device index.
-    return sorted(outputs, key=lambda output: output.device.index or 0) if devices else outputs
+    return sorted(parts, key=lambda part: part.device.index or 0) if devices else parts

@@ -1,0 +1,223 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcase_coherence import coherence_loss, label_transitions
+
+
+def oracle(z, y, alpha1, alpha2, margin=None, normalize=False, tolerance=0.0, valid=None):
+    """Eq. (3), frame by frame and dimension by dimension; returns the sum and each term."""
+    terms = torch.zeros(z.shape[0], max(z.shape[1] - 1, 0), dtype=torch.float64)
+    for i in range(z.shape[0]):
+        for t in range(1, z.shape[1]):
+            if valid is not None and not (valid[i, t] and valid[i, t - 1]):
+                continue
+            now, before = z[i, t].tolist(), z[i, t - 1].tolist()
+            if normalize:
+                now = [v / math.sqrt(sum(w * w for w in now)) for v in now]
+                before = [v / math.sqrt(sum(w * w for w in before)) for v in before]
+            distance = sum((a - b) ** 2 for a, b in zip(now, before))
+            changed = any(
+                abs(a - b) > tolerance for a, b in zip(y[i, t].tolist(), y[i, t - 1].tolist())
+            )
+            if changed:
+                terms[i, t - 1] = -alpha1 * (distance if margin is None else min(distance, margin))
+            else:
+                terms[i, t - 1] = alpha2 * distance
+    return terms.sum(), terms
+
+
+@st.composite
+def problems(draw):
+    batch, frames = draw(st.integers(0, 3)), draw(st.integers(0, 6))
+    dims, classes = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    z = torch.randn(batch, frames, dims, generator=generator, dtype=torch.float64)
+    y = torch.rand(batch, frames, classes, generator=generator, dtype=torch.float64)
+    if draw(st.booleans()):
+        y = y.round()
+    valid = None
+    if draw(st.booleans()):
+        valid = torch.rand(batch, frames, generator=generator) > 0.3
+    return z, y, valid
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    problems(),
+    st.floats(0, 2),
+    st.floats(0, 2),
+    st.sampled_from([None, 0.5, 4.0]),
+    st.booleans(),
+    st.sampled_from([0.0, 0.2]),
+)
+def test_equals_the_double_loop(problem, alpha1, alpha2, margin, normalize, tolerance):
+    z, y, valid = problem
+    options = {"margin": margin, "normalize": normalize, "tolerance": tolerance, "valid": valid}
+    total, terms = oracle(z, y, alpha1, alpha2, **options)
+    ours = {
+        reduction: coherence_loss(z, y, alpha1, alpha2, reduction=reduction, **options)
+        for reduction in ("sum", "mean", "none")
+    }
+    torch.testing.assert_close(ours["none"], terms)
+    torch.testing.assert_close(ours["sum"], total)
+    frames = z.shape[0] * z.shape[1] if valid is None else int(valid.sum())
+    torch.testing.assert_close(ours["mean"], total / max(frames * y.shape[2], 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes(dtype):
+    torch.manual_seed(0)
+    z, y = torch.randn(2, 9, 5).to(dtype), torch.rand(2, 9, 3).round()
+    ours = coherence_loss(z, y, reduction="sum")
+    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = oracle(z.double(), y, 0.1, 0.03)[0]
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_does_not_overflow():
+    z = torch.tensor([[[0.0], [300.0]]], dtype=torch.float16)
+    assert coherence_loss(z, torch.zeros(1, 2, 1), alpha2=1.0, reduction="sum") == 90000
+
+
+@pytest.mark.skipif(not hasattr(torch, "autocast"), reason="this torch has no CPU autocast")
+def test_float32_under_autocast():
+    layer = torch.nn.Linear(4, 4)
+    x, y = torch.randn(2, 6, 4), torch.rand(2, 6, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = layer(x)
+        loss = coherence_loss(z, y)
+    assert z.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, coherence_loss(z.float(), y))
+
+
+@pytest.mark.parametrize("options", [{}, {"margin": 2.0}, {"normalize": True}])
+def test_gradient(options):
+    torch.manual_seed(1)
+    z = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(2, 5, 2, dtype=torch.float64).round()
+    valid = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    assert torch.autograd.gradcheck(
+        lambda features: coherence_loss(features, y, 0.4, 0.2, valid=valid, **options), (z,)
+    )
+
+
+def test_gradient_goes_to_features_only():
+    z, y = torch.randn(1, 4, 2, requires_grad=True), torch.rand(1, 4, 2, requires_grad=True)
+    coherence_loss(z, y).backward()
+    assert z.grad is not None
+    assert y.grad is None
+
+
+def test_a_step_pulls_frames_together_inside_and_apart_at_boundaries():
+    z = torch.tensor([[[0.0], [1.0], [2.0]]], requires_grad=True)
+    y = torch.tensor([[[0.0], [0.0], [1.0]]])
+    coherence_loss(z, y, 0.1, 0.1, reduction="sum").backward()
+    moved = (z - z.grad).detach()
+    assert (moved[0, 1] - moved[0, 0]).abs() < 1
+    assert (moved[0, 2] - moved[0, 1]).abs() > 1
+
+
+def test_signs():
+    z = torch.randn(1, 6, 3)
+    still, moving = torch.zeros(1, 6, 1), (torch.arange(6) % 2).float().view(1, 6, 1)
+    assert coherence_loss(z, still) > 0
+    assert coherence_loss(z, moving) < 0
+    assert coherence_loss(z, still, alpha2=0.0) == 0
+    assert coherence_loss(z, moving, alpha1=0.0) == 0
+
+
+def test_homogeneous_of_degree_two_unless_normalized():
+    z, y = torch.randn(2, 7, 3, dtype=torch.float64), torch.rand(2, 7, 2).round()
+    torch.testing.assert_close(coherence_loss(3 * z, y), 9 * coherence_loss(z, y))
+    torch.testing.assert_close(
+        coherence_loss(3 * z, y, normalize=True), coherence_loss(z, y, normalize=True)
+    )
+
+
+def test_margin_bounds_the_loss_from_below():
+    z, y = 100 * torch.randn(1, 4, 2), torch.tensor([[[0.0], [1.0], [0.0], [1.0]]])
+    assert coherence_loss(z, y, 0.5, reduction="sum", margin=4.0) == pytest.approx(-0.5 * 4 * 3)
+
+
+def test_mean_is_the_papers_sum_beside_a_mean_cross_entropy():
+    # (sum BCE + sum L_coh) / (N T C) must be mean BCE + our mean: so alphas keep their meaning.
+    z, y = torch.randn(3, 8, 4), torch.rand(3, 8, 10).round()
+    posteriors = torch.rand(3, 8, 10)
+    bce = torch.nn.functional.binary_cross_entropy
+    paper = bce(posteriors, y, reduction="sum") + coherence_loss(z, y, reduction="sum")
+    torch.testing.assert_close(bce(posteriors, y) + coherence_loss(z, y), paper / (3 * 8 * 10))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("shape", [(0, 5), (2, 1), (2, 0), (0, 0)])
+def test_no_transition_is_zero_with_a_gradient(shape, reduction):
+    z = torch.randn(*shape, 3, requires_grad=True)
+    loss = coherence_loss(z, torch.zeros(*shape, 2), reduction=reduction)
+    loss.backward()
+    assert loss == 0
+    assert torch.all(z.grad == 0)
+
+
+def test_padding_never_counts():
+    torch.manual_seed(2)
+    z, y = torch.randn(1, 4, 3), torch.tensor([[[0.0], [1.0], [1.0], [1.0]]])
+    padded_z = torch.cat([z, torch.full((1, 3, 3), float("nan"))], dim=1).requires_grad_()
+    padded_y = torch.cat([y, torch.full((1, 3, 1), float("nan"))], dim=1)
+    valid = torch.arange(7).view(1, 7) < 4
+    loss = coherence_loss(padded_z, padded_y, valid=valid)
+    loss.backward()
+    torch.testing.assert_close(loss, coherence_loss(z, y))
+    assert torch.isfinite(padded_z.grad).all()
+    assert torch.all(padded_z.grad[:, 4:] == 0)
+
+
+def test_nothing_valid_is_zero():
+    z, y = torch.randn(2, 5, 3), torch.rand(2, 5, 2)
+    assert coherence_loss(z, y, valid=torch.zeros(2, 5, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+def test_integer_labels(dtype):
+    hard = torch.tensor([[[1, 0], [0, 0], [0, 1], [0, 1]]])
+    assert label_transitions(hard.to(dtype)).tolist() == [[True, True, False]]
+
+
+def test_any_class_makes_a_boundary_and_tolerance_forgives_small_changes():
+    soft = torch.tensor([[[0.9, 0.0], [0.9, 0.1], [0.8, 0.1], [0.2, 0.1]]])
+    assert label_transitions(soft).tolist() == [[True, True, True]]
+    assert label_transitions(soft, tolerance=0.3).tolist() == [[False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((torch.zeros(2, 3), torch.zeros(2, 3, 1)), {}, r"features have shape \(2, 3\)"),
+        ((torch.zeros(2, 3, 1), torch.zeros(2, 3)), {}, r"labels have shape \(2, 3\)"),
+        ((torch.zeros(2, 3, 1), torch.zeros(2, 4, 1)), {}, r"\(2, 3\) but labels have \(2, 4\)"),
+        ((torch.zeros(2, 3, 1).long(), torch.zeros(2, 3, 1)), {}, "torch.int64"),
+        ((torch.zeros(1, 2, 1), torch.full((1, 2, 1), math.nan)), {}, "labels hold NaN"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), -0.1), {}, "alpha1 is -0.1"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), 0.1, math.nan), {}, "alpha2 is nan"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"tolerance": -1}, "tolerance is -1"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"margin": 0}, "margin is 0"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"reduction": "avg"}, "'avg'"),
+        (
+            (torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)),
+            {"valid": torch.ones(1, 3, dtype=torch.bool)},
+            r"valid is torch.bool of shape \(1, 3\)",
+        ),
+        (
+            (torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)),
+            {"valid": torch.ones(1, 2)},
+            "valid is torch.float32",
+        ),
+    ],
+)
+def test_bad_input_is_named(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        coherence_loss(*arguments, **options)

@@ -1,0 +1,210 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dcase_coherence import CoherenceMixin, coherence_loss
+from dcase_coherence.lightning import DEFAULTS, build_regularizer
+
+pl = pytest.importorskip("pytorch_lightning", reason="needs pytorch-lightning")
+
+
+class Student(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d((2, 8)), nn.Dropout(0.5)
+        )
+        self.dense = nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.cnn(x.transpose(1, 2).unsqueeze(1)).squeeze(-1).permute(0, 2, 1)
+        return torch.sigmoid(self.dense(z)).transpose(1, 2)
+
+
+class Trainer(pl.LightningModule):
+    """Mean teacher in the shape of the official ones: labels mixed in place, logged losses."""
+
+    def __init__(self, settings):
+        super().__init__()
+        self.settings = settings
+        self.sed_student = Student()
+        self.sed_teacher = copy.deepcopy(self.sed_student)
+        self.history = []
+
+    @property
+    def hparams(self):
+        return self.settings
+
+    def log(self, name, value, **options):
+        self.history.append((name, float(value)))
+        super().log(name, value, **options)
+
+    def training_step(self, batch, batch_indx):
+        audio, labels = batch
+        n_strong = self.hparams["training"]["batch_size"][0]
+        labels[:n_strong] = 0.7 * labels[:n_strong] + 0.3 * labels[:n_strong].flip(0)
+        student = self.sed_student(audio)
+        with torch.no_grad():
+            teacher = self.sed_teacher(audio)
+        self.seen = labels[:n_strong].clone()
+        loss = nn.functional.binary_cross_entropy(student[:n_strong], self.seen)
+        self.log("train/student/loss_strong", loss)
+        return loss + nn.functional.mse_loss(student, teacher)
+
+    def validation_step(self, batch, batch_indx):
+        self.sed_student(batch[0])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.sed_student.parameters(), 1e-2)
+
+    def loader(self):
+        torch.manual_seed(3)
+        labels = [(torch.arange(5) >= onset).float().expand(3, 5) for onset in range(1, 5)]
+        data = [(torch.randn(8, 10), labels[i % 4].clone()) for i in range(16)]
+        return torch.utils.data.DataLoader(data, batch_size=4)
+
+    train_dataloader = val_dataloader = loader
+
+
+class Coherence(CoherenceMixin, Trainer):
+    pass
+
+
+def settings(**coherence):
+    return {"training": {"batch_size": [2, 1, 1]}, "coherence": coherence}
+
+
+def fit(kind, epochs=2, **coherence):
+    torch.manual_seed(0)
+    module = kind(settings(**coherence))
+    trainer = (
+        pl.Trainer(max_epochs=epochs, logger=False, num_sanity_val_steps=0, weights_summary=None)
+        if pl.__version__ < "1.5"
+        else pl.Trainer(
+            max_epochs=epochs,
+            logger=False,
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            accelerator="cpu",
+        )
+    )
+    torch.manual_seed(1)
+    trainer.fit(module)
+    return module
+
+
+def test_zero_alphas_are_the_trainer_alone_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = fit(Trainer)
+    ours = fit(Coherence, alpha1=0.0, alpha2=0.0)
+    losses = [item for item in ours.history if "coherence" not in item[0]]
+    assert losses == plain.history
+    assert len(losses) == 8
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[name])
+
+
+def test_the_term_changes_training_and_is_logged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain, ours = fit(Trainer), fit(Coherence, annealing_epochs=1)
+    assert not torch.equal(plain.sed_student.dense.weight, ours.sed_student.dense.weight)
+    weights = [value for name, value in ours.history if name == "train/coherence/weight"]
+    assert weights == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]
+    logged = {name.split("/")[-1] for name, _ in ours.history if "coherence" in name}
+    assert logged == {
+        "term",
+        "weight",
+        "z_norm",
+        "d_boundary",
+        "d_inside",
+        "boundary_rate",
+        "threshold_ratio",
+    }
+
+
+def test_loss_is_the_trainers_plus_the_term_on_the_strong_rows_with_the_mixed_labels():
+    torch.manual_seed(0)
+    module = Coherence(settings(alpha1=0.3, alpha2=0.2)).eval()
+    audio, labels = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
+    clean = labels.clone()
+    loss = module.training_step((audio, labels), 0)
+    own = Trainer.training_step(module, (audio, clean), 0)
+    module.coherence.tap.clear()
+    z = module.sed_student.cnn(audio.transpose(1, 2).unsqueeze(1)).squeeze(-1).transpose(1, 2)[:2]
+    expected = own + coherence_loss(z, module.seen.transpose(1, 2), 0.3, 0.2)
+    torch.testing.assert_close(loss, expected)
+    assert not torch.equal(module.seen, (module.seen > 0.5).float())
+
+
+def test_teacher_never_reaches_the_tap():
+    module = Coherence(settings())
+    module.sed_teacher(torch.randn(2, 8, 10))
+    with pytest.raises(RuntimeError, match="no forward"):
+        module.coherence.tap.pop()
+
+
+def test_checkpoint_is_the_trainers_own():
+    assert list(Coherence(settings()).state_dict()) == list(Trainer(settings()).state_dict())
+
+
+def test_a_pickled_module_is_tapped_again():
+    module = copy.deepcopy(Coherence(settings()))
+    batch = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
+    module.training_step(batch, 0)
+    assert module.coherence.model is module.sed_student
+    assert module.coherence.metrics["z_norm"] > 0
+
+
+def test_a_skipped_step_and_a_dictionary_of_losses():
+    class Skipping(Trainer):
+        def training_step(self, batch, batch_indx):
+            loss = super().training_step(batch, batch_indx)
+            return None if batch_indx == 1 else {"loss": loss, "kept": 1}
+
+    class Both(CoherenceMixin, Skipping):
+        pass
+
+    module = Both(settings(annealing_epochs=0))
+    batch = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
+    assert module.training_step(batch, 1) is None
+    output = module.training_step(batch, 0)
+    assert output["kept"] == 1
+    assert output["loss"].requires_grad
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    module = Coherence(settings())
+    with torch.no_grad():
+        module.sed_student.cnn[0].weight.fill_(math.inf)
+    with pytest.raises(FloatingPointError, match="lower alpha1"):
+        module.training_step((torch.rand(4, 8, 10), torch.zeros(4, 3, 5)), 0)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"alpha": 1}, "unknown key 'alpha'; the keys are: alpha1, alpha2"),
+        ({"annealing": "cosine"}, "annealing is 'cosine'"),
+        ({"alpha1": -1}, "alpha1 is -1"),
+        ({"path": "conv"}, "no submodule 'conv'"),
+    ],
+)
+def test_bad_section(section, message):
+    with pytest.raises(ValueError, match=message):
+        build_regularizer(Student(), section)
+
+
+def test_defaults_are_the_papers():
+    regularizer = build_regularizer(Student(), {})
+    assert (regularizer.loss.alpha1, regularizer.loss.alpha2) == (0.1, 0.03)
+    assert (regularizer.annealing(0), regularizer.annealing(2.5), regularizer.annealing(5)) == (
+        0,
+        0.5,
+        1,
+    )
+    assert set(DEFAULTS) >= {"alpha1", "alpha2", "margin", "normalize", "path"}

@@ -1,0 +1,211 @@
+import copy
+import io
+import pickle
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from dcase_coherence import FeatureTap
+
+
+class Net(nn.Module):
+    """Convolution over (frames, bins), then a dense layer a frame, as in a CRNN."""
+
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d((2, 4)))
+        self.dense = nn.Linear(8, 3)
+
+    def forward(self, x):
+        z = self.cnn(x)
+        return self.dense(z.permute(0, 2, 1, 3).flatten(2))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 1, 10, 8)
+
+
+def test_features_are_what_the_next_layer_reads(net, x):
+    with FeatureTap(net, "cnn") as tap:
+        y = net(x)
+        z = tap.pop()
+    assert z.shape == (3, 5, 8)
+    torch.testing.assert_close(net.dense(z), y)
+
+
+def test_three_dimensional_output_is_taken_as_it_is(net, x):
+    tap = FeatureTap(net, "dense")
+    y = net(x)
+    assert tap.pop() is y
+
+
+@pytest.mark.parametrize("path", ["cnn.0", "cnn"])
+def test_nested_path_and_object_are_the_same(net, x, path):
+    by_path = FeatureTap(net, path)
+    by_object = FeatureTap(net, net.cnn[0] if path == "cnn.0" else net.cnn)
+    whole = FeatureTap(net.cnn[0] if path == "cnn.0" else net.cnn)
+    net(x)
+    z = by_path.pop()
+    torch.testing.assert_close(by_object.pop(), z)
+    torch.testing.assert_close(whole.pop(), z)
+
+
+def test_gradient_reaches_the_convolution(net, x):
+    tap = FeatureTap(net, "cnn")
+    net(x)
+    tap.pop().pow(2).sum().backward()
+    assert net.cnn[0].weight.grad.abs().sum() > 0
+    assert net.dense.weight.grad is None
+
+
+def test_pop_without_forward(net, x):
+    tap = FeatureTap(net, "cnn")
+    with pytest.raises(RuntimeError, match="no forward of 'cnn' since the last pop"):
+        tap.pop()
+    net(x)
+    tap.pop()
+    with pytest.raises(RuntimeError, match="no forward of 'cnn'"):
+        tap.pop()
+
+
+def test_pop_after_two_forwards_and_after_clear(net, x):
+    tap = FeatureTap(net, "cnn")
+    net(x)
+    net(x)
+    with pytest.raises(RuntimeError, match="2 forwards of 'cnn' since the last pop"):
+        tap.pop()
+    net(x)
+    tap.clear()
+    net(x)
+    assert tap.pop().shape == (3, 5, 8)
+
+
+def test_holds_no_tensor_after_pop_nor_over_many_forwards(net, x):
+    tap = FeatureTap(net, "cnn")
+    outputs = []
+    net.cnn.register_forward_hook(
+        lambda module, inputs, output: outputs.append(weakref.ref(output))
+    )
+    with torch.no_grad():
+        for _ in range(5):
+            net(x)
+    assert [output() for output in outputs] == [None] * 5
+    tap.clear()
+    net(x)
+    del outputs[:-1]
+    tap.pop()
+    assert outputs[0]() is None
+
+
+def test_deepcopy_before_and_after_attaching_is_never_tapped(net, x):
+    before = copy.deepcopy(net)
+    tap = FeatureTap(net, "cnn")
+    after = copy.deepcopy(net)
+    net(x)
+    held = copy.deepcopy(net.eval())
+    z = tap.pop()
+    for copied in (before, after, held):
+        copied(x)
+        with pytest.raises(RuntimeError, match="no forward"):
+            tap.pop()
+    net(x)
+    torch.testing.assert_close(tap.pop(), z)
+
+
+def test_a_copied_tap_says_that_it_is_one(net, x):
+    model, tap = copy.deepcopy((net, FeatureTap(net, "cnn")))
+    model(x)
+    assert not tap.attached
+    with pytest.raises(RuntimeError, match="a copy of one; make a new FeatureTap"):
+        tap.pop()
+
+
+def test_pickle_and_torch_save(net, x):
+    tap = FeatureTap(net, "cnn")
+    y = net(x)
+    copied = pickle.loads(pickle.dumps(net))
+    torch.testing.assert_close(copied(x), y)
+    tap.pop()
+    with pytest.raises(RuntimeError, match="no forward"):
+        tap.pop()
+    torch.save(net, io.BytesIO())
+    assert not pickle.loads(pickle.dumps(tap)).attached
+
+
+def test_state_dict_is_untouched(net):
+    keys = list(net.state_dict())
+    tap = FeatureTap(net, "cnn")
+    assert list(net.state_dict()) == keys
+    fresh = Net()
+    fresh.load_state_dict(net.state_dict())
+    tap.remove()
+    assert not net.cnn._forward_hooks
+
+
+def test_remove_stops_capturing(net, x):
+    with FeatureTap(net, "cnn") as tap:
+        net(x)
+    net(x)
+    assert not tap.attached
+    with pytest.raises(RuntimeError, match="this tap is removed"):
+        tap.pop()
+
+
+def test_replicas_of_data_parallel_are_joined(net, x):
+    tap = FeatureTap(net, "cnn")
+    net(x)
+    z = tap.pop()
+    for part in x.split([2, 1]):
+        replica = net._replicate_for_data_parallel()
+        replica._modules["cnn"] = net.cnn._replicate_for_data_parallel()
+        # What replicate() does on a GPU: parameters become plain tensors of the replica.
+        replica._modules["cnn"]._modules = net.cnn._modules
+        replica._modules["dense"] = net.dense
+        replica(part)
+    torch.testing.assert_close(tap.pop(), z)
+
+
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="this torch has no torch.compile")
+@pytest.mark.parametrize("tapped_first", [True, False])
+def test_torch_compile(net, x, tapped_first):
+    if tapped_first:
+        tap = FeatureTap(net, "cnn")
+        compiled = torch.compile(net, backend="aot_eager")
+    else:
+        compiled = torch.compile(net, backend="aot_eager")
+        tap = FeatureTap(compiled, "cnn")
+    for _ in range(2):
+        compiled(x)
+        z = tap.pop()
+        torch.testing.assert_close(z, net.cnn(x).permute(0, 2, 1, 3).flatten(2))
+        tap.clear()
+        z.sum().backward()
+        assert net.cnn[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("path", ["rnn", "cnn.7", "cnn.0.weight"])
+def test_unknown_path_lists_the_children(net, path):
+    with pytest.raises(ValueError, match=f"no submodule {path!r}; its children are: cnn, dense"):
+        FeatureTap(net, path)
+
+
+def test_an_object_of_another_model(net):
+    with pytest.raises(ValueError, match="Linear is not a submodule"):
+        FeatureTap(net, nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("layer", [nn.Flatten(), nn.GRU(8, 4, batch_first=True)])
+def test_output_of_another_kind(layer):
+    tap = FeatureTap(layer)
+    layer(torch.randn(2, 5, 8))
+    with pytest.raises(ValueError, match="a tap needs an output"):
+        tap.pop()

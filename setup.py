@@ -1,0 +1,59 @@
+"""Packaging. Every version limit says why it is there."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "dcase_coherence" / "__init__.py").read_text("utf-8")
+).group(1)
+
+RECIPES = [
+    # torchaudio does not load beside a torch of another release or build, and pip alone does not
+    # keep the two together: this pair was run. It needs Python 3.10.
+    "torch>=2.11,<2.12",
+    "torchaudio>=2.11,<2.12",
+    "pytorch-lightning>=2.6,<2.7",  # the hooks the trainer relies on were run on 2.6
+    "psds_eval==0.5.3",  # the last release; the fast scores read its operating points
+    "numpy<2.4",  # psds_eval turns an array into an int, an error from 2.4 on
+    "pandas>=2,<3",  # psds_eval fills gaps with fillna(method=...), gone in 3
+    "sed_eval>=0.2.1",
+    "scipy",
+    "soundfile",
+    "matplotlib",
+    "pyyaml",
+    "tensorboard",
+    "tqdm",
+]
+EXACT = ["sed_scores_eval>=0.0.4"]
+TUNE = ["optuna>=4"]
+TEST = ["pytest>=8", "hypothesis>=6"]
+
+setup(
+    name="dcase-coherence",
+    version=VERSION,
+    description="Temporal coherence loss for sound event detection, for the DCASE Task 4 baselines",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["dcase_coherence", "dcase_coherence.*"]),
+    package_data={"dcase_coherence": ["py.typed"]},
+    python_requires=">=3.8",
+    # The official environments pin torch 1.8.1 to 2.0.1; a newer limit would change them.
+    install_requires=["torch>=1.8"],
+    extras_require={
+        "recipes": RECIPES,
+        "desed": ["desed"],  # brings scaper, whose soxbindings need the libsox headers to build
+        "tune": TUNE,
+        "exact": EXACT,
+        "test": TEST,
+        "dev": ["ruff", "mypy", "types-PyYAML", "build"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
+    ],
+)

@@ -18,14 +18,14 @@ import importlib.util
 import inspect
 import sys
 from types import ModuleType
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping
+from typing import Any, Callable, ContextManager, Iterator, Mapping
 
 import torch
 
 Shim = Callable[[], ContextManager[bool]]
 
 #: All shims by name, in the order in which they are applied.
-SHIMS: Dict[str, Shim] = {}
+SHIMS: dict[str, Shim] = {}
 
 
 def _shim(function: Callable[[], Iterator[bool]]) -> Shim:
@@ -35,7 +35,7 @@ def _shim(function: Callable[[], Iterator[bool]]) -> Shim:
 
 
 @contextlib.contextmanager
-def shims() -> Iterator[List[str]]:
+def shims() -> Iterator[list[str]]:
     """Apply the shims that this environment needs; gives their names, and undoes them at the end.
 
     In the official environments, which have Lightning 1, none is applied. Blocks may be nested: the
@@ -108,7 +108,7 @@ class BaseScheduler:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """All attributes but the optimizer."""
         return {name: value for name, value in vars(self).items() if name != "optimizer"}
 
@@ -229,7 +229,7 @@ def trainer_arguments() -> Iterator[bool]:
         yield True
 
 
-def devices_of(gpus: Any) -> Dict[str, Any]:
+def devices_of(gpus: Any) -> dict[str, Any]:
     """Lightning 1.2's `gpus` (a number, or a string of indices) as today's arguments.
 
     Example:

@@ -16,7 +16,7 @@ import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -56,8 +56,8 @@ class OfficialRun(NamedTuple):
     """What an official script left: its log folder, its best checkpoint, its last metrics."""
 
     log_dir: Path
-    checkpoint: Optional[Path]
-    metrics: Dict[str, float]
+    checkpoint: Path | None
+    metrics: dict[str, float]
 
 
 class OfficialCoherence(CoherenceMixin):
@@ -92,7 +92,7 @@ class OfficialCoherence2024(CoherenceMixin):
             self.sed_student, {key: value for key, value in settings.items() if key != "strong"}
         )
 
-    def strong_labels(self, batch: Any) -> Tuple[Tensor, Tensor]:
+    def strong_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Rows of the named sets and their labels, masked as the trainer's loss masks them."""
         labels, known_classes = batch[1], batch[4]
         sizes = self.hparams["training"]["batch_size"]
@@ -108,7 +108,7 @@ class OfficialCoherence2024(CoherenceMixin):
         return rows, masked.transpose(1, 2)
 
 
-def check_strong_sets(names: Any) -> Tuple[str, ...]:
+def check_strong_sets(names: Any) -> tuple[str, ...]:
     """Check the names of the strongly labelled sets of the 2024 recipe.
 
     Raises:
@@ -130,7 +130,7 @@ def check_strong_sets(names: Any) -> Tuple[str, ...]:
 def load_baseline(
     path: PathLike,
     recipe: str = "dcase2021_task4_baseline",
-    trainer: Optional[str] = None,
+    trainer: str | None = None,
     allow_drift: bool = False,
 ) -> Baseline:
     """Import a recipe's trainer from a checkout of DESED_task and derive its coherence subclass.
@@ -191,7 +191,7 @@ def recipe_folder(path: PathLike, recipe: str) -> Path:
     return folder
 
 
-def trainer_module(folder: Path, trainer: Optional[str]) -> str:
+def trainer_module(folder: Path, trainer: str | None) -> str:
     """Name of the trainer's module in a recipe's `local` package.
 
     Raises:
@@ -228,7 +228,7 @@ def trainer_class(module: ModuleType) -> type:
 
 
 # Modules of the checkouts seen so far, so that a second import gives the same classes.
-_MODULES: Dict[Path, Dict[str, ModuleType]] = {}
+_MODULES: dict[Path, dict[str, ModuleType]] = {}
 
 
 @contextlib.contextmanager
@@ -261,7 +261,7 @@ def importable(path: PathLike, recipe: str = "dcase2021_task4_baseline") -> Iter
         sys.modules.update(before)
 
 
-def _take_modules(packages: Mapping[str, Path]) -> Dict[str, ModuleType]:
+def _take_modules(packages: Mapping[str, Path]) -> dict[str, ModuleType]:
     names = [name for name in sys.modules if name.split(".")[0] in packages]
     return {name: sys.modules.pop(name) for name in names}
 
@@ -285,7 +285,7 @@ def _import_package(name: str, folder: Path) -> None:
         sys.modules[name] = module
 
 
-def find_drift(config: Mapping[str, Any]) -> List[str]:
+def find_drift(config: Mapping[str, Any]) -> list[str]:
     """How the imported `desed_task` differs from the 2021 baseline's, found by feeding tensors.
 
     To be called within :func:`importable`. Since April 2024 the minmax scaler ends in [-1, 1]
@@ -315,7 +315,7 @@ def find_drift(config: Mapping[str, Any]) -> List[str]:
                 reasons.append(
                     f"its minmax scaler ends in [{low:.2g}, {high:.2g}] instead of [0, 1]"
                 )
-        seen: List[Tensor] = []
+        seen: list[Tensor] = []
         network.train()
         network.cnn.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         network(features)
@@ -342,7 +342,7 @@ def refuse_drift(recipe: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def read_config(file: Path) -> Dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
     """Read a recipe's yaml.
 
     Raises:
@@ -364,7 +364,7 @@ def read_config(file: Path) -> Dict[str, Any]:
     return config
 
 
-def default_config(folder: Path, module_name: str) -> Dict[str, Any]:
+def default_config(folder: Path, module_name: str) -> dict[str, Any]:
     """The yaml that a recipe's training script reads when none is given."""
     return read_config(folder / default_conf_file(folder, module_name))
 
@@ -382,7 +382,7 @@ def run_official(
     argv: Sequence[str] = (),
     *,
     arm: str = "coherence",
-    trainer: Optional[str] = None,
+    trainer: str | None = None,
     allow_drift: bool = False,
 ) -> OfficialRun:
     """Run a recipe's own training script, with the coherence subclass in its trainer's place.
@@ -414,10 +414,11 @@ def run_official(
     log_dir = flags["log_dir"] or Path.cwd() / "exp" / f"{recipe}_{arm}"
     config = read_config(conf_file)
     for name in ("resume_from_checkpoint", "test_from_checkpoint", "eval_from_checkpoint"):
-        if flags[name] is not None and not flags[name].is_file():
-            raise InputError(f"--{name} {flags[name]} is not a file")
-        if flags[name] is not None:
-            passed_on += [f"--{name}", str(flags[name])]
+        checkpoint = flags[name]
+        if checkpoint is not None:
+            if not checkpoint.is_file():
+                raise InputError(f"--{name} {checkpoint} is not a file")
+            passed_on += [f"--{name}", str(checkpoint)]
     passed_on += ["--conf_file", str(conf_file), "--log_dir", str(log_dir)]
     training = flags["test_from_checkpoint"] is None and flags["eval_from_checkpoint"] is None
 
@@ -438,7 +439,7 @@ def run_official(
     return _result(log_dir, trainers)
 
 
-def _official_flags(argv: Sequence[str]) -> Tuple[Dict[str, Optional[Path]], List[str]]:
+def _official_flags(argv: Sequence[str]) -> tuple[dict[str, Path | None], list[str]]:
     """Flags that name a file or folder, as absolute paths, and all the others as they are."""
     names = [
         "conf_file",
@@ -460,7 +461,7 @@ def _official_flags(argv: Sequence[str]) -> Tuple[Dict[str, Optional[Path]], Lis
 
 
 @contextlib.contextmanager
-def _as_script(script: Path, argv: List[str]) -> Iterator[None]:
+def _as_script(script: Path, argv: list[str]) -> Iterator[None]:
     """Command line, path and working folder that a script finds when it is started by hand."""
     argv_before, path_before, folder_before = sys.argv, list(sys.path), os.getcwd()
     sys.argv = [script.name, *argv]
@@ -492,31 +493,28 @@ def _module_with(module: ModuleType, attributes: Mapping[str, Any]) -> Iterator[
 
 
 @contextlib.contextmanager
-def _watched_trainer(log_dir: Path) -> Iterator[List[Any]]:
+def _watched_trainer(log_dir: Path) -> Iterator[list[Any]]:
     """Keep the Trainers that a script makes, and make them on the CPU where there is no GPU."""
     import pytorch_lightning
 
-    trainers: List[Any] = []
-    make = pytorch_lightning.Trainer
+    trainers: list[Any] = []
 
-    def make_trainer(*args: Any, **kwargs: Any) -> Any:
-        # The scripts log their tests to the working folder, which here is the checkout.
-        kwargs.setdefault("default_root_dir", str(log_dir))
+    class Trainer(pytorch_lightning.Trainer):  # a class, as Lightning asks for instances of it
+        def __init__(self, **arguments: Any) -> None:
+            # The scripts log their tests to the working folder, which here is the checkout.
+            arguments.setdefault("default_root_dir", str(log_dir))
+            super().__init__(**(arguments if torch.cuda.is_available() else on_cpu(arguments)))
+            trainers.append(self)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(compat.patched(pytorch_lightning, "Trainer", Trainer))
         if not torch.cuda.is_available():
-            kwargs = on_cpu(kwargs)
-        trainers.append(make(*args, **kwargs))
-        return trainers[-1]
-
-    with compat.patched(pytorch_lightning, "Trainer", make_trainer):
-        if torch.cuda.is_available():
-            yield trainers
-        else:
             # The 2024 trainer asks for the number of its GPU to measure its energy.
-            with compat.patched(torch.cuda, "current_device", lambda: 0):
-                yield trainers
+            stack.enter_context(compat.patched(torch.cuda, "current_device", lambda: 0))
+        yield trainers
 
 
-def on_cpu(arguments: Mapping[str, Any]) -> Dict[str, Any]:
+def on_cpu(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Trainer arguments of an official script (Lightning 1.2 to 1.9), changed to run on the CPU.
 
     `--gpus 0` is GPU number 0 to the 2021 script, whose Lightning takes a string for an index;
@@ -539,7 +537,7 @@ def on_cpu(arguments: Mapping[str, Any]) -> Dict[str, Any]:
     return changed
 
 
-def _result(log_dir: Path, trainers: List[Any]) -> OfficialRun:
+def _result(log_dir: Path, trainers: list[Any]) -> OfficialRun:
     if not trainers:
         return OfficialRun(log_dir, None, {})
     trainer = trainers[-1]

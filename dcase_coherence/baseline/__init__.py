@@ -1,0 +1,1 @@
+"""The DCASE 2021 Task 4 mean-teacher baseline, written for today's Lightning."""

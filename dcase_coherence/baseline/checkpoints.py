@@ -1,0 +1,96 @@
+"""Checkpoints: written whole, plain data and tensors only, and found again where they moved to."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Mapping, Union
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from dcase_coherence.errors import InputError
+from dcase_coherence.files import whole_file
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+    """Load a checkpoint without running any code that it may hold.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds more than tensors and plain data.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"the checkpoint {path} does not exist; give the path of a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises whatever a damaged archive runs into
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise InputError(
+            f"the checkpoint {path} cannot be loaded ({reason}); it is damaged or holds more "
+            "than tensors and plain data: give a checkpoint that this project wrote"
+        ) from None
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}")
+    return checkpoint
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Write checkpoints to a temporary file beside their place, then move them there."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: PathLike, storage_options: Any = None
+    ) -> None:
+        """Save; what was there stays until the new file is whole."""
+        with whole_file(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: PathLike, map_location: Any = "cpu", weights_only: Any = True
+    ) -> dict[str, Any]:
+        """Load with :func:`load_checkpoint`."""
+        return load_checkpoint(path, map_location)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that still knows its best file when the folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state, with the files in the present folder."""
+
+        def here(path: str) -> str:
+            return os.path.join(str(self.dirpath), os.path.basename(path)) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        super().load_state_dict(
+            {
+                **state_dict,
+                **{name: here(state_dict[name]) for name in paths},
+                "dirpath": self.dirpath,
+                "best_k_models": {here(p): s for p, s in state_dict["best_k_models"].items()},
+            }
+        )
+
+
+def save_statistics(path: PathLike, of: Mapping[str, Any], mean: Tensor, squares: Tensor) -> None:
+    """Save the statistics of a scaler and what they were computed with."""
+    with whole_file(path) as temporary:
+        torch.save({**of, "mean": mean.cpu(), "mean_squared": squares.cpu()}, temporary)
+
+
+def load_statistics(path: PathLike, of: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Load the statistics of a scaler.
+
+    Raises:
+        InputError: they were computed with other settings than `of`.
+    """
+    saved = load_checkpoint(path)
+    other = [name for name, value in of.items() if saved.get(name) != value]
+    if other or "mean" not in saved:
+        raise InputError(
+            f"scaler.savepath {path} holds statistics for other settings "
+            f"({', '.join(other) or 'no mean'} differ); delete it or give another path"
+        )
+    return saved["mean"], saved["mean_squared"]

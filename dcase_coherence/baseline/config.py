@@ -1,0 +1,366 @@
+"""The configuration: the official YAML keys, each checked, with the official values as defaults."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+import os
+from pathlib import Path
+from typing import Any, Callable, Mapping, NamedTuple, Union
+
+import yaml
+
+from dcase_coherence.errors import InputError
+from dcase_coherence.lightning import DEFAULTS as COHERENCE
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class Kind(NamedTuple):
+    """What a value must be: in words, and as a test."""
+
+    words: str
+    test: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _list_of(kind: Kind, words: str, length: int | None = None) -> Kind:
+    return Kind(
+        words,
+        lambda value: (
+            isinstance(value, list)
+            and bool(value)
+            and (length is None or len(value) == length)
+            and all(kind.test(item) for item in value)
+        ),
+    )
+
+
+def _choice(*options: str) -> Kind:
+    return Kind(f"one of {', '.join(options)}", lambda value: value in options)
+
+
+def _or_empty(kind: Kind) -> Kind:
+    return Kind(f"{kind.words}, or empty", lambda value: value is None or kind.test(value))
+
+
+COUNT = Kind("a whole number of at least 1", lambda value: _is_whole(value) and value >= 1)
+WHOLE = Kind("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0)
+POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
+SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+PROBABILITY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
+BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
+TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value))
+COUNTS = _list_of(COUNT, "a list of whole numbers of at least 1")
+WHOLES = _list_of(WHOLE, "a list of whole numbers of at least 0")
+DIMS = _list_of(Kind("1 or 2", lambda value: value in (1, 2)), "a list of 1 (mels) and 2 (frames)")
+PAIRS = _list_of(_list_of(COUNT, "", 2), "a list of pairs [time, frequency] of whole numbers")
+
+
+def official_layout(data_dir: PathLike) -> dict[str, str]:
+    """Paths of the `data:` section for a data set in the official layout.
+
+    Args:
+        data_dir: the folder with `audio` and `metadata` in it.
+    """
+    audio = Path(data_dir, "audio")
+    metadata = Path(data_dir, "metadata")
+    synthetic = "synthetic21_train"
+    validation = "synthetic21_validation"
+    folders = {
+        "synth_folder": audio / "train" / synthetic / "soundscapes",
+        "weak_folder": audio / "train" / "weak",
+        "unlabeled_folder": audio / "train" / "unlabel_in_domain",
+        "synth_val_folder": audio / "validation" / validation / "soundscapes",
+        "test_folder": audio / "validation" / "validation",
+        "eval_folder": audio / "eval21",
+    }
+    tables = {
+        "synth_tsv": metadata / "train" / synthetic / "soundscapes.tsv",
+        "weak_tsv": metadata / "train" / "weak.tsv",
+        "synth_val_tsv": metadata / "validation" / validation / "soundscapes.tsv",
+        "synth_val_dur": metadata / "validation" / validation / "durations.tsv",
+        "test_tsv": metadata / "validation" / "validation.tsv",
+        "test_dur": metadata / "validation" / "validation_durations.tsv",
+    }
+    paths = {name: f"{path}_16k" for name, path in folders.items()}
+    paths.update({f"{name}_44k": str(path) for name, path in folders.items()})
+    paths.update({name: str(path) for name, path in tables.items()})
+    return paths
+
+
+#: Every key with what it must be and its default: the value of the official `confs/sed.yaml`.
+SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
+    "training": {
+        "batch_size": (_list_of(WHOLE, "[strong, weak, unlabelled], whole", 3), [12, 12, 24]),
+        "batch_size_val": (COUNT, 24),
+        "const_max": (NOT_NEGATIVE, 2),
+        "n_epochs_warmup": (WHOLE, 50),
+        "num_workers": (WHOLE, 6),
+        "n_epochs": (COUNT, 200),
+        "early_stop_patience": (COUNT, 200),
+        "accumulate_batches": (COUNT, 1),
+        "gradient_clip": (NOT_NEGATIVE, 0.0),
+        "median_window": (COUNT, 7),
+        "val_thresholds": (_list_of(SHARE, "a list of numbers from 0 to 1"), [0.5]),
+        "n_test_thresholds": (COUNT, 50),
+        "ema_factor": (SHARE, 0.999),
+        "self_sup_loss": (_choice("mse", "bce"), "mse"),
+        "backend": (_or_empty(TEXT), None),
+        "validation_interval": (COUNT, 1),
+        "weak_split": (SHARE, 0.9),
+        "seed": (WHOLE, 42),
+        "mixup": (_or_empty(_choice("soft", "hard")), "soft"),
+        "obj_metric_synth_type": (_or_empty(_choice("event", "intersection")), "intersection"),
+        # Ours: without a teacher the strong and weak labels alone train the student.
+        "teacher": (BOOLEAN, True),
+    },
+    "scaler": {
+        "statistic": (_choice("instance", "dataset"), "instance"),
+        "normtype": (_choice("minmax", "standard", "mean"), "minmax"),
+        "dims": (DIMS, [1, 2]),
+        "savepath": (_or_empty(TEXT), "./scaler.ckpt"),
+    },
+    "data": {
+        **{
+            name: (TEXT, path) for name, path in official_layout("../../data/dcase/dataset").items()
+        },
+        "audio_max_len": (POSITIVE, 10),
+        "fs": (COUNT, 16000),
+        "net_subsample": (COUNT, 4),
+    },
+    "opt": {
+        "lr": (POSITIVE, 0.001),
+        # Ours: the paper's Table 1 multiplies the rate by 0.8 every 5 epochs.
+        "decay_factor": (_or_empty(SHARE), None),
+        "decay_epochs": (_or_empty(COUNT), None),
+    },
+    "feats": {
+        "n_mels": (COUNT, 128),
+        "n_filters": (COUNT, 2048),
+        "hop_length": (COUNT, 256),
+        "n_window": (COUNT, 2048),
+        "sample_rate": (COUNT, 16000),
+        "f_min": (NOT_NEGATIVE, 0),
+        "f_max": (POSITIVE, 8000),
+    },
+    "net": {
+        "dropout": (PROBABILITY, 0.5),
+        "rnn_layers": (_or_empty(COUNT), None),
+        "n_layers_RNN": (COUNT, 2),
+        "n_in_channel": (Kind("1", lambda value: value == 1), 1),
+        "nclass": (COUNT, 10),
+        "attention": (BOOLEAN, True),
+        "n_RNN_cell": (COUNT, 128),
+        "activation": (_choice("glu", "relu", "leakyrelu"), "glu"),
+        "rnn_type": (_choice("BGRU"), "BGRU"),
+        "kernel_size": (COUNTS, [3] * 7),
+        "padding": (WHOLES, [1] * 7),
+        "stride": (COUNTS, [1] * 7),
+        "nb_filters": (COUNTS, [16, 32, 64, 128, 128, 128, 128]),
+        "pooling": (PAIRS, [[2, 2], [2, 2], [1, 2], [1, 2], [1, 2], [1, 2], [1, 2]]),
+        "normalization": (_choice("batch", "layer"), "batch"),
+        "dropout_recurrent": (PROBABILITY, 0),
+        "train_cnn": (BOOLEAN, True),
+        "freeze_bn": (BOOLEAN, False),
+    },
+    "coherence": {
+        "alpha1": (NOT_NEGATIVE, COHERENCE["alpha1"]),
+        "alpha2": (NOT_NEGATIVE, COHERENCE["alpha2"]),
+        "reduction": (_choice("mean", "sum"), COHERENCE["reduction"]),
+        "margin": (_or_empty(POSITIVE), COHERENCE["margin"]),
+        "normalize": (BOOLEAN, COHERENCE["normalize"]),
+        "tolerance": (NOT_NEGATIVE, COHERENCE["tolerance"]),
+        "annealing": (_choice("linear", "exponential"), COHERENCE["annealing"]),
+        "annealing_epochs": (NOT_NEGATIVE, COHERENCE["annealing_epochs"]),
+        "path": (TEXT, COHERENCE["path"]),
+    },
+    # What to generate where there is no data set; the arguments of dcase_coherence.soundscapes.
+    "soundscapes": {
+        "strong": (WHOLE, 0),
+        "weak": (WHOLE, 0),
+        "unlabelled": (WHOLE, 0),
+        "validation": (WHOLE, 0),
+        "test": (WHOLE, 0),
+        "seed": (WHOLE, 0),
+        "soundbank": (_or_empty(TEXT), None),
+        "test_soundbank": (_or_empty(TEXT), None),
+        "processes": (_or_empty(COUNT), None),
+    },
+}
+
+
+def load_config(
+    path: PathLike, overrides: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Read a configuration file and check every key, type and range in it.
+
+    Args:
+        path: YAML file with some or all sections and keys of :data:`SCHEMA`; what is missing
+            takes the official value.
+        overrides: values that replace the file's, as sections (`{"training": {"seed": 1}}`) or
+            under dotted names (`{"training.seed": 1}`).
+
+    Returns:
+        All sections with all keys, as plain data.
+
+    Raises:
+        InputError: the file cannot be read, a key is unknown, or a value cannot be used.
+    """
+    given = _read_yaml(path)
+    config: dict[str, dict[str, Any]] = {
+        section: {key: copy.deepcopy(default) for key, (_, default) in keys.items()}
+        for section, keys in SCHEMA.items()
+    }
+    for source, values in ((str(path), given), ("override", _nest(overrides or {}))):
+        for section, keys in values.items():
+            _check_name(source, section, SCHEMA, "section")
+            if not isinstance(keys, Mapping):
+                raise InputError(
+                    f"{source}: the section {section} is {keys!r}; give it keys and values"
+                )
+            for key, value in keys.items():
+                _check_name(f"{source}, {section}", key, SCHEMA[section], "key")
+                kind = SCHEMA[section][key][0]
+                if not kind.test(value):
+                    raise InputError(
+                        f"{source}: {section}.{key} is {value!r}; it must be {kind.words}"
+                        + _yaml_hint(value)
+                    )
+                config[section][key] = copy.deepcopy(value)
+    _check_together(str(path), config)
+    return config
+
+
+def _read_yaml(path: PathLike) -> Mapping[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not valid YAML: {reason}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no sections; its sections are: {', '.join(SCHEMA)}")
+    # An empty section is one whose keys are all commented out.
+    return {section: {} if keys is None else keys for section, keys in content.items()}
+
+
+def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names to sections."""
+    nested: dict[str, Any] = {}
+    for name, value in overrides.items():
+        section, dot, key = name.partition(".")
+        if dot:
+            nested.setdefault(section, {})[key] = value
+        elif isinstance(value, Mapping):
+            nested.setdefault(section, {}).update(value)
+        else:
+            raise InputError(f"override {name!r} names no key; write section.key")
+    return nested
+
+
+def _check_name(source: str, name: Any, known: Mapping[str, Any], what: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+        raise InputError(f"{source}: the {what} {str(name)!r} is unknown; {hint}")
+
+
+def _yaml_hint(value: Any) -> str:
+    """YAML takes 1e-3 for a text."""
+    try:
+        return f" (write {float(value)!r}, without quotes)" if isinstance(value, str) else ""
+    except ValueError:
+        return ""
+
+
+def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
+    """Raise where values that are right alone do not fit each other."""
+    training, net, feats, data = (config[s] for s in ("training", "net", "feats", "data"))
+
+    def require(fits: bool, sentence: str) -> None:
+        if not fits:
+            raise InputError(f"{path}: {sentence}")
+
+    blocks = len(net["nb_filters"])
+    for key in ("kernel_size", "padding", "stride", "pooling"):
+        require(
+            len(net[key]) == blocks,
+            f"net.{key} has {len(net[key])} entries and net.nb_filters {blocks}; "
+            "give one for each block",
+        )
+    require(
+        net["rnn_layers"] in (None, net["n_layers_RNN"]),
+        f"net.rnn_layers is {net['rnn_layers']}, which the official network ignores; "
+        f"give net.n_layers_RNN: {net['rnn_layers']}",
+    )
+    bins = _bins_left(net, feats["n_mels"])
+    require(
+        bins == 1,
+        f"net.pooling leaves {bins} of feats.n_mels = {feats['n_mels']} bands; "
+        "choose its second values so that one is left",
+    )
+    pooled = math.prod(time * stride for (time, _), stride in zip(net["pooling"], net["stride"]))
+    require(
+        pooled == data["net_subsample"],
+        f"data.net_subsample is {data['net_subsample']} and net.pooling pools {pooled} frames "
+        "into one; make them equal",
+    )
+    require(
+        feats["sample_rate"] == data["fs"],
+        f"feats.sample_rate is {feats['sample_rate']} and data.fs {data['fs']}; make them equal",
+    )
+    require(
+        feats["f_min"] < feats["f_max"] <= feats["sample_rate"] / 2,
+        f"feats.f_min is {feats['f_min']} and feats.f_max {feats['f_max']}; they must rise and "
+        f"stay within half the sampling rate, {feats['sample_rate'] / 2:g} Hz",
+    )
+    require(
+        data["audio_max_len"] * data["fs"] >= feats["n_window"],
+        f"data.audio_max_len is {data['audio_max_len']} s, shorter than feats.n_window; "
+        "give longer clips",
+    )
+    require(
+        0.5 in training["val_thresholds"],
+        f"training.val_thresholds is {training['val_thresholds']}; it must contain 0.5, "
+        "at which the event-based F1 is computed",
+    )
+    require(
+        training["batch_size"][0] > 0,
+        f"training.batch_size is {training['batch_size']}; "
+        "the share of strongly labelled clips must be at least 1",
+    )
+    require(
+        (config["scaler"]["statistic"], config["scaler"]["normtype"]) != ("dataset", "minmax"),
+        "scaler.normtype is minmax, which is per instance; "
+        "give standard or mean with scaler.statistic: dataset",
+    )
+    require(
+        (config["opt"]["decay_factor"] is None) == (config["opt"]["decay_epochs"] is None),
+        "opt.decay_factor and opt.decay_epochs belong together; give both or neither",
+    )
+
+
+def _bins_left(net: Mapping[str, Any], n_mels: int) -> int:
+    """Mel bins after the last block."""
+    bins = n_mels
+    for kernel, padding, stride, (_, pool) in zip(
+        net["kernel_size"], net["padding"], net["stride"], net["pooling"]
+    ):
+        bins = ((bins + 2 * padding - kernel) // stride + 1) // pool
+    return max(bins, 0)

@@ -1,0 +1,196 @@
+"""The convolutional recurrent network of the DCASE 2021 Task 4 baseline."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GLU(nn.Module):
+    """Gated linear unit over channels: `linear(x) * sigmoid(x)`, `(batch, channels, ...)`.
+
+    The linear map is a 1x1 convolution of the same weights: no permutation of the axes.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate `(batch, channels, frames, bins)`."""
+        return F.conv2d(x, self.linear.weight[:, :, None, None], self.linear.bias) * x.sigmoid()
+
+
+ACTIVATIONS = {
+    "glu": GLU,
+    "relu": lambda channels: nn.ReLU(),
+    "leakyrelu": lambda channels: nn.LeakyReLU(0.2),
+}
+
+
+class CNN(nn.Module):
+    """Blocks of convolution, normalisation, activation, dropout and average pooling.
+
+    `(batch, 1, frames, mels)` becomes `(batch, channels, frames, bins)`. The sequences hold one
+    value a block; pairs are (time, frequency).
+    """
+
+    def __init__(
+        self,
+        n_in_channel: int,
+        activation: str = "glu",
+        conv_dropout: float = 0.0,
+        kernel_size: Sequence[int] = (3, 3, 3),
+        padding: Sequence[int] = (1, 1, 1),
+        stride: Sequence[int] = (1, 1, 1),
+        nb_filters: Sequence[int] = (64, 64, 64),
+        pooling: Sequence[Sequence[int]] = ((1, 4), (1, 4), (1, 4)),
+        normalization: str = "batch",
+    ) -> None:
+        super().__init__()
+        self.nb_filters = list(nb_filters)
+        activation = activation.lower()
+        self.cnn = nn.Sequential()
+        channels = [n_in_channel, *nb_filters]
+        for i, (before, after) in enumerate(zip(channels, channels[1:])):
+            conv = nn.Conv2d(before, after, kernel_size[i], stride[i], padding[i])
+            self.cnn.add_module(f"conv{i}", conv)
+            if normalization == "batch":
+                norm = nn.BatchNorm2d(after, eps=0.001, momentum=0.99)
+                self.cnn.add_module(f"batchnorm{i}", norm)
+            elif normalization == "layer":
+                self.cnn.add_module(f"layernorm{i}", nn.GroupNorm(1, after))
+            name = "glu" if activation == "glu" else "relu"
+            self.cnn.add_module(f"{name}{i}", ACTIVATIONS[activation](after))
+            self.cnn.add_module(f"dropout{i}", nn.Dropout(conv_dropout))
+            self.cnn.add_module(f"pooling{i}", nn.AvgPool2d((pooling[i][0], pooling[i][1])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(batch, 1, frames, mels)` to `(batch, channels, frames, bins)`."""
+        return self.cnn(x)
+
+
+class BidirectionalGRU(nn.Module):
+    """Bidirectional GRU layers, `(batch, frames, dims)` to `(batch, frames, 2 * n_hidden)`."""
+
+    def __init__(self, n_in: int, n_hidden: int, dropout: float = 0.0, num_layers: int = 1) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(
+            n_in,
+            n_hidden,
+            num_layers=num_layers,
+            dropout=dropout,
+            bidirectional=True,
+            batch_first=True,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run over `(batch, frames, dims)`."""
+        return self.rnn(x)[0]
+
+
+class CRNN(nn.Module):
+    """Convolutional recurrent network with strong and weak outputs.
+
+    Takes the `net:` section of the configuration. The state_dict has the keys and shapes of the
+    official network, so checkpoints interchange. `CRNN.cnn` yields `(batch, channels, frames, 1)`,
+    the representation that the coherence loss acts on.
+
+    Args:
+        n_in_channel: 1.
+        nclass: number of outputs.
+        attention: attention pooling for the weak output; otherwise the mean over frames.
+        activation: "glu", "relu" or "leakyrelu".
+        dropout: after each convolutional block and before the dense layer.
+        rnn_type: "BGRU".
+        n_RNN_cell: units of each direction.
+        n_layers_RNN: recurrent layers.
+        rnn_layers: a key of the official configuration that the official network ignores; only
+            a value that agrees with `n_layers_RNN` is taken.
+        dropout_recurrent: between recurrent layers.
+        train_cnn: False keeps the convolutional weights as they are.
+        freeze_bn: True keeps the batch normalisation's statistics and weights as they are.
+        **cnn: `kernel_size`, `padding`, `stride`, `nb_filters`, `pooling`, `normalization`.
+
+    Example:
+        >>> net = CRNN(nb_filters=[4, 8], pooling=[[2, 4], [2, 4]], kernel_size=[3, 3],
+        ...            padding=[1, 1], stride=[1, 1], n_RNN_cell=8)
+        >>> strong, weak = net(torch.rand(2, 16, 40))
+        >>> strong.shape, weak.shape
+        (torch.Size([2, 10, 10]), torch.Size([2, 10]))
+    """
+
+    def __init__(
+        self,
+        n_in_channel: int = 1,
+        nclass: int = 10,
+        attention: bool = True,
+        activation: str = "glu",
+        dropout: float = 0.5,
+        rnn_type: str = "BGRU",
+        n_RNN_cell: int = 128,
+        n_layers_RNN: int = 2,
+        rnn_layers: int | None = None,
+        dropout_recurrent: float = 0.0,
+        train_cnn: bool = True,
+        freeze_bn: bool = False,
+        **cnn,
+    ) -> None:
+        super().__init__()
+        if n_in_channel != 1:
+            raise ValueError(f"n_in_channel is {n_in_channel}; the network takes one channel")
+        if rnn_type != "BGRU":
+            raise ValueError(f"rnn_type is {rnn_type!r}; only BGRU is known")
+        if rnn_layers is not None and rnn_layers != n_layers_RNN:
+            raise ValueError(
+                f"rnn_layers is {rnn_layers}, which the official network ignores; "
+                f"give n_layers_RNN: {rnn_layers}"
+            )
+        self.attention = attention
+        self.freeze_bn = freeze_bn
+        self.cnn = CNN(n_in_channel, activation=activation, conv_dropout=dropout, **cnn)
+        if not train_cnn:
+            self.cnn.requires_grad_(False)
+        self.rnn = BidirectionalGRU(
+            self.cnn.nb_filters[-1], n_RNN_cell, dropout_recurrent, n_layers_RNN
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(n_RNN_cell * 2, nclass)
+        if attention:
+            self.dense_softmax = nn.Linear(n_RNN_cell * 2, nclass)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Score log-mel features.
+
+        Args:
+            x: `(batch, mels, frames)`.
+
+        Returns:
+            Posteriors in [0, 1]: strong `(batch, classes, frames)` and weak `(batch, classes)`.
+        """
+        z = self.cnn(x.transpose(1, 2).unsqueeze(1))
+        if z.size(3) != 1:
+            raise ValueError(
+                f"the pooling leaves {z.size(3)} of {x.size(1)} mel bins; "
+                "choose it so that one is left"
+            )
+        states = self.dropout(self.rnn(z.squeeze(3).transpose(1, 2)))
+        strong = self.dense(states).sigmoid()
+        if self.attention:
+            # Softmax over the classes of each frame, as in the original, not over the frames.
+            attention = self.dense_softmax(states).softmax(-1).clamp(1e-7, 1)
+            weak = (strong * attention).sum(1) / attention.sum(1)
+        else:
+            weak = strong.mean(1)
+        return strong.transpose(1, 2), weak
+
+    def train(self, mode: bool = True) -> CRNN:
+        """Set the mode, but keep frozen batch normalisation in evaluation mode."""
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.cnn.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval().requires_grad_(False)
+        return self

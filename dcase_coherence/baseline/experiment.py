@@ -1,0 +1,361 @@
+"""From a configuration to a trained and tested model."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import random
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Union
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.data import ConcatDataset
+
+from dcase_coherence.annotations import CLASSES, read_durations, read_strong_tsv, read_weak_tsv
+from dcase_coherence.baseline.checkpoints import BestCheckpoint, WholeFileIO, load_checkpoint
+from dcase_coherence.baseline.crnn import CRNN
+from dcase_coherence.baseline.datasets import (
+    Clips,
+    ConcatDatasetBatchSampler,
+    StronglyAnnotatedSet,
+    UnlabeledSet,
+    WeakSet,
+)
+from dcase_coherence.baseline.labels import ManyHotEncoder
+from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
+from dcase_coherence.baseline.trainer import MeanTeacher
+from dcase_coherence.errors import InputError
+from dcase_coherence.lightning import CoherenceMixin
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
+    """The baseline with the coherence term on the strongly labelled rows."""
+
+
+class Experiment:
+    """A model with its data, its trainer and its folder; made by :func:`build`.
+
+    Attributes:
+        module: the LightningModule.
+        trainer: the Lightning trainer.
+        folder: checkpoints, TensorBoard logs and `metrics_test` are written there.
+    """
+
+    def __init__(
+        self, module: MeanTeacher, trainer: pl.Trainer, folder: Path, resume: Path | None
+    ) -> None:
+        self.module = module
+        self.trainer = trainer
+        self.folder = folder
+        self.resume = resume
+
+    def fit(self) -> Path:
+        """Train, or go on with the training; return the path of the best checkpoint."""
+        with quiet():
+            self.trainer.fit(self.module, ckpt_path=self.resume)
+        return self.best
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the epoch with the best `val/obj_metric`."""
+        return Path(self.trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
+
+    def test(self, checkpoint: PathLike | None = None) -> dict[str, float]:
+        """Test a checkpoint, by default the best one; return the scores by their logged names.
+
+        Raises:
+            InputError: the checkpoint cannot be loaded or is of another network.
+        """
+        path = self.best if checkpoint is None else Path(checkpoint)
+        state = load_checkpoint(path).get("state_dict")
+        try:
+            self.module.load_state_dict(state)  # type: ignore[arg-type]
+        except (RuntimeError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"the checkpoint {path} does not fit the network of the configuration ({reason}); "
+                "give the configuration that it was trained with"
+            ) from None
+        with quiet():
+            self.trainer.test(self.module, verbose=False)
+        return self.module.test_results
+
+
+def build(
+    config: Mapping[str, Mapping[str, Any]],
+    *,
+    coherence: bool,
+    log_dir: PathLike,
+    trial: int = 0,
+    gpus: str | None = None,
+    resume: PathLike | None = None,
+    train: bool = True,
+    evaluation: bool = False,
+    fast_dev_run: bool = False,
+) -> Experiment:
+    """Make everything that training and testing need.
+
+    Args:
+        config: see :func:`dcase_coherence.baseline.config.load_config`.
+        coherence: add the coherence term to the baseline's loss.
+        log_dir: results go to a new folder `version_<n>` in it, or to the folder of `resume`.
+        trial: added to the seed.
+        gpus: "0" takes the GPU of this index (the CPU where there is no GPU), "0,1" several,
+            "-1" all, "cpu" none. By default one GPU where there is one.
+        resume: checkpoint of an interrupted training (`last.ckpt`) to go on with.
+        train: False when only a checkpoint is tested; the training data are not needed then.
+        evaluation: test on `data.eval_folder`, which has no labels.
+        fast_dev_run: three epochs of two batches.
+
+    Raises:
+        InputError: a file or folder of the configuration, or an argument, cannot be used.
+    """
+    settings: dict[str, Any] = copy.deepcopy({s: dict(keys) for s, keys in config.items()})
+    accelerator, devices = choose_devices(gpus)
+    training = settings["training"]
+    training["seed"] += trial
+    training["num_workers"] = min(training["num_workers"], cores() - 1)
+    if resume is not None:
+        # Before any work: a run that cannot go on should say so at once.
+        load_checkpoint(resume)
+        resume = Path(resume).resolve()
+        logger = TensorBoardLogger(str(resume.parent), name="", version="")
+    else:
+        logger = TensorBoardLogger(str(Path(log_dir).parent), name=Path(log_dir).name)
+    folder = Path(logger.log_dir)
+
+    seed_everything(training["seed"])
+    encoder = make_encoder(settings)
+    student = CRNN(**settings["net"])
+    parts: dict[str, Any] = {}
+    callbacks: list[Callback] = []
+    if train:
+        train_sets, valid_sets = training_sets(settings, encoder)
+        sampler = ConcatDatasetBatchSampler(
+            [len(clips) if clips else 0 for clips in train_sets],
+            training["batch_size"],
+            seed=training["seed"],
+        )
+        optimizer = torch.optim.Adam(student.parameters(), 1e-3, betas=(0.9, 0.999))
+        scheduler = make_scheduler(settings, optimizer, len(sampler))
+        parts = {
+            "opt": optimizer,
+            "train_data": ConcatDataset([clips for clips in train_sets if clips]),
+            "valid_data": ConcatDataset(valid_sets),
+            "train_sampler": sampler,
+            "scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+        callbacks = make_callbacks(settings, folder)
+    module = (CoherenceMeanTeacher if coherence else MeanTeacher)(
+        {**settings, "log_dir": str(folder)},
+        encoder,
+        student,
+        test_data=make_test_set(settings, encoder, evaluation),
+        fast_dev_run=fast_dev_run,
+        evaluation=evaluation,
+        **parts,
+    )
+    limits = (
+        {}
+        if not fast_dev_run
+        else dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), 2)
+    )
+    on_terminal = sys.stderr.isatty()
+    with quiet():
+        trainer = pl.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=training["backend"] or "auto",
+            max_epochs=3 if fast_dev_run else training["n_epochs"],
+            callbacks=callbacks,
+            plugins=[WholeFileIO()],
+            accumulate_grad_batches=training["accumulate_batches"],
+            gradient_clip_val=training["gradient_clip"] or None,
+            check_val_every_n_epoch=training["validation_interval"],
+            num_sanity_val_steps=0,
+            log_every_n_steps=1 if fast_dev_run else 40,
+            logger=logger,
+            enable_progress_bar=on_terminal,
+            enable_model_summary=False,
+            enable_checkpointing=train,
+            **limits,  # type: ignore[arg-type]
+        )
+    return Experiment(module, trainer, folder, resume)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed what initialises the network."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
+    """Read the official `--gpus` flag into Lightning's accelerator and devices.
+
+    Raises:
+        InputError: it is no list of numbers, or there is no such GPU.
+
+    Example:
+        >>> choose_devices("cpu")
+        ('cpu', 1)
+    """
+    found = torch.cuda.device_count()
+    if gpus == "cpu" or (gpus in (None, "0") and not found):
+        return "cpu", 1
+    if gpus is None:
+        return "gpu", [0]
+    try:
+        indices = [int(part) for part in gpus.split(",")]
+    except ValueError:
+        raise InputError(f"--gpus is {gpus!r}; give indices such as 0 or 0,1, -1, or cpu") from None
+    if indices == [-1]:
+        indices = list(range(found))
+    if not indices or not all(0 <= index < found for index in indices):
+        raise InputError(f"--gpus is {gpus!r} and there are {found} GPUs here; give cpu or fewer")
+    return "gpu", indices
+
+
+def make_encoder(config: Mapping[str, Any]) -> ManyHotEncoder:
+    """Make the label encoder of the configuration.
+
+    Raises:
+        InputError: the network has another number of outputs than there are classes.
+    """
+    classes = CLASSES
+    if config["net"]["nclass"] != len(classes):
+        raise InputError(
+            f"net.nclass is {config['net']['nclass']} and there are {len(classes)} classes; "
+            "make them equal"
+        )
+    data, feats = config["data"], config["feats"]
+    return ManyHotEncoder(
+        classes,
+        audio_len=data["audio_max_len"],
+        frame_len=feats["n_filters"],
+        frame_hop=feats["hop_length"],
+        net_pooling=data["net_subsample"],
+        fs=data["fs"],
+    )
+
+
+def training_sets(
+    config: Mapping[str, Any], encoder: ManyHotEncoder
+) -> tuple[list[Clips | None], list[Clips]]:
+    """Strong, weak and unlabelled sets (None where the share of the batch is 0), validation sets.
+
+    Raises:
+        InputError: a table, folder or file is missing or wrong.
+    """
+    data, training = config["data"], config["training"]
+    seed = training["seed"]
+    common: dict[str, Any] = {"pad_to": data["audio_max_len"], "fs": data["fs"], "seed": seed}
+    _, weak_size, unlabelled_size = training["batch_size"]
+    strong_table = read_strong_tsv(data["synth_tsv"], encoder.labels)
+    strong = StronglyAnnotatedSet(data["synth_folder"], strong_table, encoder, **common)
+    valid_table = read_strong_tsv(data["synth_val_tsv"], encoder.labels)
+    read_durations(data["synth_val_dur"])
+    valid: list[Clips] = [
+        StronglyAnnotatedSet(
+            data["synth_val_folder"], valid_table, encoder, return_filename=True, **common
+        )
+    ]
+    weak, unlabelled = None, None
+    if weak_size:
+        table = read_weak_tsv(data["weak_tsv"], encoder.labels)
+        chosen = table.sample(frac=training["weak_split"], random_state=seed)
+        rest = table.drop(chosen.index)
+        weak = WeakSet(data["weak_folder"], chosen, encoder, **common)
+        if len(rest):
+            valid.append(
+                WeakSet(data["weak_folder"], rest, encoder, return_filename=True, **common)
+            )
+    if unlabelled_size:
+        unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
+    return [strong, weak, unlabelled], valid
+
+
+def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation: bool) -> Any:
+    """Test clips with file names: labelled ones, or the whole length of the evaluation's."""
+    data = config["data"]
+    if evaluation:
+        return UnlabeledSet(
+            data["eval_folder"], encoder, pad_to=None, fs=data["fs"], return_filename=True
+        )
+    read_durations(data["test_dur"])
+    return StronglyAnnotatedSet(
+        data["test_folder"],
+        read_strong_tsv(data["test_tsv"], encoder.labels),
+        encoder,
+        pad_to=data["audio_max_len"],
+        fs=data["fs"],
+        return_filename=True,
+        seed=config["training"]["seed"],
+    )
+
+
+def make_scheduler(
+    config: Mapping[str, Any], optimizer: torch.optim.Optimizer, batches: int
+) -> ExponentialWarmup:
+    """Warm-up over `n_epochs_warmup`, or the decay of `opt`; `batches` are those of an epoch."""
+    opt, training = config["opt"], config["training"]
+    steps = max(batches // training["accumulate_batches"], 1)
+    if opt["decay_factor"] is not None:
+        return StepDecay(optimizer, opt["lr"], opt["decay_epochs"] * steps, opt["decay_factor"])
+    return ExponentialWarmup(optimizer, opt["lr"], training["n_epochs_warmup"] * steps)
+
+
+def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
+    """Early stopping, the best checkpoint, and the last one after every epoch."""
+    training = config["training"]
+    best = BestCheckpoint(
+        folder,
+        monitor="val/obj_metric",
+        mode="max",
+        save_top_k=1,
+        every_n_epochs=training["validation_interval"],
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    stopping = EarlyStopping(
+        "val/obj_metric", patience=training["early_stop_patience"], mode="max", strict=False
+    )
+    return [stopping, best, last]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's advice that does not apply here, and its banners off a terminal."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    with warnings.catch_warnings():
+        for advice in (
+            ".*does not have many workers.*",
+            ".*is smaller than the logging interval.*",
+            ".*exists and is not empty.*",
+        ):
+            warnings.filterwarnings("ignore", advice)
+        if not sys.stderr.isatty():
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,79 @@
+"""Learning rates by step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer
+
+
+class ExponentialWarmup:
+    """Ramp the learning rate up to `max_lr`: `max_lr * exp(exponent * (1 - step / length)^2)`.
+
+    As in the DCASE 2021 Task 4 baseline the rate is set after each optimizer step, not before: the
+    first step runs at the rate the optimizer was made with, the second at the ramp's start.
+
+    Args:
+        optimizer: its parameter groups get the rate.
+        max_lr: rate at the end of the ramp.
+        rampup_length: in steps; 0 for a constant rate.
+        exponent: of the ramp.
+
+    Attributes:
+        step_num: 1 before the first optimizer step.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, max_lr: float, rampup_length: int, exponent: float = -5.0
+    ) -> None:
+        self.optimizer = optimizer
+        self.max_lr = max_lr
+        self.rampup_len = rampup_length
+        self.exponent = exponent
+        self.step_num = 1
+
+    def scaling_factor(self) -> float:
+        """Position of the ramp in (0, 1]; it also weighs the consistency loss."""
+        if self.rampup_len == 0:
+            return 1.0
+        phase = 1.0 - min(max(self.step_num, 0.0), self.rampup_len) / self.rampup_len
+        return math.exp(self.exponent * phase * phase)
+
+    def rate(self) -> float:
+        """Learning rate at the current step."""
+        return self.max_lr * self.scaling_factor()
+
+    def step(self) -> None:
+        """Count a step and set the rate of the next one."""
+        self.step_num += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer, as plain numbers."""
+        return {name: value for name, value in vars(self).items() if name != "optimizer"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over :meth:`state_dict`."""
+        vars(self).update(state_dict)
+
+
+class StepDecay(ExponentialWarmup):
+    """Multiply the learning rate by `factor` every `every` steps (paper, section 3.1: 0.8).
+
+    Args:
+        optimizer: its parameter groups get the rate.
+        max_lr: rate of the first steps.
+        every: in steps.
+        factor: of the decay.
+    """
+
+    def __init__(self, optimizer: Optimizer, max_lr: float, every: int, factor: float) -> None:
+        super().__init__(optimizer, max_lr, rampup_length=0)
+        self.every = every
+        self.factor = factor
+
+    def rate(self) -> float:
+        """Learning rate at the current step."""
+        return self.max_lr * self.factor ** ((self.step_num - 1) // self.every)

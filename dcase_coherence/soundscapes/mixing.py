@@ -8,7 +8,7 @@ import numpy as np
 import scipy.signal
 
 from .soundbank import Soundbank
-from .timeline import CLIP_SECONDS, SHORTEST_PAUSE, draw_classes, draw_durations, lay_out
+from .timeline import CLIP_SECONDS, SHORTEST_EVENT, draw_classes, draw_durations, lay_out
 from .waves import RATE, audible, loudness, noise, samples
 
 CLIP_SAMPLES = samples(CLIP_SECONDS)
@@ -88,7 +88,8 @@ def soundscape(
 
     The level of an event is the RMS of its audible part over that of the background. Its label
     holds every 10 ms frame that is at most 30 dB under the event's loudest one and at most
-    10 dB under the background. Events of one class never overlap.
+    10 dB under the background, and lasts at least 0.25 s, as the labels of DESED do. Events of
+    one class never overlap.
 
     Args:
         bank: where sounds come from.
@@ -131,15 +132,13 @@ def _add(
         over_background = float(loudness(wave).max())
         sounds.append(wave)
         spans.append(audible(wave, min(30.0, over_background + _MASKED)))
-    onsets = lay_out(label, [(stop - start) / RATE for start, stop in spans], rng)
+    lengths = [max((stop - start) / RATE, SHORTEST_EVENT) for start, stop in spans]
+    onsets = lay_out(label, lengths, rng)
     events: list[Event] = []
-    for wave, (start, stop), onset in zip(sounds, spans, onsets):
+    for wave, (start, _), length, onset in zip(sounds, spans, lengths, onsets):
         at = round(onset * RATE) - start
         inside = slice(max(0, -at), min(len(wave), CLIP_SAMPLES - at))
         mix[at + inside.start : at + inside.stop] += wave[inside]
-        begin = max(0, at + start) / RATE
-        end = min(CLIP_SAMPLES, at + stop) / RATE
-        if events and begin - events[-1].offset < SHORTEST_PAUSE - 0.001:
-            begin = events.pop().onset
+        begin, end = max(0.0, onset), min(CLIP_SECONDS, onset + length)
         events.append(Event(round(begin, 3), round(end, 3), label))
     return events

@@ -103,11 +103,13 @@ def load(path: Union[str, Path]) -> np.ndarray:
     return wave.astype(np.float32)
 
 
-def split(wave: np.ndarray, pause: float) -> list[np.ndarray]:
+def split(wave: np.ndarray, pause: float, texture: bool = False) -> list[np.ndarray]:
     """Cut a recording into its events, where it is silent for longer than ``pause`` seconds.
 
-    The threshold lies 10 dB over the floor (the quietest tenth of the recording), at least 10
-    and at most 30 dB under the loudest 10 ms.
+    A 10 ms frame is silent when it lies less than 10 dB over the floor (the quietest tenth of the
+    recording), this threshold being kept between 30 and 10 dB under the loudest frame. The floor
+    of a texture is the sound itself, and its loudest frame a pop: its threshold lies 12 dB under
+    the level that three quarters of the recording do not exceed.
 
     Example:
         >>> bark, silence = np.ones(3200, np.float32), np.zeros(8000, np.float32)
@@ -116,15 +118,18 @@ def split(wave: np.ndarray, pause: float) -> list[np.ndarray]:
     """
     level = loudness(wave)
     peak = float(level.max())
-    threshold = np.clip(np.percentile(level, 10) + 10, peak - 30, peak - 10)
+    if texture:
+        threshold = float(np.percentile(level, 75)) - 12
+    else:
+        threshold = float(np.clip(np.percentile(level, 10) + 10, peak - 30, peak - 10))
     active = np.flatnonzero(level >= threshold)
     cuts = np.flatnonzero(np.diff(active) > pause * 100)
     first = active[np.concatenate([[0], cuts + 1])]
     last = active[np.concatenate([cuts, [len(active) - 1]])]
     parts = [wave[a * 160 : (b + 1) * 160] for a, b in zip(first, last)]
-    # A single frame over the threshold is a click; the loudest part is kept in any case.
-    loud = max(range(len(parts)), key=lambda i: float(np.sum(parts[i] ** 2)))
-    return [part for i, part in enumerate(parts) if len(part) >= 800 or i == loud]
+    # What is shorter than 50 ms is a click; the loudest part is kept in any case.
+    loudest = max(range(len(parts)), key=lambda i: float(np.sum(parts[i] ** 2)))
+    return [part for i, part in enumerate(parts) if len(part) >= 800 or i == loudest]
 
 
 def steady(wave: np.ndarray) -> bool:
@@ -148,8 +153,8 @@ def loop(wave: np.ndarray, n: int, overlap: float = 0.25) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=256)
-def _parts(path: str, pause: float) -> tuple[np.ndarray, ...]:
-    return tuple(split(load(path), pause))
+def _parts(path: str, texture: bool) -> tuple[np.ndarray, ...]:
+    return tuple(split(load(path), 0.5 if texture else SHORTEST_PAUSE, texture))
 
 
 def _at_other_speed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -240,13 +245,13 @@ class RecordedSounds(Soundbank):
         left: list[np.ndarray] = []
         for _ in seconds:
             if not left or rng.random() > _SAME_OBJECT:
-                parts = _parts(str(rng.choice(self.files[label])), SHORTEST_PAUSE)
+                parts = _parts(str(rng.choice(self.files[label])), False)
                 left = [parts[i] for i in rng.permutation(len(parts))]
             waves.append(_at_other_speed(fade(left.pop(), 0.003, 0.01), rng))
         return waves
 
     def _texture(self, label: str, seconds: float, rng: np.random.Generator) -> np.ndarray:
-        parts = _parts(str(rng.choice(self.files[label])), 0.5)
+        parts = _parts(str(rng.choice(self.files[label])), True)
         wave = max(parts, key=len)
         n = samples(CLIP_SECONDS + 2 * _MARGIN if np.isinf(seconds) else seconds)
         if len(wave) < n and steady(wave):

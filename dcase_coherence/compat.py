@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any, Callable, ContextManager, Iterator, Mapping
 
@@ -301,6 +302,22 @@ def custom_scheduler() -> Iterator[bool]:
 
 
 @_shim
+def checkpoint_globals() -> Iterator[bool]:
+    """`torch.load` of a Lightning 1 checkpoint, where callbacks are keyed by their classes.
+
+    Since torch 2.6 a checkpoint may name plain types only; these two classes are allowed, and
+    nothing else: a file that names any other is still refused.
+    """
+    if _missing("pytorch_lightning") or not hasattr(torch.serialization, "safe_globals"):
+        yield False
+        return
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+    with torch.serialization.safe_globals([EarlyStopping, ModelCheckpoint]):
+        yield True
+
+
+@_shim
 def torchaudio_files() -> Iterator[bool]:
     """`torchaudio.load` and `save` (since 2.9 by way of torchcodec alone), with soundfile."""
     if _missing("torchaudio") or not _missing("torchcodec"):
@@ -332,13 +349,13 @@ def librosa_resample() -> Iterator[bool]:
         return
     import librosa
 
-    resample = librosa.resample
-    kinds = inspect.signature(resample).parameters
-    if kinds["orig_sr"].kind is not inspect.Parameter.KEYWORD_ONLY:
+    if tuple(int(part) for part in version("librosa").split(".")[:2]) < (0, 10):
         yield False
         return
 
     def by_position(samples: Any, orig_sr: Any, target_sr: Any, **options: Any) -> Any:
+        # Found only when it is called: loading it takes seconds, and most runs never resample.
+        resample = importlib.import_module("librosa.core.audio").resample
         return resample(samples, orig_sr=orig_sr, target_sr=target_sr, **options)
 
     with patched(librosa, "resample", by_position):

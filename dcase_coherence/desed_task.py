@@ -64,11 +64,13 @@ class OfficialCoherence(CoherenceMixin):
     """The mixin for the recipes of 2021 to 2023; the settings used are kept with the checkpoint."""
 
     hparams: Any
+    sed_student: torch.nn.Module
 
     def configure_coherence(self) -> CoherenceRegularizer:
         """Fill the `coherence:` section up with the paper's settings, then build from it."""
-        self.hparams["coherence"] = {**DEFAULTS, **(self.hparams.get("coherence") or {})}
-        return super().configure_coherence()
+        settings = {**DEFAULTS, **(self.hparams.get("coherence") or {})}
+        self.hparams["coherence"] = settings
+        return checked_regularizer(self.sed_student, settings)
 
 
 class OfficialCoherence2024(CoherenceMixin):
@@ -88,7 +90,7 @@ class OfficialCoherence2024(CoherenceMixin):
         settings = {"strong": ["synthetic"], **DEFAULTS, **(self.hparams.get("coherence") or {})}
         self.hparams["coherence"] = settings
         self.strong_sets = check_strong_sets(settings["strong"])
-        return build_regularizer(
+        return checked_regularizer(
             self.sed_student, {key: value for key, value in settings.items() if key != "strong"}
         )
 
@@ -106,6 +108,20 @@ class OfficialCoherence2024(CoherenceMixin):
         )
         masked = labels[rows].masked_fill(~known_classes[rows].unsqueeze(-1), 0.0)
         return rows, masked.transpose(1, 2)
+
+
+def checked_regularizer(
+    student: torch.nn.Module, settings: Mapping[str, Any]
+) -> CoherenceRegularizer:
+    """Build the regularizer of a `coherence:` section that a user wrote.
+
+    Raises:
+        InputError: for an unknown key or a value out of its range.
+    """
+    try:
+        return build_regularizer(student, settings)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"the section `coherence:` cannot be used: {error}") from error
 
 
 def check_strong_sets(names: Any) -> tuple[str, ...]:
@@ -298,10 +314,10 @@ def find_drift(config: Mapping[str, Any]) -> list[str]:
     Returns:
         One clause for each difference.
     """
-    network = importlib.import_module("desed_task.nnet.CRNN").CRNN(**config["net"])
     settings = config["scaler"]
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
+        network = importlib.import_module("desed_task.nnet.CRNN").CRNN(**config["net"])
         bands = config["feats"]["n_mels"]
         features = torch.rand(16, bands, 64)
         reasons = []

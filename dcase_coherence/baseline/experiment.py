@@ -108,7 +108,7 @@ def build(
     Args:
         config: see :func:`dcase_coherence.baseline.config.load_config`.
         coherence: add the coherence term to the baseline's loss.
-        log_dir: results go to a new folder `version_<n>` in it, or to the folder of `resume`.
+        log_dir: results go to this folder, or to that of `resume`.
         trial: added to the seed.
         gpus: "0" takes the GPU of this index (the CPU where there is no GPU), "0,1" several,
             "-1" all, "cpu" none. By default one GPU where there is one.
@@ -131,7 +131,7 @@ def build(
         resume = Path(resume).resolve()
         logger = TensorBoardLogger(str(resume.parent), name="", version="")
     else:
-        logger = TensorBoardLogger(str(Path(log_dir).parent), name=Path(log_dir).name)
+        logger = TensorBoardLogger(str(log_dir), name="", version="")
     folder = Path(logger.log_dir)
 
     seed_everything(training["seed"])

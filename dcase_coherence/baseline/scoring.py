@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Mapping, Sequence
 
@@ -10,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from dcase_coherence.baseline.labels import ManyHotEncoder
+from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import decode
 from dcase_coherence.files import whole_file
 
@@ -65,6 +67,23 @@ class Posteriors:
                 lengths=np.array([len(clip) for clip in self.strong]),
                 strong=np.concatenate(self.strong),
             )
+
+
+def load_posteriors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read what :meth:`Posteriors.save` wrote.
+
+    Returns:
+        posteriors `(frames, classes)` by file name, and the class names.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = np.split(file["strong"], np.cumsum(file["lengths"])[:-1])
+            return dict(zip(file["filenames"].tolist(), parts)), file["classes"].tolist()
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} holds no posteriors ({error}); test the model again") from None
 
 
 class WeakScore:

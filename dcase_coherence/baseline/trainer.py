@@ -180,13 +180,12 @@ class MeanTeacher(pl.LightningModule):
         """The scheduler itself; it counts the steps."""
         return self.scheduler["scheduler"]
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then move the teacher, before the scheduler counts the step.
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        """Move the teacher towards the student.
 
-        The official trainer does it in `on_before_zero_grad`, which Lightning 1.2 calls at this
-        point and Lightning 2 before the gradients are computed.
+        Lightning, 1.2 as 2, calls this between the losses and the gradients of a step: the
+        teacher takes in the student as the step found it, and lags by one step.
         """
-        super().optimizer_step(*args, **kwargs)
         if self.sed_teacher is not None:
             factor = self.hparams["training"]["ema_factor"]
             self.update_ema(factor, self.warmup.step_num, self.sed_student, self.sed_teacher)

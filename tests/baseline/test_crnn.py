@@ -1,0 +1,115 @@
+"""The network, against the official baseline's."""
+
+import numpy as np
+import pytest
+import torch
+
+from dcase_coherence.baseline.crnn import CRNN
+
+
+@pytest.fixture
+def spectrogram():
+    return torch.tensor(np.random.RandomState(6).rand(3, 128, 31), dtype=torch.float32)
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_state_dict_has_the_official_keys_and_shapes(golden_inputs, golden_json):
+    state = CRNN(**golden_inputs.OFFICIAL_NET).state_dict()
+    assert {name: list(value.shape) for name, value in state.items()} == golden_json["state_dict"]
+    assert list(state) == list(golden_json["state_dict"])
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_outputs_are_the_official_ones(golden, golden_inputs, spectrogram, attention):
+    name = "attention" if attention else "mean"
+    model = golden_inputs.fill(CRNN(**{**golden_inputs.NET, "attention": attention}))
+    with torch.no_grad():
+        strong, weak = model.eval()(spectrogram)
+    close(strong, golden[f"eval_strong_{name}"])
+    close(weak, golden[f"eval_weak_{name}"])
+    strong, weak = model.train()(spectrogram)
+    close(strong.detach(), golden[f"train_strong_{name}"])
+    close(weak.detach(), golden[f"train_weak_{name}"])
+
+
+def test_gradients_and_batch_statistics_are_the_official_ones(golden, golden_inputs, spectrogram):
+    model = golden_inputs.fill(CRNN(**golden_inputs.NET)).train()
+    strong, weak = model(spectrogram)
+    (strong.square().mean() + weak.square().mean()).backward()
+    for name, parameter in model.named_parameters():
+        # A bias before batch normalisation has no gradient but rounding.
+        if not (".conv" in name and name.endswith("bias")):
+            close(parameter.grad.norm(), golden[f"gradient/{name}"])
+    for key in ("running_mean", "running_var"):
+        for block in (0, 6):
+            buffer = model.state_dict()[f"cnn.cnn.batchnorm{block}.{key}"]
+            close(buffer, golden[f"train_{key}_{block}"])
+
+
+def test_the_tapped_output_is_batch_channels_frames_bins(golden_inputs, spectrogram):
+    model = CRNN(**golden_inputs.NET)
+    assert model.cnn(spectrogram.transpose(1, 2).unsqueeze(1)).shape == (3, 8, 7, 1)
+
+
+def test_the_papers_five_layers():
+    model = CRNN(
+        nb_filters=[16, 32, 64, 128, 128],
+        pooling=[[2, 2], [2, 2], [2, 2], [1, 4], [1, 4]],
+        kernel_size=[3] * 5,
+        padding=[1] * 5,
+        stride=[1] * 5,
+        attention=False,
+    ).eval()
+    strong, weak = model(torch.rand(1, 128, 200))
+    assert strong.shape == (1, 10, 25)
+    torch.testing.assert_close(weak, strong.mean(-1))
+    assert not any("softmax" in name for name in model.state_dict())
+
+
+def test_pooling_that_leaves_bins_is_refused(golden_inputs):
+    with pytest.raises(ValueError, match="leaves 2 of 256"):
+        CRNN(**golden_inputs.NET)(torch.rand(1, 256, 31))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("rnn_layers", 3, "n_layers_RNN: 3"),
+        ("rnn_type", "LSTM", "only BGRU"),
+        ("n_in_channel", 2, "one channel"),
+    ],
+)
+def test_what_the_official_network_ignores_is_refused(golden_inputs, key, value, words):
+    with pytest.raises(ValueError, match=words):
+        CRNN(**{**golden_inputs.NET, key: value})
+
+
+def test_official_rnn_layers_key_is_taken(golden_inputs):
+    assert CRNN(**golden_inputs.NET, rnn_layers=2).rnn.rnn.num_layers == 2
+
+
+def test_frozen_batch_normalisation_stays_frozen(golden_inputs, spectrogram):
+    model = CRNN(**golden_inputs.NET, freeze_bn=True).train()
+    before = model.cnn.cnn.batchnorm0.running_mean.clone()
+    model(spectrogram)
+    assert torch.equal(model.cnn.cnn.batchnorm0.running_mean, before)
+    assert not model.cnn.cnn.batchnorm0.weight.requires_grad
+
+
+def test_frozen_convolutions_get_no_gradient(golden_inputs, spectrogram):
+    model = CRNN(**golden_inputs.NET, train_cnn=False)
+    model(spectrogram)[0].sum().backward()
+    assert all(parameter.grad is None for parameter in model.cnn.parameters())
+    assert model.dense.weight.grad is not None
+
+
+@pytest.mark.parametrize("activation", ["relu", "leakyrelu"])
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_other_blocks(golden_inputs, spectrogram, activation, normalization):
+    net = {**golden_inputs.NET, "activation": activation, "normalization": normalization}
+    names = list(CRNN(**net).state_dict())
+    assert f"cnn.cnn.{normalization}norm0.weight" in names
+    assert CRNN(**net)(spectrogram)[1].shape == (3, 10)

@@ -1,0 +1,109 @@
+"""Training steps and validation, against what the official trainer logs."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import ConcatDataset, Dataset
+
+from dcase_coherence.baseline.crnn import CRNN
+from dcase_coherence.baseline.datasets import ConcatDatasetBatchSampler
+from dcase_coherence.baseline.labels import ManyHotEncoder
+from dcase_coherence.baseline.schedule import ExponentialWarmup
+from dcase_coherence.baseline.trainer import MeanTeacher
+
+# Logged under another value than the official trainer's, on purpose.
+CORRECTED = "train/student/tot_supervised"
+
+
+class Items(Dataset):
+    """A data set of ready items."""
+
+    def __init__(self, *columns):
+        self.columns = columns
+
+    def __len__(self):
+        return len(self.columns[0])
+
+    def __getitem__(self, item):
+        return tuple(column[item] for column in self.columns)
+
+
+class Recorded(MeanTeacher):
+    """Keeps what is logged."""
+
+    def log(self, name, value, *args, **kwargs):
+        self.__dict__.setdefault("record", {}).setdefault(name, []).append(float(value))
+
+
+class SameBatch(ConcatDatasetBatchSampler):
+    """All clips in order, several times."""
+
+    def __init__(self, rows, steps):
+        super().__init__([rows], [rows])
+        self.steps = steps
+
+    def __len__(self):
+        return self.steps
+
+    def __iter__(self):
+        yield from [list(range(self.lengths[0]))] * self.steps
+
+
+def train(inputs, folder, mixup, loss, **changes):
+    inputs.write_tables(folder)
+    student = inputs.fill(CRNN(**inputs.NET))
+    optimizer = inputs.make_optimizer(student)
+    sound, labels = inputs.batch()
+    val_sound, val_labels, names, _ = inputs.validation()
+    hparams = inputs.hparams(folder, mixup, loss)
+    hparams["training"].update(changes)
+    module = Recorded(
+        hparams,
+        ManyHotEncoder(inputs.CLASSES, **inputs.ENCODER),
+        student,
+        opt=optimizer,
+        train_data=ConcatDataset([Items(sound, labels, [1.0] * len(sound))]),
+        valid_data=Items(val_sound, val_labels, [1.0] * 6, [f"{folder}/{n}" for n in names]),
+        train_sampler=SameBatch(len(sound), inputs.STEPS),
+        scheduler={
+            "scheduler": ExponentialWarmup(optimizer, inputs.MAX_LR, inputs.RAMP),
+            "interval": "step",
+        },
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module)
+    return module
+
+
+@pytest.mark.parametrize(("mixup", "loss"), [("soft", "mse"), ("hard", "bce")])
+def test_every_logged_value_is_the_official_one(
+    golden_inputs, golden_json, tmp_path, mixup, loss
+):
+    record = train(golden_inputs, tmp_path, mixup, loss).record
+    official = golden_json["training"][f"{mixup}_{loss}"]
+    assert set(record) == set(official)
+    for name in set(official) - {CORRECTED}:
+        assert record[name] == pytest.approx(official[name], abs=1e-5), name
+    supervised = [
+        strong + weak
+        for strong, weak in zip(
+            record["train/student/loss_strong"], record["train/student/loss_weak"]
+        )
+    ]
+    assert record[CORRECTED] == pytest.approx(supervised)
+
+
+def test_student_and_teacher_end_with_the_official_weights(golden, golden_inputs, tmp_path):
+    state = train(golden_inputs, tmp_path, "soft", "mse").state_dict()
+    trained = {k[len("trained/") :]: v for k, v in golden.items() if k.startswith("trained/")}
+    assert len(trained) > 100
+    for name, value in trained.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-5, msg=name)

@@ -351,6 +351,7 @@ def quiet() -> Iterator[None]:
             ".*does not have many workers.*",
             ".*is smaller than the logging interval.*",
             ".*exists and is not empty.*",
+            ".*isinstance.treespec, LeafSpec.*",
         ):
             warnings.filterwarnings("ignore", advice)
         if not sys.stderr.isatty():

@@ -1,0 +1,323 @@
+"""Run trials side by side, one process a core or GPU, each resumable and kept when finished."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import queue
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple, Sequence
+
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+from dcase_coherence.baseline.experiment import build, choose_devices, cores
+from dcase_coherence.errors import InputError
+from dcase_coherence.files import whole_file
+
+
+class Trial(NamedTuple):
+    """One training run with its test.
+
+    Attributes:
+        name: shown in the progress.
+        config: see :func:`dcase_coherence.baseline.config.load_config`.
+        coherence: with the coherence term, or the baseline alone.
+        number: added to the seed of the configuration.
+        folder: checkpoints, logs and results go here.
+    """
+
+    name: str
+    config: Mapping[str, Mapping[str, Any]]
+    coherence: bool
+    number: int
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """File with the settings and, when the trial is finished, the scores."""
+        return self.folder / "trial.json"
+
+    def settings(self) -> dict[str, Any]:
+        """What makes two runs the same run; paths and workers do not."""
+        sections = {name: dict(keys) for name, keys in self.config.items() if name != "data"}
+        sections["training"].pop("num_workers")
+        kept = ("audio_max_len", "fs", "net_subsample", "synth_folder", "test_folder")
+        sections["data"] = {key: self.config["data"][key] for key in kept}
+        if not self.coherence:
+            sections.pop("coherence")
+        return {"coherence": self.coherence, "number": self.number, "config": sections}
+
+
+def read_record(trial: Trial) -> dict[str, Any]:
+    """What is known of a trial: empty for a new one, with `scores` for a finished one.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+    """
+    try:
+        record = json.loads(trial.record.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{trial.record} cannot be read ({error}); remove its folder or give another --log_dir"
+        ) from None
+    settings = json.loads(json.dumps(trial.settings()))
+    difference = _first_difference(record.get("settings"), settings)
+    if difference:
+        raise InputError(
+            f"{trial.folder} holds a run with other settings ({difference}); "
+            "give another --log_dir, or remove that folder"
+        )
+    return record
+
+
+def _first_difference(before: Any, now: Any, name: str = "") -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(key for key in before if key not in now)]:
+            found = _first_difference(before.get(key), now.get(key), f"{name}.{key}".strip("."))
+            if found:
+                return found
+        return ""
+    return "" if before == now else f"{name.replace('config.', '', 1)} was {before!r}, is {now!r}"
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    *,
+    gpus: str | None = None,
+    progress: bool = True,
+    fast_dev_run: bool = False,
+) -> list[dict[str, float]]:
+    """Run trials, as many at a time as there are cores (or GPUs), and return their scores.
+
+    A finished trial is not run again, an interrupted one goes on from its last checkpoint. When
+    one fails the others are finished all the same.
+
+    Args:
+        trials: with a folder each.
+        gpus: the official flag; several GPUs take a trial each.
+        progress: show progress bars on a terminal, lines elsewhere.
+        fast_dev_run: three epochs of two batches.
+
+    Returns:
+        Test scores by their logged names, in the order of the trials.
+
+    Raises:
+        InputError: a folder holds another run, or a trial met input that it cannot use.
+        RuntimeError: a trial failed otherwise.
+    """
+    records = [read_record(trial) for trial in trials]
+    waiting = [index for index, record in enumerate(records) if "scores" not in record]
+    accelerator, devices = choose_devices(gpus)
+    places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
+    # From all trials, not from those that are left: the number of threads changes roundings, and
+    # a resumed run has to end as one that was not interrupted.
+    places = places[: len(trials)]
+    threads = max(cores() // len(places), 1) if accelerator == "cpu" else 1
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
+    running: dict[int, Any] = {}
+    failures: dict[int, tuple[str, str]] = {}
+    display = _Display(trials, progress)
+    try:
+        while waiting or running:
+            while waiting and places:
+                index, place = waiting.pop(0), places.pop(0)
+                process = context.Process(
+                    target=_work,
+                    args=(index, trials[index], place, threads, fast_dev_run, messages),
+                )
+                process.start()
+                running[index] = process, place
+            try:
+                index, kind, content = messages.get(timeout=0.5)
+                if kind == "progress":
+                    display.show(index, *content)
+                else:
+                    failures[index] = (kind, content)
+            except queue.Empty:
+                pass
+            for index, (process, place) in list(running.items()):
+                if process.exitcode is not None and messages.empty():
+                    process.join()
+                    places.append(place)
+                    del running[index]
+                    if process.exitcode and index not in failures:
+                        failures[index] = ("died", f"ended with exit code {process.exitcode}")
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
+        display.close()
+    for index, (kind, content) in failures.items():
+        message = f"{trials[index].name}: {content}"
+        raise InputError(message) if kind == "input" else RuntimeError(message)
+    return [read_record(trial)["scores"] for trial in trials]
+
+
+def _work(
+    index: int, trial: Trial, place: str, threads: int, fast_dev_run: bool, messages: Any
+) -> None:
+    # Ctrl-C reaches the whole group; the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    try:
+        run_trial(
+            trial,
+            place,
+            fast_dev_run=fast_dev_run,
+            report=lambda *content: messages.put((index, "progress", content)),
+        )
+    except InputError as error:
+        messages.put((index, "input", str(error)))
+        raise SystemExit(2) from None
+    except FloatingPointError as error:
+        messages.put((index, "diverged", str(error)))
+        raise SystemExit(1) from None
+
+
+def run_trial(
+    trial: Trial, gpus: str | None = None, *, fast_dev_run: bool = False, report: Any = None
+) -> dict[str, float]:
+    """Train, or go on training, then test the best checkpoint, in this process.
+
+    Writes into the trial's folder, beside what the trainer writes: `trial.json` and `epochs.tsv`
+    (means of the epoch's losses and of the coherence monitor, and the validation scores).
+
+    Args:
+        trial: what to run.
+        gpus: the official flag.
+        fast_dev_run: three epochs of two batches.
+        report: called with (epochs done, epochs in all, text) during the training.
+
+    Returns:
+        Test scores by their logged names.
+    """
+    record = read_record(trial)
+    if "scores" in record:
+        return record["scores"]
+    last = trial.folder / "last.ckpt"
+    experiment = build(
+        trial.config,
+        coherence=trial.coherence,
+        log_dir=trial.folder,
+        trial=trial.number,
+        gpus=gpus,
+        resume=last if last.exists() else None,
+        fast_dev_run=fast_dev_run,
+    )
+    write_record(trial, {})
+    # First, so that no checkpoint is ahead of the table.
+    table = EpochTable(trial.folder / "epochs.tsv", report)
+    experiment.trainer.callbacks.insert(0, table)  # type: ignore[attr-defined]
+    experiment.fit()
+    scores = experiment.test()
+    write_record(trial, {"scores": scores})
+    return scores
+
+
+def write_record(trial: Trial, more: Mapping[str, Any]) -> None:
+    """Write the settings of a trial and whatever else is known of it."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    content = {"settings": trial.settings(), "torch": torch.__version__, **more}
+    with whole_file(trial.record) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+class EpochTable(pl.Callback):
+    """Table of an experiment's epochs: mean losses, the coherence monitor, validation scores.
+
+    Args:
+        path: tab-separated file; a resumed run goes on in it.
+        report: called with (epochs done, epochs in all, text) after each batch.
+    """
+
+    def __init__(self, path: Path, report: Any = None) -> None:
+        self.path = path
+        self.report = report
+        self.rows: dict[int, dict[str, float]] = {}
+        self.sums: dict[str, list[float]] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read the rows of the epochs that are over."""
+        if self.path.exists() and trainer.current_epoch:
+            header, *lines = self.path.read_text().splitlines()
+            for line in lines:
+                values = {k: float(v) for k, v in zip(header.split("\t"), line.split("\t")) if v}
+                if values["epoch"] < trainer.current_epoch:
+                    self.rows[int(values["epoch"])] = values
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+        """Add a batch to the epoch's means."""
+        values = {"loss": float(outputs["loss"])}
+        regularizer = getattr(pl_module, "coherence", None)
+        values.update(regularizer.metrics if regularizer else {})
+        for name, value in values.items():
+            if not math.isnan(value):
+                self.sums.setdefault(name, []).append(value)
+        if self.report:
+            done = trainer.current_epoch + len(self.sums["loss"]) / trainer.num_training_batches
+            self.report(done, trainer.max_epochs, f"loss {values['loss']:.3f}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the epoch's row."""
+        epoch = trainer.current_epoch
+        row = {"epoch": float(epoch)}
+        row.update({name: sum(values) / len(values) for name, values in self.sums.items()})
+        if (epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0:
+            row.update(
+                {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            )
+        self.sums = {}
+        self.rows[epoch] = row
+        columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
+        lines = ["\t".join(columns)]
+        for row in self.rows.values():
+            lines.append("\t".join(f"{row[c]:.6g}" if c in row else "" for c in columns))
+        with whole_file(self.path) as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
+        if self.report:
+            text = f"loss {self.rows[epoch]['loss']:.3f}"
+            if "val/obj_metric" in self.rows[epoch]:
+                text += f", validation {self.rows[epoch]['val/obj_metric']:.3f}"
+            self.report(epoch + 1, trainer.max_epochs, text)
+
+
+class _Display:
+    """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over."""
+
+    def __init__(self, trials: Sequence[Trial], progress: bool) -> None:
+        self.names = [trial.name for trial in trials]
+        self.progress = progress
+        self.on_terminal = sys.stderr.isatty()
+        self.bars: dict[int, tqdm] = {}
+        self.tenths: dict[int, int] = {}
+
+    def show(self, index: int, done: float, total: float, text: str) -> None:
+        if not self.progress:
+            return
+        if self.on_terminal:
+            if index not in self.bars:
+                self.bars[index] = tqdm(
+                    total=total,
+                    desc=self.names[index],
+                    bar_format="{desc}: {percentage:3.0f}%|{bar}| epoch {n:.1f}/{total} "
+                    "[{elapsed}<{remaining}] {postfix}",
+                )
+            bar = self.bars[index]
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(done - bar.n)
+        elif int(10 * done / total) > self.tenths.get(index, 0):
+            self.tenths[index] = int(10 * done / total)
+            print(f"{self.names[index]}: epoch {done:g} of {total}, {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        for bar in self.bars.values():
+            bar.close()

@@ -1,0 +1,256 @@
+"""Train the mean-teacher baseline and the coherence model and compare them (the paper's Table 2).
+
+Without any argument: generates a small data set, trains both models on it from the same seed,
+tests their teachers and prints a comparison. With --data a DESED tree in the official layout; with
+--baseline the official code itself. Run it again to go on with an interrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from dcase_coherence.errors import InputError, command
+
+CONFS = Path(__file__).resolve().parent / "confs"
+ARMS = ("baseline", "coherence")
+SCORES = {
+    "event_f1_macro": "event F1, macro (%)",
+    "event_f1_micro": "event F1, micro (%)",
+    "intersection_f1_macro": "intersection F1 (%)",
+    "psds_score_scenario1": "PSDS 1",
+    "psds_score_scenario2": "PSDS 2",
+}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--conf_file", help="YAML (default: confs/mini.yaml; with --data confs/dcase2021.yaml)"
+    )
+    parser.add_argument("--log_dir", help="folder of the results (default: exp/<configuration>)")
+    parser.add_argument("--resume_from_checkpoint", help="go on from the last.ckpt of one trial")
+    parser.add_argument("--test_from_checkpoint", help="only test this checkpoint")
+    parser.add_argument("--eval_from_checkpoint", help="only detect events in data.eval_folder")
+    parser.add_argument("--gpus", help="index, several (0,1) for trials side by side, or cpu")
+    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
+    parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
+    parser.add_argument("--trials", type=int, default=1, help="trials of each arm, a seed each")
+    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    official = parser.add_argument_group("on the official code")
+    official.add_argument(
+        "--baseline", help="a checkout of DESED_task: its own script is run, with its own flags"
+    )
+    official.add_argument("--recipe", default="dcase2021_task4_baseline")
+    official.add_argument("--trainer", help="sed_trainer or sed_trainer_pretrained")
+    official.add_argument("--allow-drift", action="store_true", help="train on any version of it")
+    args, args.others = parser.parse_known_args(argv)
+    if args.others and not args.baseline:
+        parser.error(f"unknown arguments: {' '.join(args.others)}")
+    if args.trials < 1:
+        raise InputError(f"--trials is {args.trials}; give at least 1")
+    return args
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    if args.baseline:
+        run_official_code(args)
+        return
+    print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
+    config = configuration(args)
+    name = Path(args.conf_file).stem + ("_fast_dev_run" if args.fast_dev_run else "")
+    log_dir = Path(args.log_dir or Path("exp", name))
+    if args.test_from_checkpoint or args.eval_from_checkpoint:
+        test_checkpoint(args, config, log_dir)
+        return
+    from dcase_coherence.baseline.trials import run_trials
+
+    trials = resumed(args, config) or planned(args, config, log_dir)
+    start = time.time()
+    scores = run_trials(
+        trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run
+    )
+    by_arm: dict[str, list[dict[str, float]]] = {}
+    for trial, found in zip(trials, scores):
+        by_arm.setdefault(ARMS[trial.coherence], []).append(found)
+    table = comparison(by_arm)
+    print(f"\n{table}\n\ntrained and tested in {time.time() - start:.0f} s")
+    write_results(log_dir, table, trials, scores)
+    if len(by_arm) == 2:
+        draw(log_dir, config, {ARMS[t.coherence]: t.folder for t in reversed(trials)})
+    print(f"results, checkpoints, logs and detections in {log_dir}")
+
+
+def configuration(args: argparse.Namespace) -> dict:
+    """Read the configuration; generate its data set where it describes one."""
+    from dcase_coherence.baseline.config import load_config, official_layout
+
+    args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
+    config = load_config(args.conf_file)
+    folder = args.data
+    if folder is None and config["soundscapes"]["strong"]:
+        from dcase_coherence.soundscapes import generate
+
+        folder = Path("data", Path(args.conf_file).stem)
+        generate(folder, progress=not args.quiet, **config["soundscapes"])
+    if folder is not None:
+        config["data"].update(official_layout(folder))
+    return config
+
+
+def planned(args: argparse.Namespace, config: dict, log_dir: Path) -> list:
+    from dcase_coherence.baseline.trials import Trial
+
+    arms = [args.arm] if args.arm in ARMS else ARMS
+    return [
+        Trial(f"{arm} {n + 1}", config, arm == "coherence", n, log_dir / arm / f"trial_{n}")
+        for n in range(args.trials)
+        for arm in arms
+    ]
+
+
+def resumed(args: argparse.Namespace, config: dict) -> list:
+    """The one trial that --resume_from_checkpoint names, with the arm and seed it had."""
+    if not args.resume_from_checkpoint:
+        return []
+    from dcase_coherence.baseline.trials import Trial
+
+    last = Path(args.resume_from_checkpoint)
+    record = last.parent / "trial.json"
+    if last.name != "last.ckpt" or not last.is_file() or not record.is_file():
+        raise InputError(
+            f"--resume_from_checkpoint is {last}; give the last.ckpt in a trial's folder"
+        )
+    settings = json.loads(record.read_text())["settings"]
+    arm, number = ARMS[settings["coherence"]], settings["number"]
+    return [Trial(f"{arm} {number + 1}", config, settings["coherence"], number, last.parent)]
+
+
+def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> None:
+    from dcase_coherence.baseline.experiment import build
+
+    evaluation = args.eval_from_checkpoint is not None
+    experiment = build(
+        config,
+        coherence=False,
+        log_dir=log_dir / "test",
+        gpus=args.gpus,
+        train=False,
+        evaluation=evaluation,
+        fast_dev_run=args.fast_dev_run,
+    )
+    scores = experiment.test(args.eval_from_checkpoint or args.test_from_checkpoint)
+    for name, value in scores.items():
+        print(f"{name}: {value:.4f}")
+    print(f"detections in {experiment.folder / 'metrics_test'}")
+
+
+def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
+    """Table of the teacher's scores, mean and standard deviation over trials."""
+    from scipy import stats
+
+    trials = max(map(len, by_arm.values()))
+    lines = [f"teacher on the test set, {trials} trial{'s' * (trials > 1)} of each model", ""]
+    heads = [*by_arm, *(["difference"] if len(by_arm) == 2 else [])]
+    heads += ["p (t-test)"] if len(by_arm) == 2 and trials > 1 else []
+    lines.append(f"{'':22}" + "".join(f"{head:>16}" for head in heads))
+    for key, name in SCORES.items():
+        scale = 100 if "%" in name else 1
+        digits = 2 if scale == 100 else 3
+        values = {
+            arm: [scale * found[f"test/teacher/{key}"] for found in scores]
+            for arm, scores in by_arm.items()
+        }
+        cells = []
+        for found in values.values():
+            spread = f" +- {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
+            cells.append(f"{statistics.mean(found):.{digits}f}{spread}")
+        if len(values) == 2:
+            baseline, coherence = (values[arm] for arm in ARMS)
+            difference = statistics.mean(coherence) - statistics.mean(baseline)
+            cells.append(f"{difference:+.{digits}f}")
+            if trials > 1:
+                cells.append(f"{stats.ttest_ind(coherence, baseline).pvalue:.3f}")
+        lines.append(f"{name:22}" + "".join(f"{cell:>16}" for cell in cells))
+    return "\n".join(lines)
+
+
+def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None:
+    from dcase_coherence.files import whole_file
+
+    content = {
+        "command": shlex.join(sys.argv),
+        "trials": [
+            {"arm": ARMS[trial.coherence], "folder": str(trial.folder), **found}
+            for trial, found in zip(trials, scores)
+        ],
+    }
+    with whole_file(log_dir / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+    with whole_file(log_dir / "comparison.txt") as temporary:
+        temporary.write_text(table + "\n")
+
+
+def draw(log_dir: Path, config: dict, folders: dict[str, Path]) -> None:
+    """Posteriors of both teachers on the test clip with the most reference events."""
+    from dcase_coherence.annotations import read_strong_tsv
+    from dcase_coherence.baseline.scoring import load_posteriors
+    from dcase_coherence.evaluation import plots
+
+    reference = read_strong_tsv(config["data"]["test_tsv"])
+    said = {
+        arm: load_posteriors(folders[arm] / "metrics_test" / "teacher" / "posteriors.npz")
+        for arm in ARMS
+    }
+    clips, classes = said["baseline"]
+    tested = reference[reference["filename"].isin(list(clips))]
+    clip = tested.groupby("filename")["onset"].count().idxmax()
+    figure = plots.posteriors(
+        {arm: clips[clip] for arm, (clips, _) in said.items()},
+        reference[reference["filename"] == clip],
+        classes,
+        frame_seconds=config["feats"]["hop_length"]
+        * config["data"]["net_subsample"]
+        / config["data"]["fs"],
+        title=clip,
+    )
+    plots.save(figure, log_dir / "posteriors")
+
+
+def run_official_code(args: argparse.Namespace) -> None:
+    """Hand the official flags to the official script, with the subclass in its trainer's place."""
+    from dcase_coherence.desed_task import run_official
+
+    if args.data or args.trials > 1:
+        raise InputError("--data and --trials are for the bundled baseline; leave out --baseline")
+    flags = list(args.others)
+    checkpoints = [f"{name}_from_checkpoint" for name in ("resume", "test", "eval")]
+    for name in ("conf_file", "gpus", *checkpoints):
+        if getattr(args, name):
+            flags += [f"--{name}", getattr(args, name)]
+    flags += ["--fast_dev_run"] if args.fast_dev_run else []
+    arms = ARMS if args.arm == "both" else [args.arm or "coherence"]
+    for arm in arms:
+        folder = args.log_dir
+        if folder and args.arm == "both":
+            folder = str(Path(folder, arm))
+        run_official(
+            args.baseline,
+            args.recipe,
+            flags + (["--log_dir", folder] if folder else []),
+            arm=arm,
+            trainer=args.trainer,
+            allow_drift=args.allow_drift,
+        )
+
+
+if __name__ == "__main__":
+    main()

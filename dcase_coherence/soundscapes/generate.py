@@ -133,11 +133,18 @@ def _identify(soundbank: PathLike | None) -> str | None:
 
 
 def _claim(root: Path, settings: Mapping[str, object]) -> None:
-    """Make sure that a folder is ours: new, empty of data, or made with the same settings."""
+    """Make sure that a folder holds no clips, or clips made with the same settings."""
     manifest = root / layout.MANIFEST
     if root.exists() and not root.is_dir():
         raise InputError(f"--out {root} is a file; give a folder")
-    if manifest.exists():
+    if not manifest.exists():
+        for name in ("audio", "metadata"):
+            if (root / name).exists():
+                raise InputError(
+                    f"{root / name} exists and was not made by this command (there is no "
+                    f"{layout.MANIFEST}); give another --out"
+                )
+    elif (root / "audio").exists():
         try:
             made_with = json.loads(manifest.read_text())
             differing = [key for key in settings if made_with.get(key) != settings[key]]
@@ -150,12 +157,6 @@ def _claim(root: Path, settings: Mapping[str, object]) -> None:
                 f"{_words(settings[key])}; give another --out, or the settings in {manifest}"
             )
         return
-    for name in ("audio", "metadata"):
-        if (root / name).exists():
-            raise InputError(
-                f"{root / name} exists and was not made by this command (there is no "
-                f"{layout.MANIFEST}); give another --out"
-            )
     layout.write(manifest, (json.dumps(settings, indent=2) + "\n").encode())
 
 
@@ -163,22 +164,18 @@ def _words(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _tables(root: Path, counts: dict[str, int]) -> list[Path]:
-    return [
-        root / path
-        for name in counts
-        for path in (layout.SUBSETS[name].table, layout.SUBSETS[name].durations)
-        if path is not None
-    ]
-
-
-def _missing_clips(root: Path, counts: dict[str, int]) -> Iterator[Clip]:
-    tables_written = all(path.exists() for path in _tables(root, counts))
+def _missing_clips(root: Path, counts: Mapping[str, int]) -> Iterator[Clip]:
+    """List the clips that are not whole, or whose events are neither kept nor in the table."""
     for name, count in counts.items():
         subset = layout.SUBSETS[name]
+        tabled = subset.table is None or (root / subset.table).exists()
+        folder = root / subset.audio
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
         for index in range(count):
-            annotated = tables_written or layout.annotation_path(root, subset, index).exists()
-            if not annotated or not layout.is_whole(root / subset.audio / subset.filename(index)):
+            whole = subset.filename(index) in there and layout.is_whole(
+                folder / subset.filename(index)
+            )
+            if not (whole and (tabled or layout.annotation_path(root, subset, index).exists())):
                 yield name, index
 
 
@@ -243,16 +240,15 @@ def _run(
             worker.wait()
 
 
-def _write_tables(root: Path, counts: dict[str, int]) -> None:
+def _write_tables(root: Path, counts: Mapping[str, int]) -> None:
     """Write the tables that are missing, once all clips are there."""
-    if not all(path.exists() for path in _tables(root, counts)):
-        for name, count in counts.items():
-            subset = layout.SUBSETS[name]
-            (root / subset.audio).mkdir(parents=True, exist_ok=True)
-            if subset.table is not None:
-                paths = [layout.annotation_path(root, subset, index) for index in range(count)]
-                events = [layout.read_annotation(path) for path in paths]
-                layout.write(root / subset.table, layout.table_bytes(subset, events))
-            if subset.durations is not None:
-                layout.write(root / subset.durations, layout.durations_bytes(subset, count))
+    for name, count in counts.items():
+        subset = layout.SUBSETS[name]
+        (root / subset.audio).mkdir(parents=True, exist_ok=True)
+        if subset.table is not None and not (root / subset.table).exists():
+            paths = [layout.annotation_path(root, subset, index) for index in range(count)]
+            events = [layout.read_annotation(path) for path in paths]
+            layout.write(root / subset.table, layout.table_bytes(subset, events))
+        if subset.durations is not None and not (root / subset.durations).exists():
+            layout.write(root / subset.durations, layout.durations_bytes(subset, count))
     shutil.rmtree(root / layout.ANNOTATIONS, ignore_errors=True)

@@ -45,9 +45,9 @@ TRAINING = Conditions(snr=(6, 30), level=(-52, -40))
 TEST = Conditions(
     snr=(6, 25),
     level=(-56, -34),
-    reverberation=(0.15, 0.6),
-    low_cut=(60, 250),
-    high_cut=(4500, 7500),
+    reverberation=(0.15, 0.5),
+    low_cut=(40, 160),
+    high_cut=(5500, 7800),
 )
 
 

@@ -8,7 +8,7 @@ import scipy.signal
 
 RATE = 16000  # Hz, of everything that is generated
 
-_TABLE = 4096  # samples of one period of a wavetable
+_TABLE = 4096  # samples of one period of a wavetable, a power of two
 
 
 class Draw:
@@ -69,13 +69,16 @@ def noise(n: int, rng: np.random.Generator, low=20.0, high=8000.0, slope=0.0) ->
     """
     size = scipy.fft.next_fast_len(n, real=True)
     spectrum = rng.standard_normal(2 * (size // 2 + 1), dtype=np.float32).view(np.complex64)
-    frequency = np.fft.rfftfreq(size, 1 / RATE).astype(np.float32)
-    frequency[0] = frequency[1] if size > 1 else 1.0
-    gain = (frequency / 1000) ** np.float32(slope / 6.02)
-    gain /= np.sqrt((1 + (low / frequency) ** 6) * (1 + (frequency / high) ** 6))
-    gain[0] = 0
-    wave = scipy.fft.irfft(spectrum * gain, size)[:n]
-    return wave / (np.sqrt(np.mean(wave**2)) + 1e-12)
+    frequency = np.arange(1, len(spectrum) + 1, dtype=np.float32) * np.float32(RATE / size)
+    below = np.square(np.float32(low) / frequency)
+    above = np.square(frequency / np.float32(high))
+    gain = 1 / np.sqrt((1 + below * below * below) * (1 + above * above * above))
+    if slope:
+        gain *= np.exp2(np.log2(frequency / 1000) * np.float32(slope / 6.02))
+    spectrum[1:] *= gain[:-1]
+    spectrum[0] = 0
+    wave = scipy.fft.irfft(spectrum, size)[:n]
+    return wave / (np.sqrt(np.mean(np.square(wave))) + np.float32(1e-12))
 
 
 def wander(n: int, rng: np.random.Generator, rate: float) -> np.ndarray:
@@ -104,7 +107,8 @@ def periodic(f0: np.ndarray, amplitudes, rng: np.random.Generator) -> np.ndarray
     table = np.fft.irfft(spectrum)
     table = (table / (table.std() + 1e-12)).astype(np.float32)
     phase = np.cumsum(f0) / RATE + rng.random()
-    return table[(phase % 1 * _TABLE).astype(np.int64) % _TABLE]
+    # A power of two, so that the running sample index wraps around by its low bits.
+    return table[(phase * _TABLE).astype(np.int64) & (_TABLE - 1)]
 
 
 def damped(n: int, frequencies, decays, amplitudes) -> np.ndarray:

@@ -1,0 +1,70 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dcase_coherence import annotations
+from dcase_coherence.soundscapes.timeline import (
+    CLASSES,
+    CLIP_SECONDS,
+    MOST_REPEATS,
+    PROFILES,
+    SHORTEST_EVENT,
+    SHORTEST_PAUSE,
+    draw_classes,
+    draw_durations,
+    lay_out,
+)
+
+
+def test_the_classes_are_those_of_the_annotations():
+    assert list(CLASSES) == list(annotations.CLASSES)
+
+
+def test_classes_are_distinct_and_all_occur():
+    rng = np.random.default_rng(0)
+    draws = [draw_classes(rng) for _ in range(600)]
+    assert all(1 <= len(draw) <= 3 and len(set(draw)) == len(draw) for draw in draws)
+    textures = [sum(PROFILES[label].texture for label in draw) for draw in draws]
+    assert max(textures) == 1
+    counts = Counter(label for draw in draws for label in draw)
+    assert set(counts) == set(CLASSES)
+    assert min(counts.values()) > 30
+    assert counts["Speech"] == max(counts.values())
+    assert Counter(map(len, draws))[1] == pytest.approx(300, abs=60)
+
+
+def test_durations_follow_the_profile():
+    rng = np.random.default_rng(0)
+    for label, profile in PROFILES.items():
+        draws = [draw_durations(label, rng) for _ in range(800)]
+        filling = sum(np.isinf(draw[0]) for draw in draws) / 800
+        assert filling == pytest.approx(profile.filling, abs=0.07)
+        assert max(map(len, draws)) <= MOST_REPEATS
+        finite = [seconds for draw in draws for seconds in draw if np.isfinite(seconds)]
+        assert min(finite) >= SHORTEST_EVENT
+        assert max(finite) < CLIP_SECONDS
+        assert np.median(finite) == pytest.approx(profile.seconds, rel=0.25)
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_events_of_a_class_are_apart_and_within_the_clip(label):
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        lengths = list(rng.uniform(0.25, 6, rng.integers(1, 9)))
+        onsets = lay_out(label, lengths, rng)
+        assert 1 <= len(onsets) <= len(lengths)
+        for onset, length, following in zip(onsets, lengths, onsets[1:]):
+            assert following - (onset + length) >= SHORTEST_PAUSE - 1e-9
+        visible = [min(CLIP_SECONDS, a + n) - max(0, a) for a, n in zip(onsets, lengths)]
+        assert min(visible) > 0.15
+        if not PROFILES[label].texture:
+            assert visible == pytest.approx(lengths[: len(onsets)])
+
+
+def test_a_sound_longer_than_the_clip_fills_it():
+    rng = np.random.default_rng(0)
+    for label in ("Dog", "Frying"):
+        (onset,) = lay_out(label, [12.5], rng)
+        assert onset <= 0
+        assert onset + 12.5 >= CLIP_SECONDS

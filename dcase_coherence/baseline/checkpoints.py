@@ -54,8 +54,8 @@ class WholeFileIO(TorchCheckpointIO):
         return load_checkpoint(path, map_location)
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint that still knows its best file when the folder was moved."""
+class MovableCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that still knows its files when the folder was moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state, with the files in the present folder."""

@@ -15,12 +15,12 @@ from typing import Any, Iterator, Mapping, Union
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import ConcatDataset
 
 from dcase_coherence.annotations import CLASSES, read_durations, read_strong_tsv, read_weak_tsv
-from dcase_coherence.baseline.checkpoints import BestCheckpoint, WholeFileIO, load_checkpoint
+from dcase_coherence.baseline.checkpoints import MovableCheckpoint, WholeFileIO, load_checkpoint
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.datasets import (
     Clips,
@@ -130,6 +130,11 @@ def build(
         load_checkpoint(resume)
         resume = Path(resume).resolve()
         logger = TensorBoardLogger(str(resume.parent), name="", version="")
+    elif train and Path(log_dir, "last.ckpt").exists():
+        raise InputError(
+            f"{log_dir} holds a training already; resume it from {Path(log_dir, 'last.ckpt')} "
+            "or give another folder"
+        )
     else:
         logger = TensorBoardLogger(str(log_dir), name="", version="")
     folder = Path(logger.log_dir)
@@ -323,7 +328,7 @@ def make_scheduler(
 def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
     """Early stopping, the best checkpoint, and the last one after every epoch."""
     training = config["training"]
-    best = BestCheckpoint(
+    best = MovableCheckpoint(
         folder,
         monitor="val/obj_metric",
         mode="max",
@@ -332,7 +337,7 @@ def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    last = ModelCheckpoint(
+    last = MovableCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     stopping = EarlyStopping(

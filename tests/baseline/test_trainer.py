@@ -84,9 +84,7 @@ def train(inputs, folder, mixup, loss, **changes):
 
 
 @pytest.mark.parametrize(("mixup", "loss"), [("soft", "mse"), ("hard", "bce")])
-def test_every_logged_value_is_the_official_one(
-    golden_inputs, golden_json, tmp_path, mixup, loss
-):
+def test_every_logged_value_is_the_official_one(golden_inputs, golden_json, tmp_path, mixup, loss):
     record = train(golden_inputs, tmp_path, mixup, loss).record
     official = golden_json["training"][f"{mixup}_{loss}"]
     assert set(record) == set(official)

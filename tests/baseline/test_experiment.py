@@ -1,0 +1,267 @@
+"""From a configuration to scores; an interrupted run ends like one that was not."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from dcase_coherence.baseline.config import load_config
+from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build, choose_devices
+from dcase_coherence.errors import InputError
+
+
+class Kill(pl.Callback):
+    """Kills the process as the operating system would, after some steps."""
+
+    def __init__(self, step, moment):
+        self.step = step
+        setattr(self, moment, self.strike)
+
+    def strike(self, trainer, *args, **kwargs):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(config, folder, kill=None, **arguments):
+    torch.set_num_threads(1)
+    experiment = build(config, log_dir=folder, **arguments)
+    if kill:
+        experiment.trainer.callbacks.insert(0, Kill(*kill))
+    experiment.fit()
+    return experiment
+
+
+def fit_and_die(config, folder, kill, **arguments):
+    process = multiprocessing.get_context("fork").Process(
+        target=fit, args=(config, folder, kill), kwargs=arguments
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def checkpoint(experiment):
+    return torch.load(experiment.folder / "last.ckpt", weights_only=True)
+
+
+def assert_same(ours, theirs, where=""):
+    """Equal to the bit, all through."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{where}/{key}")
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for index, pair in enumerate(zip(ours, theirs)):
+            assert_same(*pair, f"{where}/{index}")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where
+
+
+def without_paths(state, folder):
+    """A checkpoint's contents with its folder's name taken out."""
+    if isinstance(state, dict):
+        return {
+            without_paths(key, folder): without_paths(value, folder) for key, value in state.items()
+        }
+    return state.replace(str(folder), "") if isinstance(state, str) else state
+
+
+@pytest.fixture
+def config(config_file):
+    return load_config(config_file)
+
+
+@pytest.mark.parametrize(
+    ("coherence", "kill"),
+    # In the second batch, and in the validation, of the second epoch of three batches.
+    [(True, (5, "on_train_batch_end")), (False, (6, "on_validation_batch_end"))],
+)
+def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, kill):
+    whole = fit(config, tmp_path / "whole", coherence=coherence)
+    fit_and_die(config, tmp_path / "killed", kill, coherence=coherence)
+    # Found again elsewhere: the folder may have been moved before going on.
+    shutil.move(tmp_path / "killed", tmp_path / "moved")
+    last = tmp_path / "moved" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] == 0
+    np.random.rand(5), torch.rand(5)
+    resumed = fit(config, tmp_path / "elsewhere", coherence=coherence, resume=last)
+    assert resumed.folder == last.parent
+    ours, theirs = checkpoint(resumed), checkpoint(whole)
+    for state, experiment in ((ours, resumed), (theirs, whole)):
+        del state["loops"]
+        state["callbacks"] = without_paths(state["callbacks"], experiment.folder)
+        for callback in state["callbacks"].values():
+            # Lightning writes it and does not read it.
+            callback.pop("current_score", None)
+        state["hyper_parameters"].pop("log_dir")
+    assert_same(ours, theirs)
+    assert resumed.best.name == whole.best.name
+    assert resumed.test() == whole.test()
+
+
+def test_a_finished_run_resumes_to_its_end(config, tmp_path):
+    config["training"]["n_epochs"] = 1
+    whole = fit(config, tmp_path, coherence=False)
+    resumed = fit(config, tmp_path, coherence=False, resume=whole.folder / "last.ckpt")
+    assert resumed.best == whole.best
+    assert resumed.test() == whole.test()
+
+
+def test_workers_and_their_number_change_nothing(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)
+    config["training"]["n_epochs"] = 2
+    alone = fit(config, tmp_path / "alone", coherence=False)
+    config["training"]["num_workers"] = 2
+    helped = fit(config, tmp_path / "helped", coherence=False)
+    assert_same(checkpoint(helped)["state_dict"], checkpoint(alone)["state_dict"])
+
+
+def test_seed_and_trial_tell_runs_apart_and_arms_start_alike(config, tmp_path):
+    def start(**arguments):
+        return build(config, log_dir=tmp_path, **arguments).module.sed_student.state_dict()
+
+    baseline = start(coherence=False)
+    assert_same(start(coherence=True), baseline)
+    assert not torch.equal(
+        start(coherence=False, trial=1)["dense.weight"], baseline["dense.weight"]
+    )
+
+
+def test_what_a_run_leaves_behind(config, tmp_path):
+    config["training"]["n_epochs"] = 2
+    experiment = fit(config, tmp_path, coherence=True)
+    assert isinstance(experiment.module, CoherenceMeanTeacher)
+    results = experiment.test()
+    folder = experiment.folder
+    assert json.loads((folder / "metrics_test" / "metrics.json").read_text()) == results
+    assert {
+        f"test/{model}/{score}"
+        for model in ("student", "teacher")
+        for score in (
+            "psds_score_scenario1",
+            "psds_score_scenario2",
+            "event_f1_macro",
+            "intersection_f1_macro",
+        )
+    } < set(results)
+    detections = pd.read_csv(
+        folder / "metrics_test" / "teacher" / "predictions_05_teacher.tsv", sep="\t"
+    )
+    assert list(detections.columns) == ["event_label", "onset", "offset", "filename"]
+    posteriors = np.load(folder / "metrics_test" / "teacher" / "posteriors.npz")
+    assert posteriors["strong"].shape == (3 * 15, 10)
+    assert list(posteriors["filenames"]) == ["0.wav", "1.wav", "2.wav"]
+    state = torch.load(experiment.best, weights_only=True)
+    assert type(state["hyper_parameters"]) is dict
+    assert {"sed_student", "sed_teacher"} < set(state)
+    assert {key.split(".")[0] for key in state["state_dict"]} == {
+        "sed_student",
+        "sed_teacher",
+        "mel_spec",
+    }
+    assert [path.name for path in folder.glob("*.ckpt")].count("last.ckpt") == 1
+    assert not list(folder.glob(".*"))
+
+
+def test_a_training_is_not_overwritten(config, tmp_path):
+    config["training"]["n_epochs"] = 1
+    before = checkpoint(fit(config, tmp_path, coherence=False))
+    with pytest.raises(InputError, match="holds a training"):
+        build(config, coherence=False, log_dir=tmp_path)
+    assert_same(torch.load(tmp_path / "last.ckpt", weights_only=True), before)
+
+
+def test_strong_labels_alone_without_a_teacher(config, tmp_path):
+    config["training"].update(batch_size=[5, 0, 0], teacher=False, n_epochs=2)
+    config["training"]["obj_metric_synth_type"] = "event"
+    config["scaler"].update(statistic="dataset", normtype="standard")
+    config["scaler"]["savepath"] = str(tmp_path / "scaler.ckpt")
+    config["opt"].update(decay_factor=0.8, decay_epochs=1)
+    experiment = fit(config, tmp_path, coherence=True)
+    state = torch.load(experiment.best, weights_only=True)
+    assert "sed_teacher" not in state
+    assert torch.equal(
+        state["state_dict"]["scaler.mean"],
+        torch.load(tmp_path / "scaler.ckpt", weights_only=True)["mean"],
+    )
+    assert experiment.module.opt.param_groups[0]["lr"] == pytest.approx(0.001 * 0.8**2)
+    assert "test/student/event_f1_macro" in experiment.test()
+    # Only tested: the statistics come from the checkpoint.
+    (tmp_path / "scaler.ckpt").unlink()
+    tested = build(config, coherence=True, log_dir=tmp_path, train=False)
+    assert tested.test(experiment.best) == experiment.module.test_results
+    # Statistics of other features are not taken for these.
+    other = fit(config, tmp_path / "other", coherence=False)
+    assert other.best.exists()
+    config["feats"]["f_min"] = 50
+    with pytest.raises(InputError, match="other settings"):
+        fit(config, tmp_path / "again", coherence=False)
+
+
+def test_evaluation_writes_each_models_own_detections(config, tmp_path):
+    config["training"].update(n_epochs=1, batch_size_val=1)
+    trained = fit(config, tmp_path, coherence=False)
+    experiment = build(config, coherence=False, log_dir=tmp_path, train=False, evaluation=True)
+    assert experiment.test(trained.best) == {}
+    written = {
+        name: np.load(experiment.folder / "metrics_test" / name / "posteriors.npz")
+        for name in ("student", "teacher")
+    }
+    assert list(written["student"]["lengths"]) == [15, 20]
+    assert not np.array_equal(written["student"]["strong"], written["teacher"]["strong"])
+    for name in written:
+        folder = experiment.folder / "metrics_test" / name
+        assert len(list(folder.glob("predictions_th_*.tsv"))) == 5
+
+
+def test_fast_dev_run(config, tmp_path):
+    config["training"]["n_epochs"] = 100
+    experiment = fit(config, tmp_path, coherence=False, fast_dev_run=True)
+    assert experiment.trainer.current_epoch == 3
+    assert "test/student/event_f1_macro" in experiment.test()
+
+
+def test_choice_of_devices(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert choose_devices(None) == choose_devices("0") == choose_devices("cpu") == ("cpu", 1)
+    with pytest.raises(InputError, match="0 GPUs"):
+        choose_devices("0,1")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert choose_devices(None) == choose_devices("0") == ("gpu", [0])
+    assert choose_devices("-1") == ("gpu", [0, 1])
+    for flag in ("two", "2", ""):
+        with pytest.raises(InputError, match="--gpus"):
+            choose_devices(flag)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
+def test_damaged_checkpoint_is_refused_before_any_work(config, tmp_path, content):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be loaded"):
+        build(config, coherence=False, log_dir=tmp_path / "run", resume=path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoint_of_another_network_is_refused(config, tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, path)
+    experiment = build(config, coherence=False, log_dir=tmp_path, train=False)
+    with pytest.raises(InputError, match="does not fit the network"):
+        experiment.test(path)
+    torch.save([1], path)
+    with pytest.raises(InputError, match="no checkpoint"):
+        experiment.test(path)
+    with pytest.raises(InputError, match="does not exist"):
+        experiment.test(tmp_path / "missing.ckpt")

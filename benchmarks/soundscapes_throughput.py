@@ -1,0 +1,73 @@
+"""How many ten-second clips a second are generated, start-up and writing included?
+
+python benchmarks/soundscapes_throughput.py [--clips 400] [--processes 2] [--soundbank DIR] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from dcase_coherence.errors import command
+from dcase_coherence.soundscapes import generate
+
+
+def seconds_for(clips: int, processes: int, soundbank: str | None) -> float:
+    """Time the generation of training clips and, as a quarter of them, test clips."""
+    test = clips // 4
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        generate(
+            Path(folder) / "data",
+            strong=clips - test,
+            weak=0,
+            unlabelled=0,
+            validation=0,
+            test=test,
+            soundbank=soundbank,
+            processes=processes,
+            progress=False,
+        )
+        return time.perf_counter() - start
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--soundbank", metavar="DIR", help="recordings instead of models")
+    parser.add_argument("--repeats", type=int, default=2, help="the best one counts")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+
+    def best(clips: int) -> float:
+        runs = range(max(1, arguments.repeats))
+        return min(seconds_for(clips, arguments.processes, arguments.soundbank) for _ in runs)
+
+    seconds = best(arguments.clips)
+    start_up = best(arguments.processes)
+    result = {
+        "sounds": "recorded" if arguments.soundbank else "parametric",
+        "clips": arguments.clips,
+        "processes": arguments.processes,
+        "seconds": round(seconds, 2),
+        "start_up_seconds": round(start_up, 2),
+        "clips_per_second": round(arguments.clips / seconds, 1),
+    }
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    print(
+        f"{result['clips']} clips, {result['sounds']} sounds, {result['processes']} processes: "
+        f"{result['seconds']} s, of which some {result['start_up_seconds']} s to start; "
+        f"{result['clips_per_second']} clips a second"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -127,9 +127,7 @@ def decode(
     """
     check_names(posteriors, filenames, classes)
     check_thresholds(thresholds)
-    for name, value in (("frame_seconds", frame_seconds), ("clip_seconds", clip_seconds)):
-        if not value > 0:
-            raise InputError(f"{name} is {value}; give a time above 0 seconds")
+    check_times(frame_seconds, clip_seconds)
     smoothed = smooth(posteriors, median_window)
     labels = np.array(list(classes), dtype=object)
     names = np.array([f"{Path(name).stem}.wav" for name in filenames], dtype=object)
@@ -169,3 +167,50 @@ def check_thresholds(thresholds: Sequence[float]) -> None:
     for threshold in thresholds:
         if not 0 <= threshold <= 1:
             raise InputError(f"a threshold is {threshold}; give thresholds in [0, 1]")
+
+
+def check_times(frame_seconds: float, clip_seconds: float) -> None:
+    """Raise unless both times are above 0 seconds."""
+    for name, value in (("frame_seconds", frame_seconds), ("clip_seconds", clip_seconds)):
+        if not value > 0:
+            raise InputError(f"{name} is {value}; give a time above 0 seconds")
+
+
+def by_length(
+    posteriors: Sequence[np.ndarray] | np.ndarray, filenames: Sequence[str], classes: Sequence[str]
+) -> list[tuple[np.ndarray, list[str]]]:
+    """Clips of equal length together.
+
+    Args:
+        posteriors: `(clips, frames, classes)`, or one `(frames, classes)` a clip.
+        filenames: one name or path a clip.
+        classes: class names, in the order of the last axis.
+
+    Returns:
+        Posteriors `(clips, frames, classes)` and filenames (stem with `.wav`) of each length.
+
+    Raises:
+        InputError: numbers of clips, names and classes differ.
+    """
+    if len(posteriors) != len(filenames):
+        raise InputError(
+            f"there are posteriors of {len(posteriors)} clips for {len(filenames)} filenames"
+        )
+    if not len(filenames):
+        raise InputError("there is no clip; give posteriors of at least one")
+    if isinstance(posteriors, np.ndarray) and posteriors.ndim == 3:
+        groups = [list(range(len(posteriors)))]
+        parts = [posteriors]
+    else:
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for place, clip in enumerate(posteriors):
+            shapes.setdefault(np.shape(clip), []).append(place)
+        groups = list(shapes.values())
+        parts = [np.stack([posteriors[place] for place in places]) for places in groups]
+    check_names(np.zeros((len(filenames), 1, len(classes))), filenames, classes)
+    for part, places in zip(parts, groups):
+        check_names(part, [filenames[place] for place in places], classes)
+    return [
+        (part, [f"{Path(filenames[place]).stem}.wav" for place in places])
+        for part, places in zip(parts, groups)
+    ]

@@ -85,7 +85,7 @@ def event_based(
             f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
             "and a ratio in [0, 1]"
         )
-    files, references, estimates = _tables(reference, estimated)
+    files, references, estimates = reference_and_estimates(reference, estimated)
     metric = sed_eval.sound_event.EventBasedMetrics(
         event_label_list=sorted({*references["event_label"], *estimates["event_label"]}),
         t_collar=float(collar),
@@ -116,7 +116,7 @@ def segment_based(
     """
     if not resolution > 0:
         raise InputError(f"resolution is {resolution}; give a time above 0 seconds")
-    files, references, estimates = _tables(reference, estimated)
+    files, references, estimates = reference_and_estimates(reference, estimated)
     metric = sed_eval.sound_event.SegmentBasedMetrics(
         event_label_list=sorted({*references["event_label"], *estimates["event_label"]}),
         time_resolution=float(resolution),
@@ -145,7 +145,7 @@ def intersection_based(
     Source: Bilen et al., "A framework for the robust evaluation of sound event detection", 2020.
     """
     references, lengths = reference_and_durations(reference, durations)
-    estimates = _detections(estimated, lengths, "the estimates")
+    estimates = detections(estimated, lengths, "the estimates")
     labels = sorted(set(references["event_label"]))
     confusion = np.zeros((len(labels) + 1, len(labels) + 1))
     if not estimates.empty:
@@ -198,8 +198,8 @@ def psds(
     references, lengths = reference_and_durations(reference, durations)
     with _quiet():
         evaluator = _evaluator(references, lengths, **criteria)
-        for threshold, detections in operating_points.items():
-            found = _detections(detections, lengths, f"the estimates at threshold {threshold}")
+        for threshold, table in operating_points.items():
+            found = detections(table, lengths, f"the estimates at threshold {threshold}")
             # No detection is the point (0, 0), which every curve holds already.
             if not found.empty:
                 evaluator.add_operating_point(found)
@@ -302,7 +302,8 @@ def reference_and_durations(
     """Check a reference against the durations of its clips, for intersection-based metrics.
 
     Returns:
-        The events of the reference, and filename and duration of every clip.
+        The events of the reference without those of length zero, which nothing can intersect,
+        and filename and duration of every clip.
 
     Raises:
         InputError: a table cannot be used, events of one class overlap in a clip, a clip of the
@@ -326,25 +327,26 @@ def reference_and_durations(
     unknown = set(files) - set(lengths["filename"])
     if unknown:
         raise InputError(f"{min(unknown)} of the reference has no duration; add it to the table")
+    refuse_overlap(events, "the reference")
+    events = events[events["onset"] < events["offset"]].reset_index(drop=True)
     if events.empty:
         raise InputError("the reference holds no event; intersection-based scores need one")
-    _refuse_overlap(events, "the reference")
     return events, lengths
 
 
-def _detections(table: pd.DataFrame, lengths: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Detected events, checked against the clips that have a duration."""
+def detections(table: pd.DataFrame, lengths: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Detected events longer than zero seconds, checked against the clips with a duration."""
     if table.empty:
         return pd.DataFrame(columns=COLUMNS)
     files, events = events_of(table, name)
     unknown = set(files) - set(lengths["filename"])
     if unknown:
         raise InputError(f"{min(unknown)} of {name} has no duration; add it to the table")
-    _refuse_overlap(events, name)
-    return events
+    refuse_overlap(events, name)
+    return events[events["onset"] < events["offset"]].reset_index(drop=True)
 
 
-def _refuse_overlap(events: pd.DataFrame, name: str) -> None:
+def refuse_overlap(events: pd.DataFrame, name: str) -> None:
     """Raise when events of one class overlap in a clip: intersections would count twice."""
     ordered = events.sort_values(["filename", "event_label", "onset", "offset"])
     previous = ordered.shift()
@@ -361,7 +363,7 @@ def _refuse_overlap(events: pd.DataFrame, name: str) -> None:
         )
 
 
-def _tables(
+def reference_and_estimates(
     reference: pd.DataFrame, estimated: pd.DataFrame
 ) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
     """Clips of the reference, its events, and the estimated events."""

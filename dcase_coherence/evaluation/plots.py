@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 
 from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation.metrics import events_of
+from dcase_coherence.files import whole_file
 
 #: Colour and line of the two models, then of any others in the order they come.
 STYLES: dict[str, dict[str, Any]] = {
@@ -114,16 +114,12 @@ def save(figure: Figure, path: os.PathLike | str) -> list[Path]:
     path = Path(path)
     if path.suffix in (".png", ".svg"):
         path = path.with_suffix("")
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}):
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             target = path.with_name(f"{path.name}.{kind}")
-            handle, name = tempfile.mkstemp(dir=path.parent, suffix=f".{kind}")
-            os.close(handle)
-            figure.savefig(name, dpi=200, format=kind, metadata=metadata)
-            os.chmod(name, 0o644)
-            os.replace(name, target)
+            with whole_file(target) as temporary:
+                figure.savefig(temporary, dpi=200, format=kind, metadata=metadata)
             written.append(target)
     return written
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import queue
 import signal
 import sys
@@ -18,6 +19,9 @@ from tqdm import tqdm
 from dcase_coherence.baseline.experiment import build, choose_devices, cores
 from dcase_coherence.errors import InputError
 from dcase_coherence.files import whole_file
+
+#: Exit code of a run that was told to stop (SIGTERM) and goes on when it is started again.
+RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Trial(NamedTuple):
@@ -125,6 +129,8 @@ def run_trials(
     running: dict[int, Any] = {}
     failures: dict[int, tuple[str, str]] = {}
     display = _Display(trials, progress)
+    # Without it a terminated parent would leave its trials running.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUME_ME))
     try:
         while waiting or running:
             while waiting and places:
@@ -156,6 +162,7 @@ def run_trials(
         for process, _ in running.values():
             process.join()
         display.close()
+        signal.signal(signal.SIGTERM, before)
     for index, (kind, content) in failures.items():
         message = f"{trials[index].name}: {content}"
         raise InputError(message) if kind == "input" else RuntimeError(message)
@@ -168,12 +175,20 @@ def _work(
     # Ctrl-C reaches the whole group; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+
+    def report(*content: Any) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            # Killed outright: a second writer in the folder would meet the run that goes on.
+            os._exit(1)
+        messages.put((index, "progress", content))
+
     try:
         run_trial(
             trial,
             place,
             fast_dev_run=fast_dev_run,
-            report=lambda *content: messages.put((index, "progress", content)),
+            report=report,
         )
     except InputError as error:
         messages.put((index, "input", str(error)))

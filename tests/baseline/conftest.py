@@ -105,7 +105,7 @@ def config_file(tmp_path, dataset, golden_inputs):
             "n_epochs_warmup": 1,
             "num_workers": 0,
             "weak_split": 0.75,
-            "n_test_thresholds": 5,
+            "n_test_thresholds": 2,
             "median_window": 3,
             "seed": 1,
         },

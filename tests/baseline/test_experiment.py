@@ -222,7 +222,7 @@ def test_evaluation_writes_each_models_own_detections(config, tmp_path):
     assert not np.array_equal(written["student"]["strong"], written["teacher"]["strong"])
     for name in written:
         folder = experiment.folder / "metrics_test" / name
-        assert len(list(folder.glob("predictions_th_*.tsv"))) == 5
+        assert len(list(folder.glob("predictions_th_*.tsv"))) == 2
 
 
 def test_fast_dev_run(config, tmp_path):

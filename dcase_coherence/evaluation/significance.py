@@ -1,0 +1,219 @@
+"""Is one model better than the other? t-tests over trials, a paired bootstrap over clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from dcase_coherence.errors import InputError
+
+CHUNK = 500  # resamples at once: 500 x 1,000 clips are 4 MB
+
+
+@dataclass(frozen=True)
+class TTest:
+    """Scores of trials of two models, compared.
+
+    Attributes:
+        difference: mean of the second minus mean of the first.
+        p_student: two-sided p of the two-sample t-test with pooled variance (the paper's).
+        p_welch: the same without the assumption of equal variances (Welch's).
+    """
+
+    difference: float
+    p_student: float
+    p_welch: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Difference of macro F1 of two models on the same clips, second minus first.
+
+    Attributes:
+        difference: on all clips, in [-1, 1].
+        low: lower end of the interval.
+        high: upper end.
+        confidence: probability that the interval stands for.
+        classwise: one row a class (index "class") with difference, low, high.
+    """
+
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    classwise: pd.DataFrame
+
+
+def t_test(first: Sequence[float], second: Sequence[float]) -> TTest:
+    """Compare the scores of independent trials of two models.
+
+    With fewer than two trials of a model, or no variance at all, p is NaN: there is no test.
+
+    Args:
+        first: one score a trial.
+        second: one score a trial; as many as there are.
+
+    Raises:
+        InputError: a model has no trial, or a score is not a number.
+
+    Example:
+        >>> test = t_test([0.40, 0.42, 0.41], [0.43, 0.44, 0.45])
+        >>> print(f"{test.difference:.3f} {test.p_student:.3f}")
+        0.030 0.021
+    """
+    one, two = (np.asarray(list(trials), dtype=float) for trials in (first, second))
+    for trials in (one, two):
+        if not len(trials) or not np.isfinite(trials).all():
+            raise InputError(
+                f"the scores of the trials are {trials.tolist()}; give a number for each trial"
+            )
+    p_student = p_welch = float("nan")
+    if min(len(one), len(two)) > 1 and np.ptp(one) + np.ptp(two) > 0:
+        p_student = float(stats.ttest_ind(two, one, equal_var=True).pvalue)
+        p_welch = float(stats.ttest_ind(two, one, equal_var=False).pvalue)
+    return TTest(float(two.mean() - one.mean()), p_student, p_welch)
+
+
+def f1_of_counts(counts: np.ndarray) -> np.ndarray:
+    """F1 of each class, NaN for a class without a reference event.
+
+    Args:
+        counts: `(..., classes, 3)`: reference events, estimated events, true positives.
+
+    Returns:
+        `(..., classes)`, in [0, 1].
+
+    Example:
+        >>> f1_of_counts(np.array([[4, 4, 2], [0, 1, 0]]))
+        array([0.5, nan])
+    """
+    n_ref, n_est, tp = np.moveaxis(np.asarray(counts, dtype=float), -1, 0)
+    f1 = np.full(n_ref.shape, np.nan)
+    np.divide(2 * tp, n_ref + n_est, out=f1, where=n_ref > 0)
+    return f1
+
+
+def paired_bootstrap(
+    first: np.ndarray,
+    second: np.ndarray,
+    classes: Sequence[str],
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Bootstrap:
+    """Interval of the difference of macro event-based F1 under another draw of the clips.
+
+    Clips are drawn with replacement, the same for both models (and for all their trials, whose
+    scores are averaged); the interval holds the percentiles of the differences. It speaks of
+    other clips, not of other trainings: for those there is :func:`t_test`.
+
+    Args:
+        first: counts `(clips, classes, 3)` or `(trials, clips, classes, 3)` of reference events,
+            estimated events and true positives, as :class:`scores.Evaluation` holds them.
+        second: the same of the other model, for the same clips; trials may be more or fewer.
+        classes: class names, in the order of the counts.
+        resamples: number of draws.
+        confidence: probability that the interval stands for.
+        seed: of the draws.
+
+    Raises:
+        InputError: shapes do not fit, or no class has a reference event.
+
+    Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
+    """
+    models = [np.asarray(counts) for counts in (first, second)]
+    models = [counts[None] if counts.ndim == 3 else counts for counts in models]
+    expected = (models[0].shape[1] if models[0].ndim == 4 else 0, len(classes), 3)
+    for counts in models:
+        if counts.ndim != 4 or counts.shape[1:] != expected or not counts.size:
+            raise InputError(
+                f"counts have the shapes {np.shape(first)} and {np.shape(second)}; give "
+                f"(trials, clips, {len(classes)} classes, 3) of the same clips for both models"
+            )
+    if resamples < 1 or not 0 < confidence < 1:
+        raise InputError(
+            f"resamples is {resamples} and confidence {confidence}; give at least one draw and a "
+            "probability in (0, 1)"
+        )
+    if not models[0][..., 0].any():
+        raise InputError("no class has a reference event; there is no F1 to compare")
+    clips = expected[0]
+    random = np.random.default_rng(seed)
+    observed = _differences(models, np.ones((1, clips)))
+    draws = np.concatenate(
+        [
+            _differences(models, _weights(random, min(CHUNK, resamples - start), clips))
+            for start in range(0, resamples, CHUNK)
+        ]
+    )
+    tail = (1 - confidence) / 2
+    known = ~np.isnan(observed[0])
+    # A draw may miss a class altogether; its difference is then left out.
+    low, high = np.full((2, len(classes) + 1), np.nan)
+    low[known], high[known] = np.nanquantile(draws[:, known], [tail, 1 - tail], axis=0)
+    table = pd.DataFrame(
+        {"difference": observed[0, 1:], "low": low[1:], "high": high[1:]},
+        index=pd.Index(list(classes), name="class"),
+    )
+    return Bootstrap(float(observed[0, 0]), float(low[0]), float(high[0]), confidence, table)
+
+
+def _weights(random: np.random.Generator, draws: int, clips: int) -> np.ndarray:
+    """How often each clip is drawn `(draws, clips)`."""
+    drawn = random.integers(0, clips, (draws, clips)) + clips * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * clips).reshape(draws, clips).astype(float)
+
+
+def _differences(models: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Differences `(draws, 1 + classes)` of macro F1 and of each class's F1."""
+    means = []
+    for counts in models:
+        trials, clips, classes, kinds = counts.shape
+        by_clip = counts.transpose(1, 0, 2, 3).reshape(clips, -1).astype(float)
+        f1 = f1_of_counts((weights @ by_clip).reshape(-1, trials, classes, kinds)).mean(axis=1)
+        known = ~np.isnan(f1)
+        macro = np.where(known, f1, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        means.append(np.column_stack([macro, f1]))
+    return means[1] - means[0]
+
+
+def comparison(
+    first: Mapping[str, Sequence[float]],
+    second: Mapping[str, Sequence[float]],
+    names: Sequence[str] = ("baseline", "coherence"),
+) -> pd.DataFrame:
+    """Table of two models: mean and standard deviation over trials, difference, both p.
+
+    Args:
+        first: scores of each trial, by name of the score.
+        second: the same of the other model; scores that both have are compared.
+        names: of the two models.
+
+    Returns:
+        One row a score (index "score"): mean and std (over trials, NaN for one) of each model,
+        difference, p_student, p_welch.
+
+    Example:
+        >>> table = comparison({"event F1": [0.40, 0.42]}, {"event F1": [0.43, 0.45]})
+        >>> list(table)[:3]
+        ['baseline mean', 'baseline std', 'coherence mean']
+        >>> round(float(table.loc["event F1", "difference"]), 3)
+        0.03
+    """
+    rows = {}
+    for score in first:
+        if score not in second:
+            continue
+        test = t_test(first[score], second[score])
+        row = {}
+        for name, trials in zip(names, (first[score], second[score])):
+            row[f"{name} mean"] = float(np.mean(trials))
+            row[f"{name} std"] = float(np.std(trials, ddof=1)) if len(trials) > 1 else np.nan
+        row.update(difference=test.difference, p_student=test.p_student, p_welch=test.p_welch)
+        rows[score] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score")

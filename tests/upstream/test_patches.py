@@ -1,0 +1,66 @@
+"""The patches apply to the named commits, and the patched trainer is the subclass."""
+
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dcase_coherence import desed_task
+
+yaml = pytest.importorskip("yaml")
+
+PATCHES = Path(__file__).resolve().parents[2] / "patches"
+
+
+@pytest.fixture
+def patched(case, checkout, checkouts, tmp_path):
+    """A copy of the checkout with the year's patch."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    folder = tmp_path / "patched"
+    shutil.copytree(str(checkout / "recipes" / case.recipe), str(folder / "recipes" / case.recipe))
+    shutil.copytree(str(checkout / "desed_task"), str(folder / "desed_task"))
+    patch = PATCHES / f"{case.recipe}.patch"
+    for options in (["--check"], []):
+        subprocess.run(["git", "apply", *options, str(patch)], cwd=folder, check=True)
+    return folder
+
+
+def test_the_yaml_of_the_patched_recipe_has_the_section(case, patched):
+    folder = desed_task.recipe_folder(patched, case.recipe)
+    config = desed_task.default_config(folder, case.trainer)
+    assert config["coherence"] == {"alpha1": 0.1, "alpha2": 0.03, "annealing_epochs": 5}
+    before = desed_task.default_config(folder, case.trainer)
+    before.pop("coherence")
+    assert set(before) == set(config) - {"coherence"}
+
+
+def test_the_patched_trainer_is_the_subclass_loss_for_loss(
+    case, checkout, patched, tiny_config, make_module, train_steps
+):
+    settings = {"alpha1": 0.2, "alpha2": 0.05, "annealing_epochs": 2.0}
+    subclass = desed_task.load_baseline(checkout, case.recipe, case.trainer).coherence
+    official = desed_task.load_baseline(patched, case.recipe, case.trainer).official
+    modules = [make_module(cls, tiny_config(), **settings) for cls in (subclass, official)]
+    losses = []
+    for module in modules:
+        # Without a Trainer the subclass takes the full weight, the patch asks for the epoch.
+        type(module).trainer = vars(module)["trainer"] = module._trainer = _Trainer()
+        module.log_dict = lambda values, log=module.log: [log(k, v) for k, v in values.items()]
+        losses.append([float(loss) for loss in train_steps(module)])
+        del type(module).trainer
+    assert losses[0] == losses[1]
+    ours, theirs = (module.logged for module in modules)
+    assert float(theirs["train/coherence/weight"][2]) == pytest.approx((1 + 2 / 4) / 2)
+    for name, values in ours.items():
+        assert [float(v) for v in theirs[name]] == [float(v) for v in values], name
+    for name in set(theirs) - set(ours):
+        assert all(math.isnan(float(value)) for value in theirs[name]), name
+
+
+class _Trainer:
+    """Where a run stands: in its second epoch of four batches."""
+
+    current_epoch, num_training_batches = 1, 4

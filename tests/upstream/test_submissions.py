@@ -1,0 +1,126 @@
+"""Two public submissions that left the baseline behind, with the term added by their patch.
+
+FDY_SED is a checkout of frednam93/FDY-SED at 190bd36 (a plain PyTorch loop), ATST_SED one of
+Audio-WestlakeU/ATST-SED at 7ebf531 (Lightning, with a pretrained transformer beside the CNN).
+"""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+yaml = pytest.importorskip("yaml")
+
+PATCHES = Path(__file__).resolve().parents[2] / "patches" / "submissions"
+
+
+@pytest.fixture
+def patched(tmp_path, monkeypatch):
+    """Make a patched copy of a submission whose packages are importable for one test."""
+    before = dict(sys.modules)
+
+    def make(variable, name):
+        if not os.environ.get(variable):
+            pytest.skip(f"set {variable} to a checkout of the submission")
+        folder = tmp_path / name
+        shutil.copytree(os.environ[variable], str(folder), ignore=shutil.ignore_patterns(".git"))
+        patch = PATCHES / f"{name}.patch"
+        subprocess.run(["git", "apply", str(patch)], cwd=str(folder), check=True)
+        monkeypatch.chdir(folder)
+        return folder
+
+    yield make
+    for name in set(sys.modules) - set(before):
+        if name.split(".")[0] in ("main", "utils", "train", "local", "desed_task"):
+            del sys.modules[name]
+
+
+def test_a_training_step_of_the_plain_loop(patched, monkeypatch):
+    folder = patched("FDY_SED", "fdy-sed")
+    monkeypatch.syspath_prepend(str(folder))
+    import main
+    from utils.model import CRNN
+    from utils.utils import ExponentialWarmup, Scaler
+
+    configs = yaml.safe_load((folder / "configs/config.yaml").read_text())
+    configs["CRNN"].update(n_filt=[4] * 7, n_RNN_cell=4)
+    torch.manual_seed(0)
+    net = CRNN(**configs["CRNN"])
+    wavs, labels = 0.1 * torch.randn(6, 160000), (torch.rand(6, 10, 156) > 0.9).float()
+    train_cfg = {
+        **configs["training"],
+        "net": net,
+        "ema_net": copy.deepcopy(net),
+        "coherence": main.CoherenceRegularizer(net),
+        "batch_sizes": [2, 2, 2],
+        "trainloader": [(wavs, labels, None, None)] * 2,
+        "device": "cpu",
+        "epoch": 5,
+        "net_pooling": 4,
+        "feat_ext": main.setmelspectrogram(configs["feature"]),
+        "scaler": Scaler(**{k: configs["scaler"][k] for k in ("statistic", "normtype", "dims")}),
+        "criterion_class": torch.nn.BCELoss(),
+        "criterion_cons": torch.nn.MSELoss(),
+        "optimizer": torch.optim.Adam(net.parameters()),
+    }
+    train_cfg["scheduler"] = ExponentialWarmup(train_cfg["optimizer"], 1e-3, 4)
+    before = net.cnn.cnn.conv0.weight.clone()
+    total, strong, weak, *_ = main.train(train_cfg)
+    metrics = train_cfg["coherence"].metrics
+    assert metrics["weight"] == 1.0
+    assert metrics["term"] != 0.0
+    assert 0.0 < metrics["boundary_rate"] < 1.0
+    assert total > 0
+    assert not torch.equal(net.cnn.cnn.conv0.weight, before)
+    assert main.train(train_cfg)[0] > 0  # a second epoch finds the tap empty again
+
+
+def test_a_training_step_of_the_lightning_submission(patched, monkeypatch, tmp_path):
+    pytest.importorskip("thop")
+    # The function that the submission imports has moved since its release of sed_scores_eval.
+    scores = pytest.importorskip("sed_scores_eval.base_modules.scores")
+    monkeypatch.setitem(sys.modules, "sed_scores_eval.utils.scores", scores)
+    folder = patched("ATST_SED", "atst-sed")
+    for path in (folder / "train", folder):
+        monkeypatch.syspath_prepend(str(path))
+    from desed_task.nnet.atst.audio_transformer import FrameASTModel
+    from desed_task.nnet.CRNN_e2e import CRNN
+    from train.train_stage1 import MeanTeacher, SEDTask4
+
+    # Random weights in the place of the pretrained ones, which are a download.
+    state = {f"encoder.encoder.{k}": v for k, v in FrameASTModel().state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "atst.ckpt")
+    config = yaml.safe_load((folder / "train/confs/stage1.yaml").read_text())
+    assert config["coherence"] == {"alpha1": 0.1, "alpha2": 0.03}
+    config["training"].update(batch_size=[1, 1, 1, 1], num_workers=0)
+    config["net"].update(nb_filters=[4] * 7, n_RNN_cell=4)
+    torch.manual_seed(0)
+    student = CRNN(atst_init=str(tmp_path / "atst.ckpt"), **config["net"])
+    opt = torch.optim.Adam(student.parameters())
+    step = types.SimpleNamespace(_get_scaling_factor=lambda: 0.5, step_num=3)
+    module = SEDTask4(
+        config,
+        encoder=types.SimpleNamespace(labels=list(range(10))),
+        sed_student=student,
+        opt=[opt],
+        scheduler=[{"scheduler": step}],
+    )
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: float(torch.as_tensor(value))})
+    labels = (torch.rand(4, 10, 156) > 0.9).float()
+    batch = [0.1 * torch.randn(4, 160000), torch.rand(4, 64, 1001), labels, None, None]
+    with torch.no_grad():
+        loss = module.training_step(batch, 0)
+    rows, used = module.strong_labels(batch)
+    assert rows == slice(0, 2)
+    assert torch.equal(used, labels[:2].transpose(1, 2))
+    assert issubclass(SEDTask4, MeanTeacher)
+    total = logged["train/student/tot_supervised"] + logged["train/student/tot_self_loss"]
+    assert logged["train/coherence/term"] != 0.0
+    assert float(loss) == pytest.approx(total + logged["train/coherence/term"], abs=1e-5)

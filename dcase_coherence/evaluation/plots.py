@@ -16,8 +16,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from dcase_coherence.errors import InputError
+from dcase_coherence.evaluation.boundaries import COLLAR, Histogram, Profile
 from dcase_coherence.evaluation.metrics import events_of
 from dcase_coherence.files import whole_file
 
@@ -30,6 +33,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "fifth": {"color": "#E69F00", "linestyle": (0, (6, 1, 1, 1)), "linewidth": 1.4},
 }
 SHADE = "#D9D9D9"
+#: Colour and hatch of the cells of a grid where training went wrong.
+MARKS = {"diverged": ("#D55E00", "//"), "collapsed": ("#CC79A7", "..")}
 WIDTH = 7.0  # inches: two columns of a paper
 
 
@@ -41,9 +46,10 @@ def posteriors(
     frame_seconds: float,
     threshold: float = 0.5,
     shown_above: float = 0.3,
+    show: Sequence[str] = (),
     title: str = "",
 ) -> Figure:
-    """Posteriors of one clip against its reference events, one panel a class.
+    """Posteriors of one clip against its reference events, one panel a class (Fig. 4c).
 
     Shows the classes of the reference and those that a model takes for present somewhere.
 
@@ -54,6 +60,7 @@ def posteriors(
         frame_seconds: time from one frame to the next.
         threshold: decision threshold, drawn as a line.
         shown_above: a class that the reference lacks is shown when a posterior exceeds this.
+        show: show these classes and no others.
         title: for example the name of the clip.
 
     Raises:
@@ -76,7 +83,10 @@ def posteriors(
     peaks = np.max([values.max(axis=0) for values in arrays.values()], axis=0)
     present = set(events["event_label"])
     shown = [c for c, peak in zip(classes, peaks) if c in present or peak > shown_above]
-    shown = shown or [classes[int(peaks.argmax())]]
+    shown = list(show) or shown or [classes[int(peaks.argmax())]]
+    unknown = set(shown) - set(classes)
+    if unknown:
+        raise InputError(f"show names the class {min(unknown)!r}, not in {classes}")
 
     look = styles(arrays)
     figure = _figure(height=0.7 + 1.05 * len(shown))
@@ -97,6 +107,303 @@ def posteriors(
     figure.supylabel("posterior", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, horizontalalignment="left")
+    _legend(figure)
+    return figure
+
+
+def classwise_f1(
+    sets: Mapping[str, Mapping[str, pd.DataFrame]],
+    *,
+    ylabel: str = "event-based F1",
+    show: Sequence[str] = (),
+) -> Figure:
+    """F1 of each class for both models, one panel a set of clips (Figs. 2 and 3a).
+
+    Bars are means over trials, with the standard deviation where there are several; the dashed
+    line is the mean over all classes.
+
+    Args:
+        sets: F1 in [0, 1] by set and by name of the model: a DataFrame with the classes as its
+            index and one column a trial.
+        ylabel: which F1 it is.
+        show: show these classes and no others; the dashed line stays that of all.
+
+    Raises:
+        InputError: a class of `show` is missing.
+    """
+    if not sets or not all(sets.values()):
+        raise InputError("sets is empty; give F1 of at least one model on one set")
+    figure = _figure(height=0.9 + 1.9 * len(sets))
+    panels = figure.subplots(len(sets), sharex=True, squeeze=False)[:, 0]
+    for panel, (title, models) in zip(panels, sets.items()):
+        look = styles(models)
+        labels = list(show) or list(next(iter(models.values())).index)
+        width = 0.8 / len(models)
+        for place, (name, table) in enumerate(models.items()):
+            missing = set(labels) - set(table.index)
+            if missing:
+                raise InputError(f"F1 of {name} on {title} lacks the class {min(missing)!r}")
+            shown = 100 * table.loc[labels]
+            at = np.arange(len(labels)) + (place - (len(models) - 1) / 2) * width
+            colour = look[name]["color"]
+            panel.bar(
+                at,
+                shown.mean(axis=1),
+                width,
+                yerr=shown.std(axis=1) if table.shape[1] > 1 else None,
+                error_kw={"lw": 0.8, "capsize": 1.5},
+                color=colour,
+                edgecolor="black",
+                linewidth=0.5,
+                # The hatch tells the bars apart in a grey print.
+                hatch="////" if place % 2 else None,
+                label=name,
+            )
+            macro = 100 * float(np.nanmean(table))
+            panel.axhline(macro, color=colour, ls="--", lw=1.1, label=f"{name}, macro")
+        panel.set_xticks(np.arange(len(labels)), [_readable(x) for x in labels], fontsize=8)
+        panel.tick_params(axis="x", rotation=30 if len(labels) > 4 else 0, length=0)
+        for text in panel.get_xticklabels():
+            text.set_horizontalalignment("right" if len(labels) > 4 else "center")
+            text.set_rotation_mode("anchor")
+        panel.tick_params(axis="y", labelsize=8)
+        panel.set_title(title, loc="left", fontsize=9, pad=3)
+        panel.set_ylim(bottom=0)
+    figure.supylabel(f"{ylabel} (%)", fontsize=9)
+    _legend(figure)
+    return figure
+
+
+def change_histogram(found: Histogram, *, xlabel: str = "L1 norm of the change of z") -> Figure:
+    """Distribution of the change of z inside events (Fig. 3b), with mean and variance.
+
+    Args:
+        found: as :func:`boundaries.histogram` returns it.
+        xlabel: what is counted.
+    """
+    figure = _figure(height=2.8, width=WIDTH * 0.7)
+    panel = figure.subplots()
+    for name, style in styles(found.density).items():
+        label = f"{name}: mean {found.mean[name]:.3g}, variance {found.variance[name]:.3g}"
+        panel.stairs(100 * found.density[name], found.edges, label=label, **style)
+        panel.stairs(
+            100 * found.density[name], found.edges, fill=True, color=style["color"], alpha=0.15
+        )
+        panel.axvline(found.mean[name], color=style["color"], ls=":", lw=1.1)
+    panel.set_xlabel(xlabel, fontsize=9)
+    panel.set_ylabel("frames inside events (%)", fontsize=9)
+    panel.set_xlim(0, found.edges[-1])
+    panel.set_ylim(bottom=0)
+    panel.tick_params(labelsize=8)
+    panel.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def edge_profiles(
+    onset: Profile, offset: Profile, *, tolerance: float = COLLAR, title: str = ""
+) -> Figure:
+    """Mean posteriors around onsets and offsets (Figs. 4a and 4b), with one standard error.
+
+    Args:
+        onset: as :func:`boundaries.profile` returns it.
+        offset: the same for offsets.
+        tolerance: collar of the event-based F1 in seconds, marked.
+        title: for example the class.
+    """
+    figure = _figure(height=2.9)
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (edge, found) in zip(panels, (("onset", onset), ("offset", offset))):
+        panel.axvspan(-tolerance, tolerance, color=SHADE, lw=0, label="tolerance")
+        panel.axvline(0, color="0.4", lw=0.8, ls=(0, (1, 2)), label="boundary of the event")
+        for name, style in styles(found.mean).items():
+            mean, error = found.mean[name], found.standard_error[name]
+            panel.fill_between(
+                found.seconds, mean - error, mean + error, color=style["color"], alpha=0.25, lw=0
+            )
+            panel.plot(found.seconds, mean, label=name, **style)
+        panel.set_title(f"{edge}, {found.events} events", loc="left", fontsize=9, pad=3)
+        panel.set_xlabel(f"time from the {edge} (s)", fontsize=9)
+        panel.set_xlim(found.seconds[0], found.seconds[-1])
+        panel.set_ylim(0, 1)
+        panel.tick_params(labelsize=8)
+    panels[0].set_ylabel("mean posterior", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=9, x=0.01, horizontalalignment="left")
+    _legend(figure)
+    return figure
+
+
+def edge_error_boxes(errors: Mapping[str, pd.DataFrame], *, tolerance: float = COLLAR) -> Figure:
+    """Signed errors of onsets and offsets: median, quartiles, and 5th to 95th percentile.
+
+    Args:
+        errors: as :func:`boundaries.edge_errors` returns them, by name of the model.
+        tolerance: collar of the event-based F1 in seconds, marked.
+
+    Raises:
+        InputError: a model has found no event.
+    """
+    for name, table in errors.items():
+        if table.empty:
+            raise InputError(f"{name} has found no event; there is no error to show")
+    look = styles(errors)
+    figure = _figure(height=1.3 + 0.35 * len(errors))
+    panels = figure.subplots(1, 2, sharey=True)
+    panels[0].invert_yaxis()
+    for panel, edge in zip(panels, ("onset", "offset")):
+        panel.axvspan(-tolerance, tolerance, color=SHADE, lw=0, label="tolerance")
+        panel.axvline(0, color="0.4", lw=0.8, ls=(0, (1, 2)))
+        for place, (name, table) in enumerate(errors.items()):
+            least, low, middle, high, most = table[f"{edge}_error"].quantile(
+                [0.05, 0.25, 0.5, 0.75, 0.95]
+            )
+            panel.hlines(place, least, most, color="black", lw=1, zorder=0.5)
+            panel.barh(
+                place,
+                high - low,
+                left=low,
+                height=0.55,
+                color=look[name]["color"],
+                edgecolor="black",
+                linewidth=0.8,
+                hatch="////" if place % 2 else None,
+            )
+            panel.plot([middle, middle], [place - 0.27, place + 0.27], color="white", lw=3.5)
+            panel.plot([middle, middle], [place - 0.27, place + 0.27], color="black", lw=1.6)
+        panel.set_yticks(
+            np.arange(len(errors)),
+            [f"{name}\n{len(table)} events" for name, table in errors.items()],
+            fontsize=8,
+        )
+        panel.tick_params(axis="x", labelsize=8)
+        panel.set_xlabel(f"{edge} error (s), late is positive", fontsize=9)
+    _legend(figure)
+    return figure
+
+
+def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str = "F1") -> Figure:
+    """Heat map of a score over alpha1 and alpha2, both on a logarithmic scale.
+
+    Args:
+        grid: columns alpha1, alpha2, score (in [0, 1], may be NaN) and state: "ok", "diverged" or
+            "collapsed". A cell that diverged or collapsed is marked, with its score if it has one.
+        balance: (d_boundary / d_inside) * (N_boundary / N_inside) of a trained network; the line
+            alpha2 = alpha1 * balance separates growth of z (below) from its collapse (above).
+        score: name of the score.
+
+    Raises:
+        InputError: a column lacks, a cell comes twice, an alpha is not above 0, or a state is
+            another one.
+    """
+    missing = {"alpha1", "alpha2", "score", "state"} - set(grid.columns)
+    if missing:
+        raise InputError(f"the grid lacks the column {min(missing)!r}")
+    strange = set(grid["state"]) - {"ok", *MARKS}
+    if strange or grid.empty:
+        raise InputError(
+            f"the grid has the states {sorted(set(grid['state']))}; give ok, diverged, collapsed"
+        )
+    if not (grid[["alpha1", "alpha2"]] > 0).all(axis=None) or (
+        grid.duplicated(["alpha1", "alpha2"]).any()
+    ):
+        raise InputError("the grid needs each pair of alpha1 and alpha2 once, both above 0")
+    cells = grid.pivot(index="alpha2", columns="alpha1", values="score").sort_index()
+    x, y = (np.log10(axis.to_numpy(float)) for axis in (cells.columns, cells.index))
+    figure = _figure(height=1.6 + 0.5 * len(y), width=1.9 + 0.75 * len(x))
+    panel = figure.subplots()
+    colours = matplotlib.colormaps["cividis"].with_extremes(bad="white")
+    edges = _edges(x), _edges(y)
+    image = panel.pcolormesh(
+        *edges, np.ma.masked_invalid(100 * cells.to_numpy()), cmap=colours, edgecolors="white", lw=1
+    )
+    known = grid["score"].dropna()
+    middle = (known.min() + known.max()) / 2 if len(known) else 0.0
+    for cell in grid.itertuples():
+        column, row = cells.columns.get_loc(cell.alpha1), cells.index.get_loc(cell.alpha2)
+        words = [] if np.isnan(cell.score) else [f"{100 * cell.score:.1f}"]
+        if cell.state in MARKS:
+            words.append(cell.state)
+            colour, hatch = MARKS[cell.state]
+            (left, right), (bottom, top) = (
+                ends[place : place + 2] for ends, place in zip(edges, (column, row))
+            )
+            panel.add_patch(
+                Rectangle(
+                    (left, bottom),
+                    right - left,
+                    top - bottom,
+                    fill=False,
+                    hatch=hatch,
+                    edgecolor=colour,
+                    lw=0,
+                )
+            )
+        dark = cell.score < middle
+        text = panel.text(
+            x[column],
+            y[row],
+            "\n".join(words),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if dark else "black",
+        )
+        halo = withStroke(linewidth=2.5, foreground="black" if dark else "white")
+        text.set_path_effects([halo] if cell.state in MARKS else [])
+    if balance is not None and balance > 0:
+        ends = np.array([edges[0][0], edges[0][-1]])
+        panel.plot(
+            ends,
+            ends + np.log10(balance),
+            color=STYLES["coherence"]["color"],
+            lw=2,
+            label=r"$d_\mathrm{boundary}/d_\mathrm{inside} = "
+            r"(\alpha_2/\alpha_1)(N_\mathrm{inside}/N_\mathrm{boundary})$",
+        )
+    panel.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
+    panel.set_xticks(x, [f"{alpha:g}" for alpha in cells.columns], fontsize=8)
+    panel.set_yticks(y, [f"{alpha:g}" for alpha in cells.index], fontsize=8)
+    panel.set_xlabel(r"$\alpha_1$ (boundary)", fontsize=9)
+    panel.set_ylabel(r"$\alpha_2$ (inside)", fontsize=9)
+    bar = figure.colorbar(image, label=f"{score} (%)")
+    bar.ax.tick_params(labelsize=8)
+    if figure.axes[0].get_legend_handles_labels()[0]:
+        _legend(figure)
+    return figure
+
+
+def curves(
+    models: Mapping[str, pd.DataFrame], *, panels: Sequence[str], xlabel: str = "epoch"
+) -> Figure:
+    """Quantities over epochs, one panel each.
+
+    Args:
+        models: by name of the model, a DataFrame with the epoch as its index and the quantities
+            as columns; a model may lack some of them, and values may be NaN.
+        panels: the columns to show.
+        xlabel: what the index counts.
+
+    Raises:
+        InputError: no model has a column that is asked for.
+    """
+    for column in panels:
+        if not any(column in table for table in models.values()):
+            raise InputError(f"no model has the curve {column!r}")
+    rows = -(-len(panels) // 3)
+    columns = -(-len(panels) // rows)
+    figure = _figure(height=0.4 + 1.9 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    look = styles(models)
+    for panel, column in zip(axes, panels):
+        for name, table in models.items():
+            if column in table:
+                known = table[column].dropna()
+                panel.plot(known.index, known, label=name, **look[name])
+        panel.set_title(column, loc="left", fontsize=9, pad=3)
+        panel.set_xlabel(xlabel, fontsize=9)
+        panel.tick_params(labelsize=8)
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
     _legend(figure)
     return figure
 
@@ -122,6 +429,14 @@ def save(figure: Figure, path: os.PathLike | str) -> list[Path]:
                 figure.savefig(temporary, dpi=200, format=kind, metadata=metadata)
             written.append(target)
     return written
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """Edges of cells half-way between their centres."""
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    inner = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - inner[0]], inner, [2 * centres[-1] - inner[-1]]])
 
 
 def _figure(height: float, width: float = WIDTH) -> Figure:

@@ -6,6 +6,7 @@ import pytest
 
 from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import plots
+from dcase_coherence.evaluation.boundaries import Profile, histogram
 
 CLASSES = ["Cat", "Dog", "Frying", "Speech"]
 REFERENCE = pd.DataFrame(
@@ -89,3 +90,118 @@ def test_png_and_svg_are_written_the_same_each_time(tmp_path):
 def test_bad_input_is_named(models, reference, words):
     with pytest.raises(InputError, match=words):
         plots.posteriors(models, reference, CLASSES, frame_seconds=0.064)
+
+
+def test_only_the_classes_asked_for():
+    figure = plots.posteriors(
+        {"a": bumps()}, REFERENCE, CLASSES, frame_seconds=0.064, show=["Cat"], title="a clip"
+    )
+    assert texts(figure) == ["Cat"]
+    with pytest.raises(InputError, match="'Bell'"):
+        plots.posteriors({"a": bumps()}, REFERENCE, CLASSES, frame_seconds=0.064, show=["Bell"])
+
+
+def f1_table(base, trials=3):
+    spread = np.linspace(-0.01, 0.01, trials)
+    return pd.DataFrame(base + spread * np.ones((4, 1)), index=CLASSES)
+
+
+def test_classwise_bars_are_means_over_trials_and_the_line_is_the_macro():
+    sets = {
+        "validation": {"baseline": f1_table(0.4), "coherence": f1_table(0.5)},
+        "public": {"baseline": f1_table(0.3), "coherence": f1_table(0.35)},
+    }
+    figure = plots.classwise_f1(sets)
+    assert texts(figure) == ["validation", "public"]
+    heights = [bar.get_height() for bar in figure.axes[0].containers[1]]
+    assert heights == pytest.approx([40] * 4)
+    macros = [
+        line.get_ydata()[0] for line in figure.axes[1].lines if line.get_label().endswith("macro")
+    ]
+    assert macros == pytest.approx([30, 35])
+    part = {"validation": {"baseline": f1_table(0.4, trials=1)}}
+    figure = plots.classwise_f1(part, show=["Dog"])
+    assert [len(bars) for bars in figure.axes[0].containers] == [1]
+    with pytest.raises(InputError, match="lacks the class 'Bell'"):
+        plots.classwise_f1(part, show=["Bell"])
+    with pytest.raises(InputError, match="sets is empty"):
+        plots.classwise_f1({})
+
+
+def test_histogram_names_mean_and_variance():
+    random = np.random.default_rng(0)
+    figure = plots.change_histogram(histogram({"baseline": random.gamma(2, 1, 500)}))
+    label = figure.axes[0].get_legend().get_texts()[0].get_text()
+    assert label.startswith("baseline: mean ")
+    assert "variance" in label
+
+
+def test_profiles_show_mean_and_standard_error():
+    seconds = np.linspace(-1, 1, 21)
+    mean = {"baseline": np.linspace(0, 1, 21)}
+    found = Profile(seconds, mean, {"baseline": np.full(21, 0.1)}, 7)
+    figure = plots.edge_profiles(found, found, tolerance=0.25, title="Dog")
+    assert texts(figure) == ["onset, 7 events", "offset, 7 events"]
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(-0.1)
+    assert figure.axes[0].patches[0].get_x() == pytest.approx(-0.25)
+
+
+def test_error_boxes_show_the_percentiles():
+    errors = pd.DataFrame({"onset_error": np.arange(101.0), "offset_error": -np.arange(101.0)})
+    figure = plots.edge_error_boxes({"baseline": errors, "coherence": errors})
+    box = figure.axes[0].containers[0][0]
+    assert (box.get_x(), box.get_x() + box.get_width()) == (25, 75)
+    with pytest.raises(InputError, match="coherence has found no event"):
+        plots.edge_error_boxes({"baseline": errors, "coherence": errors[:0]})
+
+
+GRID = pd.DataFrame(
+    [
+        (0.1, 0.01, 0.3, "ok"),
+        (0.1, 0.1, 0.05, "collapsed"),
+        (1.0, 0.01, np.nan, "diverged"),
+        (1.0, 0.1, 0.4, "ok"),
+    ],
+    columns=["alpha1", "alpha2", "score", "state"],
+)
+
+
+def test_grid_marks_what_went_wrong_and_draws_the_line():
+    figure = plots.alpha_grid(GRID.sample(frac=1, random_state=0), balance=0.5)
+    panel = figure.axes[0]
+    cells = {(round(t.get_position()[0]), round(t.get_position()[1])): t for t in panel.texts}
+    assert {at: text.get_text() for at, text in cells.items()} == {
+        (-1, -2): "30.0",
+        (-1, -1): "5.0\ncollapsed",
+        (0, -2): "diverged",
+        (0, -1): "40.0",
+    }
+    hatched = {(patch.get_x(), patch.get_y()): patch.get_hatch() for patch in panel.patches}
+    assert hatched == {(-1.5, -1.5): "..", (-0.5, -2.5): "//"}
+    x, y = panel.lines[0].get_data()
+    np.testing.assert_allclose(10 ** (y - x), 0.5)
+    assert not plots.alpha_grid(GRID[:1]).axes[0].lines
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        (GRID.drop(columns="state"), "lacks the column 'state'"),
+        (GRID.assign(state="fine"), "fine"),
+        (GRID.assign(alpha1=0.0), "above 0"),
+        (pd.concat([GRID, GRID]), "once"),
+        (GRID[:0], "states"),
+    ],
+)
+def test_bad_grids_are_named(grid, words):
+    with pytest.raises(InputError, match=words):
+        plots.alpha_grid(grid)
+
+
+def test_curves_of_models_that_lack_some():
+    table = pd.DataFrame({"|z|": [1.0, 2.0], "loss": [3.0, np.nan]})
+    figure = plots.curves({"baseline": table[["loss"]], "coherence": table}, panels=["|z|", "loss"])
+    assert [len(panel.lines) for panel in figure.axes] == [1, 2]
+    with pytest.raises(InputError, match="'d_inside'"):
+        plots.curves({"baseline": table}, panels=["d_inside"])

@@ -123,6 +123,8 @@ def build(
     """
     settings: dict[str, Any] = copy.deepcopy({s: dict(keys) for s, keys in config.items()})
     accelerator, devices = choose_devices(gpus)
+    if accelerator == "cpu":
+        keep_memory()
     training = settings["training"]
     training["seed"] += trial
     training["num_workers"] = min(training["num_workers"], cores() - 1)

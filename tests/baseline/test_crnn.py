@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcase_coherence.baseline.crnn import CRNN
+from dcase_coherence.baseline.crnn import CRNN, Dropout, dropout_mask
 
 
 @pytest.fixture
@@ -113,3 +113,50 @@ def test_other_blocks(golden_inputs, spectrogram, activation, normalization):
     names = list(CRNN(**net).state_dict())
     assert f"cnn.cnn.{normalization}norm0.weight" in names
     assert CRNN(**net)(spectrogram)[1].shape == (3, 10)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.25, 0.5, 0.75])
+def test_dropout_drops_each_place_alike_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    count = 80_000
+    masks = dropout_mask(count, p)
+    assert masks.shape == (count,)
+    assert masks.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    sigma = (p * (1 - p) / count) ** 0.5
+    assert (masks == 0).float().mean() == pytest.approx(p, abs=5 * sigma)
+    # The elements that share a random word: each as likely as the others, and independent.
+    dropped = (masks.view(-1, 16) == 0).float()
+    assert (dropped.mean(0) - p).abs().max() < 5 * sigma * 4
+    assert (torch.corrcoef(dropped.T) - torch.eye(16)).abs().max() < 5 / len(dropped) ** 0.5
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_dropout_applies_one_mask_forward_and_backward(memory_format):
+    x = torch.rand(2, 3, 5, 7).add(1).contiguous(memory_format=memory_format).requires_grad_()
+    y = Dropout(0.5).train()(x)
+    y.sum().backward()
+    assert y.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(y, x * x.grad)
+    assert set(x.grad.unique().tolist()) == {0.0, 2.0}
+
+
+def test_dropout_follows_the_seed_and_rests_in_evaluation():
+    x = torch.ones(1000)
+    drop = Dropout(0.5).train()
+
+    def draw():
+        torch.manual_seed(1)
+        return drop(x)
+
+    assert torch.equal(draw(), draw())
+    assert not torch.equal(drop(x), drop(x))
+    assert torch.equal(drop.eval()(x), x)
+    assert torch.equal(Dropout(0.0).train()(x), x)
+    assert Dropout(1.0).train()(x).sum() == 0
+
+
+def test_channels_stay_innermost_in_memory(golden_inputs, spectrogram):
+    x = spectrogram.transpose(1, 2).unsqueeze(1)
+    for module in CRNN(**{**golden_inputs.NET, "dropout": 0.5}).cnn.cnn:
+        x = module(x)
+        assert x.is_contiguous(memory_format=torch.channels_last), module

@@ -1,0 +1,139 @@
+"""Every key and type of a configuration, checked."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dcase_coherence.baseline.config import SCHEMA, load_config, official_layout
+from dcase_coherence.baseline.crnn import CRNN
+from dcase_coherence.errors import InputError
+from dcase_coherence.lightning import DEFAULTS, build_regularizer
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "confs"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        path = tmp_path / "sed.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_an_empty_file_is_the_official_configuration(write):
+    config = load_config(write(""))
+    assert set(config) == set(SCHEMA)
+    assert config["training"]["batch_size"] == [12, 12, 24]
+    assert config["net"]["nb_filters"] == [16, 32, 64, 128, 128, 128, 128]
+    assert config["coherence"] == DEFAULTS
+    assert sum(p.numel() for p in CRNN(**config["net"]).parameters()) == 1112420
+    assert build_regularizer(CRNN(**config["net"]), config["coherence"]).loss.alpha1 == 0.1
+
+
+def test_defaults_are_not_shared(write):
+    load_config(write(""))["training"]["batch_size"].append(1)
+    assert load_config(write(""))["training"]["batch_size"] == [12, 12, 24]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_configurations_load(path):
+    config = load_config(path)
+    CRNN(**config["net"])
+
+
+def test_file_and_overrides(write):
+    path = write({"training": {"seed": 1, "n_epochs": 5}})
+    overrides = {"training.seed": 2, "data": official_layout("/d"), "opt": {"lr": 0.1}}
+    config = load_config(path, overrides)
+    assert config["training"]["seed"] == 2
+    assert config["training"]["n_epochs"] == 5
+    assert config["opt"]["lr"] == 0.1
+    assert config["data"]["weak_folder"] == "/d/audio/train/weak_16k"
+    assert config["data"]["fs"] == 16000
+
+
+def test_official_layout_is_the_official_one():
+    layout = official_layout("data")
+    audio, metadata = "data/audio", "data/metadata"
+    assert layout["synth_folder"] == f"{audio}/train/synthetic21_train/soundscapes_16k"
+    assert layout["synth_folder_44k"] == f"{audio}/train/synthetic21_train/soundscapes"
+    assert layout["unlabeled_folder"] == f"{audio}/train/unlabel_in_domain_16k"
+    assert layout["synth_val_dur"] == f"{metadata}/validation/synthetic21_validation/durations.tsv"
+    assert layout["test_dur"] == f"{metadata}/validation/validation_durations.tsv"
+    assert layout["eval_folder"] == f"{audio}/eval21_16k"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"trainning": {}}, "section 'trainning' is unknown; did you mean 'training'"),
+        ({"training": {"sead": 1}}, "training: the key 'sead' is unknown; did you mean 'seed'"),
+        ({"training": {"qqq": 1}}, "there are: batch_size"),
+        ({"training": [1]}, "give it keys and values"),
+        ({"training": {"seed": "1"}}, "training.seed is '1'.*write 1.0"),
+        ({"training": {"seed": True}}, "training.seed is True; it must be a whole number"),
+        ({"training": {"seed": -1}}, "at least 0"),
+        ({"training": {"n_epochs": 0}}, "at least 1"),
+        ({"training": {"batch_size": [12, 12]}}, r"\[strong, weak, unlabelled\]"),
+        ({"training": {"batch_size": [0, 12, 24]}}, "at least 1"),
+        ({"training": {"ema_factor": 1.5}}, "from 0 to 1"),
+        ({"training": {"mixup": "firm"}}, "one of soft, hard, or empty"),
+        ({"training": {"val_thresholds": [0.4]}}, "must contain 0.5"),
+        ({"training": {"val_thresholds": []}}, "list of numbers"),
+        ("opt: {lr: 1e-3}", r"opt.lr is '1e-3'.*write 0.001"),
+        ("opt: {lr: .nan}", "a number above 0"),
+        ({"opt": {"decay_factor": 0.8}}, "belong together"),
+        ({"scaler": {"statistic": "dataset"}}, "minmax, which is per instance"),
+        ({"scaler": {"dims": [0]}}, "a list of 1"),
+        ({"net": {"pooling": [[2, 2]] * 6}}, "net.pooling has 6 entries and net.nb_filters 7"),
+        ({"net": {"pooling": [[2, 2]] * 2 + [[1, 1]] * 5}}, "leaves 32 of feats.n_mels = 128"),
+        ({"net": {"pooling": [2] * 7}}, "pairs"),
+        ({"net": {"rnn_layers": 3}}, "give net.n_layers_RNN: 3"),
+        ({"net": {"dropout": 1}}, "below 1"),
+        ({"net": {"activation": "swish"}}, "one of glu"),
+        ({"feats": {"n_mels": 64}}, "leaves 0 of"),
+        ({"feats": {"f_max": 9000}}, "half the sampling rate"),
+        ({"feats": {"sample_rate": 44100}}, "make them equal"),
+        ({"data": {"net_subsample": 8}}, "net_subsample is 8 and net.pooling pools 4"),
+        ({"data": {"weak_tsv": 3}}, "a text"),
+        ({"data": {"audio_max_len": 0.1}}, "longer clips"),
+        ({"coherence": {"alpha1": -1}}, "coherence.alpha1 is -1"),
+        ({"coherence": {"annealing": "none"}}, "one of linear"),
+        ("- a", "holds no sections"),
+        ("training: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("a: &a [*a]", "unknown"),
+    ],
+)
+def test_bad_configurations_are_refused_in_one_sentence(write, content, words):
+    with pytest.raises(InputError, match=words) as error:
+        load_config(write(content))
+    assert "sed.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_overrides_are_named(write):
+    with pytest.raises(InputError, match="override, training: the key 'sead'"):
+        load_config(write(""), {"training.sead": 1})
+    with pytest.raises(InputError, match=r"write section\.key"):
+        load_config(write(""), {"seed": 1})
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"none\.yaml does not exist"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match=r"binary\.yaml"):
+        load_config(tmp_path / "binary.yaml")
+
+
+def test_every_default_passes_its_own_check():
+    for section, keys in copy.deepcopy(SCHEMA).items():
+        for key, (kind, default) in keys.items():
+            assert kind.test(default), f"{section}.{key}"

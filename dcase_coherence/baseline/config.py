@@ -341,6 +341,11 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         "at which the event-based F1 is computed",
     )
     require(
+        training["validation_interval"] <= training["n_epochs"],
+        f"training.validation_interval is {training['validation_interval']} and training.n_epochs "
+        f"{training['n_epochs']}; no epoch would be validated, lower the first",
+    )
+    require(
         training["batch_size"][0] > 0,
         f"training.batch_size is {training['batch_size']}; "
         "the share of strongly labelled clips must be at least 1",

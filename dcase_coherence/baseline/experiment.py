@@ -62,7 +62,7 @@ class Experiment:
 
     def fit(self) -> Path:
         """Train, or go on with the training; return the path of the best checkpoint."""
-        with quiet():
+        with quiet(), sentences():
             self.trainer.fit(self.module, ckpt_path=self.resume)
         return self.best
 
@@ -87,7 +87,7 @@ class Experiment:
                 f"the checkpoint {path} does not fit the network of the configuration ({reason}); "
                 "give the configuration that it was trained with"
             ) from None
-        with quiet():
+        with quiet(), sentences():
             self.trainer.test(self.module, verbose=False)
         return self.module.test_results
 
@@ -103,6 +103,7 @@ def build(
     train: bool = True,
     evaluation: bool = False,
     fast_dev_run: bool = False,
+    progress: bool = True,
 ) -> Experiment:
     """Make everything that training and testing need.
 
@@ -111,18 +112,21 @@ def build(
         coherence: add the coherence term to the baseline's loss.
         log_dir: results go to this folder, or to that of `resume`.
         trial: added to the seed.
-        gpus: "0" takes the GPU of this index (the CPU where there is no GPU), "0,1" several,
-            "-1" all, "cpu" none. By default one GPU where there is one.
+        gpus: "0" takes the GPU of this index (the CPU where there is no GPU), "cpu" none. By
+            default one GPU where there is one.
         resume: checkpoint of an interrupted training (`last.ckpt`) to go on with.
         train: False when only a checkpoint is tested; the training data are not needed then.
         evaluation: test on `data.eval_folder`, which has no labels.
         fast_dev_run: three epochs of two batches.
+        progress: show Lightning's progress bars, on a terminal.
 
     Raises:
         InputError: a file or folder of the configuration, or an argument, cannot be used.
     """
     settings: dict[str, Any] = copy.deepcopy({s: dict(keys) for s, keys in config.items()})
     accelerator, devices = choose_devices(gpus)
+    if isinstance(devices, list) and len(devices) > 1:
+        raise InputError(f"--gpus is {gpus!r}; one training runs on one GPU, give one index")
     if accelerator == "cpu":
         keep_memory()
     training = settings["training"]
@@ -178,7 +182,6 @@ def build(
         if not fast_dev_run
         else dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), 2)
     )
-    on_terminal = sys.stderr.isatty()
     with quiet():
         trainer = pl.Trainer(
             accelerator=accelerator,
@@ -193,7 +196,7 @@ def build(
             num_sanity_val_steps=0,
             log_every_n_steps=1 if fast_dev_run else 40,
             logger=logger,
-            enable_progress_bar=on_terminal,
+            enable_progress_bar=progress and sys.stderr.isatty(),
             enable_model_summary=False,
             enable_checkpointing=train,
             **limits,  # type: ignore[arg-type]
@@ -386,3 +389,12 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Pass on an InputError as it was raised; a loader's worker wraps it in its traceback."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).split("InputError: ")[-1].strip()) from None

@@ -86,6 +86,7 @@ def test_official_layout_is_the_official_one():
         ({"training": {"val_thresholds": []}}, "list of numbers"),
         ("opt: {lr: 1e-3}", r"opt.lr is '1e-3'.*write 0.001"),
         ("opt: {lr: .nan}", "a number above 0"),
+        ({"training": {"n_epochs": 1, "validation_interval": 2}}, "no epoch would be validated"),
         ({"opt": {"decay_factor": 0.8}}, "belong together"),
         ({"scaler": {"statistic": "dataset"}}, "minmax, which is per instance"),
         ({"scaler": {"dims": [0]}}, "a list of 1"),

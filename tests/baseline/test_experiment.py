@@ -245,6 +245,41 @@ def test_choice_of_devices(monkeypatch):
             choose_devices(flag)
 
 
+def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(InputError, match="runs on one GPU"):
+        build(config, coherence=False, log_dir=tmp_path, gpus="0,1")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, monkeypatch, workers):
+    monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)
+    folder = tmp_path / "unlabelled"
+    shutil.copytree(config["data"]["unlabeled_folder"], folder)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    config["data"]["unlabeled_folder"] = str(folder)
+    config["training"]["num_workers"] = workers
+    with pytest.raises(InputError, match=r"^\S+\.wav is cut short: .*; copy it again$"):
+        fit(config, tmp_path / "run", coherence=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("synth_tsv", "does not exist"),
+        ("weak_folder", "the folder .* does not exist"),
+        ("synth_val_dur", "does not exist"),
+        ("test_folder", "the folder .* does not exist"),
+    ],
+)
+def test_missing_data_are_named_and_nothing_is_written(config, tmp_path, key, words):
+    config["data"][key] = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=f"nowhere.* {words}|{words}.*"):
+        build(config, coherence=False, log_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
 def test_damaged_checkpoint_is_refused_before_any_work(config, tmp_path, content):
     path = tmp_path / "last.ckpt"

@@ -196,7 +196,7 @@ def comparison(
 
     Returns:
         One row a score (index "score"): mean and std (over trials, NaN for one) of each model,
-        difference, p_student, p_welch.
+        difference, p (t-test), p (Welch).
 
     Example:
         >>> table = comparison({"event F1": [0.40, 0.42]}, {"event F1": [0.43, 0.45]})
@@ -214,6 +214,7 @@ def comparison(
         for name, trials in zip(names, (first[score], second[score])):
             row[f"{name} mean"] = float(np.mean(trials))
             row[f"{name} std"] = float(np.std(trials, ddof=1)) if len(trials) > 1 else np.nan
-        row.update(difference=test.difference, p_student=test.p_student, p_welch=test.p_welch)
+        row["difference"] = test.difference
+        row["p (t-test)"], row["p (Welch)"] = test.p_student, test.p_welch
         rows[score] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score")

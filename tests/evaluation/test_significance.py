@@ -117,7 +117,7 @@ def test_comparison_table():
     assert list(table.index) == ["event", "psds1"]
     assert table.loc["event", "baseline std"] == pytest.approx(np.std([0.4, 0.5], ddof=1))
     assert table.loc["event", "difference"] == pytest.approx(0.15)
-    assert table.loc["psds1", ["baseline std", "p_student"]].isna().all()
+    assert table.loc["psds1", ["baseline std", "p (t-test)"]].isna().all()
 
 
 @pytest.mark.parametrize(

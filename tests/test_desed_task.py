@@ -523,6 +523,18 @@ def test_a_coherence_checkpoint_gives_the_same_in_the_untouched_script(run, tmp_
     assert again.metrics["test/teacher/mean"] == trained.metrics["test/teacher/mean"]
 
 
+def test_a_run_is_resumed_from_its_last_checkpoint(run, checkout):
+    trained = run()
+    script = checkout / "recipes/dcase2021_task4_baseline/train_sed.py"
+    script.write_text(script.read_text().replace("max_epochs=2", "max_epochs=3"))
+    last = trained.checkpoint.parent / "last.ckpt"
+    resumed = run("--resume_from_checkpoint", str(last), "--log_dir", "resumed")
+    kept = torch.load(resumed.checkpoint.parent / "last.ckpt")
+    assert torch.load(last)["global_step"] == 4  # two epochs of two batches
+    assert kept["global_step"] == 6
+    assert kept["lr_schedulers"][0]["step_num"] == 6
+
+
 def test_with_both_alphas_zero_the_two_arms_end_equal(run, tmp_path):
     config = {**CONFIG, "coherence": {"alpha1": 0.0, "alpha2": 0.0}}
     (tmp_path / "zero.yaml").write_text(yaml.safe_dump(config))

@@ -42,6 +42,7 @@ class FeatureTap:
     The tap adds no parameter, buffer or submodule, so a `state_dict` is the same with and without
     it. A deepcopy or an unpickled copy of the model is never tapped (a mean teacher is such a
     copy). Under DataParallel the parts of all replicas are joined in the order of their devices.
+    A forward without gradient, as in a validation, does not count beside one with it.
 
     Args:
         model: the model, or the very submodule to tap when there is no path.
@@ -64,6 +65,7 @@ class FeatureTap:
         self.name = path if isinstance(path, str) else type(self.module).__name__
         self._captured: list[_Capture] = []
         self._forwards = 0
+        self._graded = False
         self._handle: Any | None = self.module.register_forward_hook(_Hook(self))
 
     @property
@@ -113,6 +115,13 @@ class FeatureTap:
         self.clear()
 
     def _capture(self, output: Any, replica: bool) -> None:
+        graded = bool(getattr(output, "requires_grad", False))
+        if self._forwards and graded != self._graded:
+            # A forward without gradient (a validation, say) does not count beside one with it.
+            if not graded:
+                return
+            self.clear()
+        self._graded = graded
         self._forwards += 1
         if self._forwards > 1 and not (replica and self._captured and self._captured[0].replica):
             # pop() will refuse: a whole validation epoch must not pile up in the meantime.

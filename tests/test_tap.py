@@ -89,6 +89,23 @@ def test_pop_after_two_forwards_and_after_clear(net, x):
     assert tap.pop().shape == (3, 5, 8)
 
 
+def test_a_validation_does_not_count_beside_a_training_forward(net, x):
+    tap = FeatureTap(net, "cnn")
+
+    def validate():
+        with torch.no_grad():
+            net.eval()(x)
+            net(x)
+        net.train()
+
+    validate()
+    y = net(x)
+    validate()
+    z = tap.pop()
+    assert z.requires_grad
+    torch.testing.assert_close(net.dense(z), y)
+
+
 def test_holds_no_tensor_after_pop_nor_over_many_forwards(net, x):
     tap = FeatureTap(net, "cnn")
     outputs = []

@@ -82,11 +82,11 @@ def test_a_training_step_of_the_plain_loop(patched, monkeypatch):
 
 
 def test_a_training_step_of_the_lightning_submission(patched, monkeypatch, tmp_path):
+    folder = patched("ATST_SED", "atst-sed")
     pytest.importorskip("thop")
     # The function that the submission imports has moved since its release of sed_scores_eval.
     scores = pytest.importorskip("sed_scores_eval.base_modules.scores")
     monkeypatch.setitem(sys.modules, "sed_scores_eval.utils.scores", scores)
-    folder = patched("ATST_SED", "atst-sed")
     for path in (folder / "train", folder):
         monkeypatch.syspath_prepend(str(path))
     from desed_task.nnet.atst.audio_transformer import FrameASTModel

@@ -9,59 +9,19 @@ from __future__ import annotations
 
 import os
 import random
-import re
-from pathlib import Path
 from typing import Any, Iterator, List, Sequence, Union
 
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from dcase_coherence.baseline.audio import read_audio
 from dcase_coherence.baseline.labels import ManyHotEncoder
 from dcase_coherence.errors import InputError
 
 PathLike = Union[str, "os.PathLike[str]"]
-#: libsndfile's remark on a wav file with less audio than its header says.
-CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-
-
-def read_audio(path: PathLike, fs: int = 16000) -> np.ndarray:
-    """Read a clip as mono float32 `(samples,)` in [-1, 1]; channels are averaged.
-
-    Args:
-        path: audio file that libsndfile reads (wav, flac, ogg).
-        fs: the sampling rate it must have, in Hz.
-
-    Raises:
-        InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
-            short, or holds values that are not finite.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.samplerate != fs:
-                raise InputError(
-                    f"{path} has a sampling rate of {file.samplerate} Hz; resample it to {fs} Hz, "
-                    f"for example with: sox {Path(path).name} -r {fs} resampled.wav"
-                )
-            short = CUT_SHORT.search(file.extra_info)
-            if short and int(short[1]) > int(short[2]):
-                raise InputError(
-                    f"{path} is cut short: its header announces {short[1]} bytes of audio and "
-                    f"{short[2]} are there; copy it again"
-                )
-            audio = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        if not os.path.isfile(path):
-            raise InputError(f"{path} does not exist; copy it there or remove its row") from None
-        raise InputError(f"{path} cannot be read as audio ({error}); copy it again") from None
-    if not len(audio):
-        raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
-    if not np.isfinite(audio).all():
-        raise InputError(f"{path} holds samples that are not finite (NaN or infinity); replace it")
-    return audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1)
 
 
 class Clips(Dataset):
@@ -210,7 +170,9 @@ class UnlabeledSet(Clips):
         return_filename: bool = False,
         seed: int = 0,
     ) -> None:
-        files = sorted(f for f in list_folder(unlabeled_folder) if f.endswith(".wav"))
+        # A hidden file is one that a killed conversion left unfinished.
+        names = list_folder(unlabeled_folder)
+        files = sorted(f for f in names if f.endswith(".wav") and not f.startswith("."))
         if not files:
             raise InputError(f"{unlabeled_folder} holds no .wav file; put the clips there")
         paths = [os.path.join(unlabeled_folder, file) for file in files]

@@ -132,6 +132,11 @@ def build(
     training = settings["training"]
     training["seed"] += trial
     training["num_workers"] = min(training["num_workers"], cores() - 1)
+    if training["select_on"] == "test":
+        data = settings["data"]
+        data.update(
+            {f"synth_val_{part}": data[f"test_{part}"] for part in ("folder", "tsv", "dur")}
+        )
     if resume is not None:
         # Before any work: a run that cannot go on should say so at once.
         load_checkpoint(resume)

@@ -24,7 +24,7 @@ from dcase_coherence.baseline.datasets import ConcatDatasetBatchSampler, mix_see
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
 from dcase_coherence.baseline.labels import ManyHotEncoder
 from dcase_coherence.baseline.scoring import Posteriors, WeakScore, write_detections
-from dcase_coherence.evaluation import metrics
+from dcase_coherence.evaluation.scores import Scorer
 from dcase_coherence.files import whole_file
 
 
@@ -299,20 +299,16 @@ class MeanTeacher(pl.LightningModule):
         data, training = self.hparams["data"], self.hparams["training"]
         reference = read_strong_tsv(data["synth_val_tsv"], self.encoder.labels)
         durations = read_durations(data["synth_val_dur"])
+        scorer = Scorer(reference, durations, self.encoder.labels)
         objective = 0.0
         for name, said in self.val_strong.items():
             events = said.decode(
                 self.encoder, training["val_thresholds"], training["median_window"]
             )
             intersection = float(
-                np.mean(
-                    [
-                        metrics.intersection_based(reference, found, durations).macro_f1
-                        for found in events.values()
-                    ]
-                )
+                np.mean([scorer.intersection_based(found).macro_f1 for found in events.values()])
             )
-            event = metrics.event_based(reference, events[0.5]).macro_f1
+            event = scorer.event_based(events[0.5]).macro_f1
             self.log(f"val/synth/{name}/intersection_f1_macro", intersection)
             self.log(f"val/synth/{name}/event_f1_macro", event)
             weak = 0.0
@@ -383,17 +379,20 @@ class MeanTeacher(pl.LightningModule):
         data = self.hparams["data"]
         reference = read_strong_tsv(data["test_tsv"], self.encoder.labels)
         durations = read_durations(data["test_dur"])
-        event = metrics.event_based(reference, events)
-        segment = metrics.segment_based(reference, events)
+        scorer = Scorer(reference, durations, self.encoder.labels)
+        psds1, psds2 = scorer.psds(points)
+        event = scorer.event_based(events)
+        segment = scorer.segment_based(events)
+        intersection = scorer.intersection_based(events)
         return {
-            "psds_score_scenario1": metrics.psds(points, reference, durations, scenario=1),
-            "psds_score_scenario2": metrics.psds(points, reference, durations, scenario=2),
+            "psds_score_scenario1": psds1,
+            "psds_score_scenario2": psds2,
             "event_f1_macro": event.macro_f1,
             "event_f1_micro": event.micro_f1,
-            "intersection_f1_macro": metrics.intersection_based(
-                reference, events, durations
-            ).macro_f1,
+            "intersection_f1_macro": intersection.macro_f1,
+            "intersection_f1_macro_strict": intersection.strict_macro_f1,
             "segment_f1_macro": segment.macro_f1,
+            "segment_f1_macro_strict": segment.strict_macro_f1,
             "segment_f1_micro": segment.micro_f1,
         }
 

@@ -33,6 +33,7 @@ class Trial(NamedTuple):
         coherence: with the coherence term, or the baseline alone.
         number: added to the seed of the configuration.
         folder: checkpoints, logs and results go here.
+        public: test the chosen checkpoint on `data.public_*` too.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Trial(NamedTuple):
     coherence: bool
     number: int
     folder: Path
+    public: bool = False
 
     @property
     def record(self) -> Path:
@@ -81,6 +83,18 @@ def read_record(trial: Trial) -> dict[str, Any]:
     return record
 
 
+def scores_of(trial: Trial, record: Mapping[str, Any]) -> dict[str, float] | None:
+    """Test scores in a record by their logged names, None while some are missing."""
+    if "scores" not in record:
+        return None
+    if not trial.public:
+        return record["scores"]
+    public = record.get("public", {})
+    if public.get("folder") != trial.config["data"]["public_folder"]:
+        return None
+    return {**record["scores"], **public["scores"]}
+
+
 def _first_difference(before: Any, now: Any, name: str = "") -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *(key for key in before if key not in now)]:
@@ -110,14 +124,20 @@ def run_trials(
         fast_dev_run: three epochs of two batches.
 
     Returns:
-        Test scores by their logged names, in the order of the trials.
+        Test scores by their logged names (those on the public set begin with `public/` instead of
+        `test/`), in the order of the trials.
 
     Raises:
-        InputError: a folder holds another run, or a trial met input that it cannot use.
+        InputError: a folder holds another run, or a trial met input that it cannot use, or it
+            diverged.
         RuntimeError: a trial failed otherwise.
     """
     records = [read_record(trial) for trial in trials]
-    waiting = [index for index, record in enumerate(records) if "scores" not in record]
+    waiting = [
+        index
+        for index, (trial, record) in enumerate(zip(trials, records))
+        if scores_of(trial, record) is None
+    ]
     accelerator, devices = choose_devices(gpus)
     places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
     # From all trials, not from those that are left: the number of threads changes roundings, and
@@ -165,8 +185,8 @@ def run_trials(
         signal.signal(signal.SIGTERM, before)
     for index, (kind, content) in failures.items():
         message = f"{trials[index].name}: {content}"
-        raise InputError(message) if kind == "input" else RuntimeError(message)
-    return [read_record(trial)["scores"] for trial in trials]
+        raise RuntimeError(message) if kind == "died" else InputError(message)
+    return [scores_of(trial, read_record(trial)) or {} for trial in trials]
 
 
 def _work(
@@ -216,26 +236,44 @@ def run_trial(
         Test scores by their logged names.
     """
     record = read_record(trial)
-    if "scores" in record:
-        return record["scores"]
-    last = trial.folder / "last.ckpt"
-    experiment = build(
-        trial.config,
-        coherence=trial.coherence,
-        log_dir=trial.folder,
-        trial=trial.number,
-        gpus=gpus,
-        resume=last if last.exists() else None,
-        fast_dev_run=fast_dev_run,
-    )
-    write_record(trial, {})
-    # First, so that no checkpoint is ahead of the table.
-    table = EpochTable(trial.folder / "epochs.tsv", report)
-    experiment.trainer.callbacks.insert(0, table)  # type: ignore[attr-defined]
-    experiment.fit()
-    scores = experiment.test()
-    write_record(trial, {"scores": scores})
-    return scores
+    found = scores_of(trial, record)
+    if found is not None:
+        return found
+    if "scores" not in record:
+        last = trial.folder / "last.ckpt"
+        experiment = build(
+            trial.config,
+            coherence=trial.coherence,
+            log_dir=trial.folder,
+            trial=trial.number,
+            gpus=gpus,
+            resume=last if last.exists() else None,
+            fast_dev_run=fast_dev_run,
+        )
+        write_record(trial, {})
+        # First, so that no checkpoint is ahead of the table.
+        table = EpochTable(trial.folder / "epochs.tsv", report)
+        experiment.trainer.callbacks.insert(0, table)  # type: ignore[attr-defined]
+        experiment.fit()
+        record = {"scores": experiment.test(), "checkpoint": experiment.best.name}
+        write_record(trial, record)
+    if trial.public:
+        data = trial.config["data"]
+        place = {f"test_{part}": data[f"public_{part}"] for part in ("folder", "tsv", "dur")}
+        experiment = build(
+            {**trial.config, "data": {**data, **place}},
+            coherence=False,
+            log_dir=trial.folder / "public",
+            gpus=gpus,
+            train=False,
+            fast_dev_run=fast_dev_run,
+        )
+        scores = experiment.test(trial.folder / record["checkpoint"])
+        public = {name.replace("test/", "public/"): value for name, value in scores.items()}
+        public.pop("hp_metric")
+        record["public"] = {"folder": data["public_folder"], "scores": public}
+        write_record(trial, record)
+    return scores_of(trial, read_record(trial)) or {}
 
 
 def write_record(trial: Trial, more: Mapping[str, Any]) -> None:

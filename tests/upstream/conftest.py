@@ -9,6 +9,8 @@ import importlib
 import os
 import random
 import re
+import shutil
+import subprocess
 import types
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +26,9 @@ try:
     LIGHTNING = version("pytorch-lightning")
 except PackageNotFoundError:
     LIGHTNING = ""
+
+
+PATCHES = Path(__file__).resolve().parents[2] / "patches"
 
 
 class Case(NamedTuple):
@@ -113,6 +118,20 @@ def data(tmp_path_factory):
         if all(frame["event_label"].nunique() == 10 for frame in frames):
             return out
     raise AssertionError("no seed gives all ten classes")
+
+
+@pytest.fixture
+def patched(case, checkout, tmp_path):
+    """A copy of the checkout with the year's patch."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    folder = tmp_path / "patched"
+    shutil.copytree(str(checkout / "recipes" / case.recipe), str(folder / "recipes" / case.recipe))
+    shutil.copytree(str(checkout / "desed_task"), str(folder / "desed_task"))
+    patch = PATCHES / f"{case.recipe}.patch"
+    for options in (["--check"], []):
+        subprocess.run(["git", "apply", *options, str(patch)], cwd=folder, check=True)
+    return folder
 
 
 @pytest.fixture

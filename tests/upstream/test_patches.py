@@ -1,31 +1,10 @@
 """The patches apply to the named commits, and the patched trainer is the subclass."""
 
 import math
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from dcase_coherence import desed_task
-
-yaml = pytest.importorskip("yaml")
-
-PATCHES = Path(__file__).resolve().parents[2] / "patches"
-
-
-@pytest.fixture
-def patched(case, checkout, checkouts, tmp_path):
-    """A copy of the checkout with the year's patch."""
-    if shutil.which("git") is None:
-        pytest.skip("needs git")
-    folder = tmp_path / "patched"
-    shutil.copytree(str(checkout / "recipes" / case.recipe), str(folder / "recipes" / case.recipe))
-    shutil.copytree(str(checkout / "desed_task"), str(folder / "desed_task"))
-    patch = PATCHES / f"{case.recipe}.patch"
-    for options in (["--check"], []):
-        subprocess.run(["git", "apply", *options, str(patch)], cwd=folder, check=True)
-    return folder
 
 
 def test_the_yaml_of_the_patched_recipe_has_the_section(case, patched):

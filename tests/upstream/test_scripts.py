@@ -20,13 +20,13 @@ def run(case, checkout, tiny_config, data, tmp_path, monkeypatch):
         pytest.skip("the script needs embeddings of its clips; see test_trainers.py")
     monkeypatch.chdir(tmp_path)
 
-    def run(*argv, arm, **coherence):
+    def run(*argv, arm, folder=checkout, **coherence):
         config = tiny_config(data)
         if coherence:
             config["coherence"] = coherence
         (tmp_path / "conf.yaml").write_text(yaml.safe_dump(config))
         argv = ["--conf_file", "conf.yaml", "--log_dir", f"exp/{arm}", "--fast_dev_run", *argv]
-        return desed_task.run_official(checkout, case.recipe, argv, arm=arm, trainer=case.trainer)
+        return desed_task.run_official(folder, case.recipe, argv, arm=arm, trainer=case.trainer)
 
     return run
 
@@ -106,3 +106,13 @@ def test_with_both_alphas_zero_the_logs_are_the_official_ones(run):
     weights, same = load(official.checkpoint), load(ours.checkpoint)
     assert set(weights) == set(same)
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_the_patched_script_logs_what_the_subclass_does(run, patched):
+    settings = {"alpha1": 0.2, "alpha2": 0.05, "annealing_epochs": 2.0}
+    ours = scalars(run(arm="coherence", **settings).log_dir)
+    theirs = scalars(run(arm="baseline", folder=patched, **settings).log_dir)
+    assert ours["train/coherence/term"][-1][1] != 0.0
+    for name, values in ours.items():
+        if "energy" not in name:
+            assert theirs[name] == values, name

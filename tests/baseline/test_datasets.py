@@ -7,13 +7,13 @@ import soundfile
 import torch
 
 from dcase_coherence.annotations import read_strong_tsv, read_weak_tsv
+from dcase_coherence.baseline.audio import read_audio
 from dcase_coherence.baseline.config import official_layout
 from dcase_coherence.baseline.datasets import (
     ConcatDatasetBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
-    read_audio,
 )
 from dcase_coherence.baseline.labels import ManyHotEncoder
 from dcase_coherence.errors import InputError
@@ -34,63 +34,6 @@ def data(dataset):
 def write(path, sound, rate=16000, **options):
     soundfile.write(path, sound, rate, **options)
     return path
-
-
-def test_audio_is_read_as_written(tmp_path):
-    sound = np.array([0, 16384, -32768, 32767], dtype=np.int16)
-    audio = read_audio(write(tmp_path / "a.wav", sound))
-    assert audio.dtype == np.float32
-    assert audio.tolist() == [0.0, 0.5, -1.0, 32767 / 32768]
-
-
-def test_channels_are_averaged(tmp_path):
-    sound = np.stack([np.full(10, 0.5), np.full(10, -0.25)], 1)
-    assert read_audio(write(tmp_path / "a.wav", sound)) == pytest.approx(np.full(10, 0.125))
-
-
-def test_other_sampling_rate_is_refused_with_both_rates(tmp_path):
-    path = write(tmp_path / "a.wav", np.zeros(10), 44100)
-    with pytest.raises(InputError, match=r"a\.wav has a sampling rate of 44100 Hz.* 16000 Hz"):
-        read_audio(path)
-    assert len(read_audio(path, fs=44100)) == 10
-
-
-def test_empty_audio_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"a\.wav holds no audio"):
-        read_audio(write(tmp_path / "a.wav", np.zeros(0)))
-
-
-@pytest.mark.parametrize("part", [0.5, 0.01])
-def test_audio_cut_short_is_refused(tmp_path, part):
-    path = write(tmp_path / "a.wav", np.zeros(1600))
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(InputError, match=r"a\.wav (is cut short|cannot be read)"):
-        read_audio(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a wav file at all", b"RIFF\x00\x00\x00\x00WAVE"])
-def test_what_is_no_audio_is_refused(tmp_path, content):
-    path = tmp_path / "a.wav"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.wav (cannot be read as audio|holds no audio)"):
-        read_audio(path)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_not_finite_are_refused(tmp_path, value):
-    sound = np.zeros(100)
-    sound[50] = value
-    with pytest.raises(InputError, match="not finite"):
-        read_audio(write(tmp_path / "a.wav", sound, subtype="FLOAT"))
-
-
-def test_missing_or_deleted_audio_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.wav does not exist"):
-        read_audio(tmp_path / "gone.wav")
-    (tmp_path / "folder.wav").mkdir()
-    with pytest.raises(InputError, match=r"folder\.wav"):
-        read_audio(tmp_path / "folder.wav")
 
 
 def test_strong_set(data, encoder):

@@ -1,0 +1,174 @@
+"""Prepare and check DESED, or another data set in the official layout.
+
+    python recipes/prepare_desed.py --check DIR [--missing FILE]
+    python recipes/prepare_desed.py --download DIR
+    python recipes/prepare_desed.py --generate DIR
+    python recipes/prepare_desed.py --resample DIR
+    python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR
+
+Every part goes on where it stopped when the same command is given again. Exit code of --check: 0
+when all is well, 1 when something is wrong; 2 for input that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Iterator
+
+from dcase_coherence.errors import InputError, command
+
+#: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
+SYNTHETIC = "https://zenodo.org/record/6026841/files/dcase_synth.zip?download=1"
+#: The settings of `generate_dcase_task4_2021.py` that the desed package takes.
+SOUNDSCAPES = {"min_events": 1, "max_events": 5, "snr": ("uniform", 6, 30)}
+SETS = {"train": ("synth", 10000), "validation": ("synth_val", 2500)}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--check", metavar="DIR", help="examine every file of a data set")
+    what.add_argument("--download", metavar="DIR", help="recordings and official synthetic clips")
+    what.add_argument("--generate", metavar="DIR", help="new synthetic clips, with Scaper")
+    what.add_argument("--resample", metavar="DIR", help="all that was downloaded, to 16 kHz")
+    what.add_argument("--test-audio", metavar="DIR", help="clips to lay into --out as test set")
+    parser.add_argument("--missing", metavar="FILE", help="with --check: write what is missing")
+    parser.add_argument("--test-tsv", metavar="FILE", help="events of the --test-audio")
+    parser.add_argument("--test-durations", metavar="FILE", help="default: measured")
+    parser.add_argument("--out", metavar="DIR", help="data set that gets the test set")
+    parser.add_argument("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
+    parser.add_argument("--processes", type=int, metavar="P", help="default: all cores")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    args = parser.parse_args(argv)
+    if args.processes is not None and args.processes < 1:
+        raise InputError(f"--processes is {args.processes}; give at least 1")
+    if args.test_audio and not (args.test_tsv and args.out):
+        parser.error("--test-audio needs --test-tsv and --out")
+    if args.clips and min(args.clips) < 0:
+        raise InputError(f"--clips is {args.clips}; give two numbers of at least 0")
+    return args
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    if args.check:
+        return check(args)
+    if args.test_audio:
+        from dcase_coherence.baseline.prepare import add_test_set
+
+        clips = add_test_set(
+            args.out, args.test_audio, args.test_tsv, args.test_durations, **running(args)
+        )
+        print(f"{clips} clips are the validation set of {args.out}")
+        return 0
+    if args.download:
+        download(Path(args.download))
+    elif args.generate:
+        generate(Path(args.generate), args.clips)
+    resample(args.download or args.generate or args.resample, args)
+    return 0
+
+
+def running(args: argparse.Namespace) -> dict:
+    return {"processes": args.processes, "progress": not args.quiet}
+
+
+def check(args: argparse.Namespace) -> int:
+    from dcase_coherence.baseline.doctor import check, report, write_missing
+
+    diagnoses = check(args.check, **running(args))
+    print(report(diagnoses))
+    if args.missing:
+        count = write_missing(diagnoses, args.missing)
+        print(f"\n{count} missing clips listed in {args.missing}")
+    return int(any(diagnosis.problems for diagnosis in diagnoses))
+
+
+def resample(folder: str, args: argparse.Namespace) -> None:
+    from dcase_coherence.baseline.prepare import resample_tree
+
+    for target, clips in resample_tree(folder, **running(args)).items():
+        print(f"{clips} clips at 16 kHz in {target}")
+
+
+def desed() -> ModuleType:
+    """Import the `desed` package, an extra of its own: its Scaper needs libsox to build."""
+    try:
+        return importlib.import_module("desed")
+    except ImportError as error:
+        raise InputError(
+            f"the desed package cannot be imported ({error}); install the headers of libsox (on "
+            "Debian: apt install libsox-dev), then: pip install 'dcase-coherence[desed]'"
+        ) from None
+
+
+def download(folder: Path) -> None:
+    """Download the recordings and the official synthetic clips with the `desed` package."""
+    package = desed()
+    folder.mkdir(parents=True, exist_ok=True)
+    with inside(folder):
+        package.download_real(".", n_jobs=3, chunk_size=10)
+        if not Path("metadata", "train", "synthetic21_train").exists():
+            package.download.download_and_unpack_archive(SYNTHETIC, "raw", archive_format="zip")
+            merge(Path("raw", "dcase_synth"), Path())
+    print(f"what could not be downloaded is listed in {folder / 'missing_files'}")
+
+
+def generate(folder: Path, clips: list[int] | None) -> None:
+    """Generate synthetic clips with the `desed` package from its own soundbank."""
+    package = desed()
+    folder.mkdir(parents=True, exist_ok=True)
+    soundbank = folder / "soundbank"
+    if not (soundbank / "audio" / "validation").exists():
+        package.download_desed_soundbank(str(soundbank))
+    for index, (split, (_, official)) in enumerate(SETS.items()):
+        bank = soundbank / "audio" / split / "soundbank"
+        part = Path(split, f"synthetic21_{split}")
+        audio = folder / "audio" / part / "soundscapes"
+        table = folder / "metadata" / part / "soundscapes.tsv"
+        if table.exists():
+            continue
+        generator = package.SoundscapesGenerator(
+            10.0,
+            str(bank / "foreground"),
+            str(bank / "background"),
+            ref_db=-50,
+            samplerate=16000,
+            random_state=2021 + index,
+        )
+        count = official if clips is None else clips[index]
+        generator.generate_balance(count, str(audio), **SOUNDSCAPES)
+        package.generate_tsv_from_jams([str(p) for p in audio.glob("*.jams")], str(table))
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a folder: the `desed` package writes its lists where it is called."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def merge(source: Path, target: Path) -> None:
+    """Move the files of a tree into another; what is there stays."""
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_file() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(str(path), str(place))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

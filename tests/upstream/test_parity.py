@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ HERE = Path(__file__).resolve().parent
 
 
 def test_losses_equal_those_of_the_official_environment(checkouts, tmp_path):
+    if not version("pytorch-lightning").startswith(("1.2.", "2.")):
+        pytest.skip("the 2021 recipe runs in its own environment and in today's")
     official = os.environ.get("DESED_PYTHON")
     if not official:
         pytest.skip("set DESED_PYTHON to the python of recipes/envs/requirements-dcase2021.txt")

@@ -137,6 +137,15 @@ def read_durations(path: PathLike) -> pd.DataFrame:
     return table
 
 
+def read_filenames(path: PathLike) -> list[str]:
+    """Read the names of clips from any table with a column `filename`, each name once.
+
+    Raises:
+        InputError: the file, the column or a name cannot be used.
+    """
+    return list(dict.fromkeys(_read(path, ("filename",))["filename"]))
+
+
 def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
     """Read the columns as text, blanks and "nan" as ""; check that filenames stay inside."""
     if not os.path.isfile(path):

@@ -87,10 +87,15 @@ def load_statistics(path: PathLike, of: Mapping[str, Any]) -> tuple[Tensor, Tens
         InputError: they were computed with other settings than `of`.
     """
     saved = load_checkpoint(path)
+    statistics = saved.get("mean"), saved.get("mean_squared")
+    if not all(isinstance(value, Tensor) for value in statistics):
+        raise InputError(
+            f"scaler.savepath {path} holds no statistics; delete it or give another path"
+        )
     other = [name for name, value in of.items() if saved.get(name) != value]
-    if other or "mean" not in saved:
+    if other:
         raise InputError(
             f"scaler.savepath {path} holds statistics for other settings "
-            f"({', '.join(other) or 'no mean'} differ); delete it or give another path"
+            f"({', '.join(other)} differ); delete it or give another path"
         )
-    return saved["mean"], saved["mean_squared"]
+    return statistics  # type: ignore[return-value]

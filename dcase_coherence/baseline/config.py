@@ -6,6 +6,8 @@ import copy
 import difflib
 import math
 import os
+import reprlib
+import sys
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Union
 
@@ -25,7 +27,10 @@ class Kind(NamedTuple):
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    # Not isfinite: it fails for an integer beyond any float.
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _is_whole(value: Any) -> bool:
@@ -274,14 +279,14 @@ def load_config(
             _check_name(source, section, SCHEMA, "section")
             if not isinstance(keys, Mapping):
                 raise InputError(
-                    f"{source}: the section {section} is {keys!r}; give it keys and values"
+                    f"{source}: the section {section} is {_show(keys)}; give it keys and values"
                 )
             for key, value in keys.items():
                 _check_name(f"{source}, {section}", key, SCHEMA[section], "key")
                 kind = SCHEMA[section][key][0]
                 if not kind.test(value):
                     raise InputError(
-                        f"{source}: {section}.{key} is {value!r}; it must be {kind.words}"
+                        f"{source}: {section}.{key} is {_show(value)}; it must be {kind.words}"
                         + _yaml_hint(value)
                     )
                 config[section][key] = copy.deepcopy(value)
@@ -327,6 +332,17 @@ def _check_name(source: str, name: Any, known: Mapping[str, Any], what: str) -> 
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
         raise InputError(f"{source}: the {what} {str(name)!r} is unknown; {hint}")
+
+
+def _show(value: Any) -> str:
+    """Write a value as Python does, but shortened: a YAML file of a line can hold millions."""
+    short = reprlib.Repr()
+    short.maxlist, short.maxdict, short.maxlevel = 12, 12, 3
+    short.maxstring = short.maxlong = short.maxother = 100
+    try:
+        return short.repr(value)
+    except ValueError:  # Python refuses to write an integer of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _yaml_hint(value: Any) -> str:

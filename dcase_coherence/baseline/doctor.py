@@ -12,7 +12,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from dcase_coherence.annotations import read_durations, read_strong_tsv, read_weak_tsv
+from dcase_coherence.annotations import (
+    read_durations,
+    read_filenames,
+    read_strong_tsv,
+    read_weak_tsv,
+)
 from dcase_coherence.baseline.audio import read_audio
 from dcase_coherence.baseline.config import official_layout
 from dcase_coherence.baseline.prepare import RATE, audio_names
@@ -247,8 +252,7 @@ def _compare(
         table = root / "metadata" / "train" / "unlabel_in_domain.tsv"
         if not table.exists():
             return []
-        listed = pd.read_csv(table, sep="\t", usecols=["filename"], dtype=str)["filename"].dropna()
-        return [name for name in dict.fromkeys(listed) if name not in there]
+        return [name for name in read_filenames(table) if name not in there]
     if part.kind == "weak":
         weak = read_weak_tsv(paths["weak_tsv"])
         _say(problems, "without any tag", list(weak["filename"][weak["event_labels"] == ""]))

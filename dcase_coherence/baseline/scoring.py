@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Mapping, Sequence
 
@@ -80,10 +79,14 @@ def load_posteriors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            parts = np.split(file["strong"], np.cumsum(file["lengths"])[:-1])
-            return dict(zip(file["filenames"].tolist(), parts)), file["classes"].tolist()
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} holds no posteriors ({error}); test the model again") from None
+            names, classes = file["filenames"].tolist(), file["classes"].tolist()
+            strong, lengths = file["strong"], file["lengths"]
+        if strong.shape != (lengths.sum(), len(classes)) or lengths.shape != (len(names),):
+            raise ValueError("its arrays do not fit each other")
+        return dict(zip(names, np.split(strong, np.cumsum(lengths)[:-1]))), classes
+    except Exception as error:  # numpy and zipfile raise whatever a damaged file runs into
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise InputError(f"{path} holds no posteriors ({reason}); test the model again") from None
 
 
 class WeakScore:

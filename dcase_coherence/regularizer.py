@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Callable, Union
 
 import torch
@@ -12,6 +13,10 @@ from dcase_coherence.annealing import LinearAnnealing
 from dcase_coherence.functional import label_transitions, transition_distances
 from dcase_coherence.loss import CoherenceLoss
 from dcase_coherence.tap import FeatureTap
+
+
+#: A change of |z| by this factor is worth a warning; training without the term stays within it.
+DRIFT = 5.0
 
 
 class CoherenceRegularizer:
@@ -50,6 +55,8 @@ class CoherenceRegularizer:
         self.annealing = LinearAnnealing() if annealing is None else annealing
         self.metrics: dict[str, float] = {}
         self.tap = FeatureTap(model, path)
+        self._first_norm = math.nan
+        self._warned = False
 
     def __call__(
         self,
@@ -88,7 +95,28 @@ class CoherenceRegularizer:
         self.metrics = self._monitor(features.detach(), labels, valid)
         self.metrics.update(term=float(term.detach()), weight=weight)
         check_finite(self.metrics["term"], "the coherence term", self.metrics)
+        self._watch(self.metrics["z_norm"])
         return term
+
+    def _watch(self, z_norm: float) -> None:
+        """Warn once when the features leave the scale they started with."""
+        if math.isnan(self._first_norm):
+            self._first_norm = z_norm
+        ratio = z_norm / self._first_norm if self._first_norm else math.nan
+        if self._warned or not (ratio > DRIFT or ratio < 1 / DRIFT):
+            return
+        self._warned = True
+        where, ways = (
+            "grown",
+            "lower alpha1, set a margin (for instance margin=4) or normalize=True",
+        )
+        if ratio < 1:
+            where, ways = "shrunk", "lower alpha2 or set normalize=True"
+        warnings.warn(
+            f"the coherence loss has {where} the features from |z| = {self._first_norm:.3g} to "
+            f"{z_norm:.3g}; it has no bound of its own: if the scores suffer, {ways}",
+            stacklevel=3,
+        )
 
     def check_features(self) -> None:
         """Stop with what to change when the features of the last forward pass are not finite.

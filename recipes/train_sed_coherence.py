@@ -42,6 +42,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
     parser.add_argument("--trials", type=int, default=1, help="trials of each arm, a seed each")
     parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="values in the place of the configuration's, for instance coherence.margin=4",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     official = parser.add_argument_group("on the official code")
     official.add_argument(
@@ -91,10 +98,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def configuration(args: argparse.Namespace) -> dict:
     """Read the configuration; generate its data set where it describes one."""
-    from dcase_coherence.baseline.config import load_config, official_layout
+    from dcase_coherence.baseline.config import load_config, official_layout, parse_overrides
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
-    config = load_config(args.conf_file)
+    config = load_config(args.conf_file, parse_overrides(args.set))
     folder = args.data
     if folder is None and config["soundscapes"]["strong"]:
         from dcase_coherence.soundscapes import generate
@@ -229,8 +236,10 @@ def run_official_code(args: argparse.Namespace) -> None:
     """Hand the official flags to the official script, with the subclass in its trainer's place."""
     from dcase_coherence.desed_task import run_official
 
-    if args.data or args.trials > 1:
-        raise InputError("--data and --trials are for the bundled baseline; leave out --baseline")
+    if args.data or args.trials > 1 or args.set:
+        raise InputError(
+            "--data, --trials and --set are for the bundled baseline; leave out --baseline"
+        )
     flags = list(args.others)
     checkpoints = [f"{name}_from_checkpoint" for name in ("resume", "test", "eval")]
     for name in ("conf_file", "gpus", *checkpoints):

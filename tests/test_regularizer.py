@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -123,6 +124,20 @@ def test_divergence_stops_with_what_to_change(model, labels, value):
     model(torch.full((2, 5, 4), value))
     with pytest.raises(FloatingPointError, match="lower alpha1, set a margin"):
         regularizer(labels)
+
+
+@pytest.mark.parametrize(("factor", "word"), [(8.0, "grown"), (0.1, "shrunk")])
+def test_features_that_leave_their_scale_are_warned_of_once(model, labels, factor, word):
+    regularizer = CoherenceRegularizer(model, "0")
+    step(model, regularizer, labels, batch=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(factor)
+    with pytest.warns(UserWarning, match=f"has {word} the features"):
+        step(model, regularizer, labels, batch=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(model, regularizer, labels, batch=2)
 
 
 def test_annealing_starts_at_zero(model, labels):

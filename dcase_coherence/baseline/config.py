@@ -9,7 +9,7 @@ import os
 import reprlib
 import sys
 from pathlib import Path
-from typing import Any, Callable, Mapping, NamedTuple, Union
+from typing import Any, Callable, Mapping, NamedTuple, Sequence, Union
 
 import yaml
 
@@ -292,6 +292,31 @@ def load_config(
                 config[section][key] = copy.deepcopy(value)
     _check_together(str(path), config)
     return config
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """Read overrides from a command line.
+
+    Args:
+        texts: `section.key=value` each, the value as in YAML.
+
+    Raises:
+        InputError: one of them has no `=`, or a value that is no YAML.
+
+    Example:
+        >>> parse_overrides(["coherence.margin=4", "training.mixup="])
+        {'coherence.margin': 4, 'training.mixup': None}
+    """
+    overrides = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            overrides[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise InputError(f"--set {text} cannot be read; write section.key=value")
+    return overrides
 
 
 def _read_yaml(path: PathLike) -> Mapping[str, Any]:

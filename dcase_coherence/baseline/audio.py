@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -93,12 +94,9 @@ def convert(source: PathLike, target: PathLike, fs: int = 16000) -> float:
         pass
     audio = read_audio(source, None)
     samples = resample(audio, soundfile.info(str(source)).samplerate, fs)
-    try:
-        with whole_file(target) as temporary:
-            soundfile.write(temporary, samples, fs, subtype="PCM_16", format="WAV")
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise InputError(
-            f"{target} cannot be written ({error}); make room or give another folder, and run the "
-            "same command again: what is done is kept"
-        ) from None
+    # Not to the file: libsndfile does not say why it cannot write.
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, fs, subtype="PCM_16", format="WAV")
+    with whole_file(target) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
     return len(samples) / fs

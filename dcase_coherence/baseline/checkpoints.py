@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any, Mapping, Union
 
@@ -37,6 +38,14 @@ def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]
     return checkpoint
 
 
+def _save(content: Mapping[str, Any], path: PathLike) -> None:
+    # Not torch.save to the file: on a full disk it raises a C++ error, not an OSError.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
 class WholeFileIO(TorchCheckpointIO):
     """Write checkpoints to a temporary file beside their place, then move them there."""
 
@@ -44,8 +53,7 @@ class WholeFileIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: PathLike, storage_options: Any = None
     ) -> None:
         """Save; what was there stays until the new file is whole."""
-        with whole_file(path) as temporary:
-            torch.save(checkpoint, temporary)
+        _save(checkpoint, path)
 
     def load_checkpoint(
         self, path: PathLike, map_location: Any = "cpu", weights_only: Any = True
@@ -76,8 +84,7 @@ class MovableCheckpoint(ModelCheckpoint):
 
 def save_statistics(path: PathLike, of: Mapping[str, Any], mean: Tensor, squares: Tensor) -> None:
     """Save the statistics of a scaler and what they were computed with."""
-    with whole_file(path) as temporary:
-        torch.save({**of, "mean": mean.cpu(), "mean_squared": squares.cpu()}, temporary)
+    _save({**of, "mean": mean.cpu(), "mean_squared": squares.cpu()}, path)
 
 
 def load_statistics(path: PathLike, of: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -398,8 +398,18 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Pass on an InputError as it was raised; a loader's worker wraps it in its traceback."""
+    """Pass on an InputError as it was raised; a loader's worker wraps it in its traceback.
+
+    A worker that was killed is told as one, too.
+    """
     try:
         yield
     except InputError as error:
         raise InputError(str(error).split("InputError: ")[-1].strip()) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that loads clips was killed, for want of memory perhaps; lower "
+            "training.num_workers, and run the same command again to go on"
+        ) from None

@@ -15,7 +15,7 @@ from dcase_coherence.baseline.audio import convert
 from dcase_coherence.baseline.config import official_layout
 from dcase_coherence.baseline.processes import over_files
 from dcase_coherence.errors import InputError
-from dcase_coherence.files import whole_file
+from dcase_coherence.files import remove_left_over, whole_file
 
 PathLike = Union[str, "os.PathLike[str]"]
 FORMATS = (".wav", ".flac", ".ogg")
@@ -143,11 +143,9 @@ def write_durations(folder: Path, names: list[str], table: Path) -> None:
 def _convert_all(
     jobs: list[tuple[Path, Path]], target: Path, processes: int | None, title: str | None
 ) -> None:
-    left_over = list(target.glob(".*.wav"))
+    remove_left_over(target)
     for _ in over_files(partial(_convert, fs=RATE), jobs, processes=processes, progress=title):
         pass
-    for path in left_over:
-        path.unlink(missing_ok=True)
 
 
 def _convert(job: tuple[Path, Path], fs: int) -> float:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dcase_coherence.baseline.experiment import build, choose_devices, cores
 from dcase_coherence.errors import InputError
-from dcase_coherence.files import whole_file
+from dcase_coherence.files import remove_left_over, whole_file
 
 #: Exit code of a run that was told to stop (SIGTERM) and goes on when it is started again.
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h
@@ -239,6 +239,7 @@ def run_trial(
     found = scores_of(trial, record)
     if found is not None:
         return found
+    remove_left_over(trial.folder)
     if "scores" not in record:
         last = trial.folder / "last.ckpt"
         experiment = build(

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import zipfile
 
 import pytest
@@ -56,17 +57,18 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
         load_checkpoint(tmp_path / "other.ckpt")
 
 
-def test_an_interrupted_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
     WholeFileIO().save_checkpoint({"epoch": 1}, path)
 
-    def full_disk(checkpoint, file):
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("torch.save", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        WholeFileIO().save_checkpoint({"epoch": 2}, path)
+    # A file may not grow beyond 1000 bytes, as on a disk that is full.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"last\.ckpt cannot be written \(File too large\)"):
+            WholeFileIO().save_checkpoint({"epoch": 2, "weight": torch.ones(9999)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert WholeFileIO().load_checkpoint(path) == {"epoch": 1}
     assert os.listdir(tmp_path) == ["last.ckpt"]
 

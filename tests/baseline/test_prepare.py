@@ -105,7 +105,7 @@ def test_a_tree_is_resampled_once_and_gets_its_durations(tmp_path):
     write(paths["weak_folder_44k"] / "a.wav", 0.5, 44100)
     write(paths["synth_val_folder_44k"] / "b.wav", 0.5, 44100)
     paths["weak_folder"].mkdir(parents=True)
-    (paths["weak_folder"] / ".a-killed.wav").write_bytes(b"RIFF")
+    (paths["weak_folder"] / ".a-partial-killed.wav").write_bytes(b"RIFF")
     done = resample_tree(tmp_path, progress=False)
     assert done == {str(paths["weak_folder"]): 1, str(paths["synth_val_folder"]): 1}
     assert len(read_audio(paths["weak_folder"] / "a.wav")) == 8000

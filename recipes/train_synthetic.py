@@ -1,4 +1,4 @@
-"""Train on strongly labelled synthetic clips alone, with and without coherence (the paper's Table 1).
+"""Train on labelled synthetic clips alone, with and without coherence (the paper's Table 1).
 
 Without any argument: the small configuration on generated clips, one trial of each model; with
 --data a DESED tree in the official layout and the paper's own configuration. --trials 5 runs both
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -93,89 +95,106 @@ def evaluate(trial, name: str):
     )
 
 
-def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
-    """Compare the models, print Table 1, write the report and metrics.json."""
+def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
+    """Tables and tests of one set, over trials and over clips."""
     import numpy as np
     import pandas as pd
 
-    from dcase_coherence.evaluation import plots, significance
+    from dcase_coherence.evaluation import significance
+
+    scores = {
+        arm: pd.DataFrame([found.summary() for found in several]).to_dict("list")
+        for arm, several in by_arm.items()
+    }
+    tests = significance.comparison(scores["baseline"], scores["coherence"], ARMS)
+    counts = [np.stack([found.counts for found in by_arm[arm]]) for arm in ARMS]
+    boot = significance.paired_bootstrap(*counts, classes)
+    f1 = {
+        arm: pd.DataFrame(significance.f1_of_counts(found.sum(axis=1)), columns=classes).T
+        for arm, found in zip(ARMS, counts)
+    }
+    rows, chances = {}, {}
+    for key, title in SHOWN.items():
+        found = tests.loc[key]
+        rows[f"{name}, {title}"] = {
+            **{arm: mean_and_deviation(scores[arm][key]) for arm in ARMS},
+            "difference": points(found["difference"], 2),
+        }
+        chances[f"{name}, {title}"] = {
+            "p, t-test": probability(found["p (t-test)"]),
+            "p, Welch": probability(found["p (Welch)"]),
+            "95 % over clips": interval(boot.low, boot.high) if "macro" in key else "",
+        }
+    by_class = boot.classwise
+    classwise = pd.DataFrame(
+        {
+            **{arm: [percent(value) for value in f1[arm].mean(axis=1)] for arm in ARMS},
+            "difference": [points(value) for value in by_class["difference"]],
+            "95 % over clips": [interval(*ends) for ends in zip(by_class["low"], by_class["high"])],
+        },
+        index=by_class.index,
+    )
+    return {
+        "rows": rows,
+        "chances": chances,
+        "classwise": classwise,
+        "f1": f1,
+        "every": tests.set_axis([f"{name}, {key}" for key in tests.index]),
+        "numbers": {
+            "scores": scores,
+            "tests": tests.reset_index().to_dict("records"),
+            "bootstrap": {"difference": boot.difference, "low": boot.low, "high": boot.high},
+            "classwise": by_class.reset_index().to_dict("records"),
+        },
+    }
+
+
+def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
+    """Print Table 1; write the report and metrics.json."""
+    import pandas as pd
+
+    from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.files import whole_file
 
-    count = len(trials) // 2
-    report = Report("Synthetic clips only (Table 1)", command=shlex.join(sys.argv))
-    content: dict = {"command": shlex.join(sys.argv), "trials": count, "sets": {}}
-    table1, tests, every, classwise, f1 = [], [], [], {}, {}
-    for name, by_arm in evaluations.items():
-        by_score = {
-            arm: pd.DataFrame([found.summary() for found in several]).to_dict("list")
-            for arm, several in by_arm.items()
-        }
-        compared = significance.comparison(by_score["baseline"], by_score["coherence"], ARMS)
-        classes = by_arm["baseline"][0].classes
-        counts = [np.stack([found.counts for found in by_arm[arm]]) for arm in ARMS]
-        boot = significance.paired_bootstrap(*counts, classes)
-        for key, title in SHOWN.items():
-            row = {"score": f"{name}, {title}"}
-            row.update({arm: mean_and_deviation(by_score[arm][key]) for arm in ARMS})
-            row["difference"] = f"{100 * compared.loc[key, 'difference']:+.2f}"
-            table1.append(row)
-            macro = key == "event_f1_macro"
-            tests.append(
-                {
-                    "score": row["score"],
-                    "p, t-test": probability(compared.loc[key, "p_student"]),
-                    "p, Welch": probability(compared.loc[key, "p_welch"]),
-                    "95 % over clips": interval(boot.low, boot.high) if macro else "",
-                }
-            )
-        every.append(compared.set_axis([f"{name}, {key}" for key in compared.index]))
-        f1[name] = {
-            arm: pd.DataFrame(
-                [significance.f1_of_counts(c.sum(axis=0)) for c in one], columns=classes
-            ).T
-            for arm, one in zip(ARMS, counts)
-        }
-        shown = {arm: f1[name][arm].mean(axis=1).map(percent) for arm in ARMS}
-        classwise[name] = pd.DataFrame(shown).rename_axis("class")
-        classwise[name]["difference"] = boot.classwise["difference"].map(signed)
-        classwise[name]["95 % over clips"] = [
-            interval(low, high) for low, high in zip(boot.classwise["low"], boot.classwise["high"])
-        ]
-        content["sets"][name] = {
-            "scores": by_score,
-            "tests": compared.reset_index().to_dict("records"),
-            "bootstrap": {"difference": boot.difference, "low": boot.low, "high": boot.high},
-            "classwise": boot.classwise.reset_index().to_dict("records"),
-        }
-    seeds = (
-        f"{count} trial{'s' * (count > 1)} of each model, seeds from {config['training']['seed']}"
-    )
-    chosen = config["training"]["select_on"] == "test"
-    note = f"{seeds}; mean and standard deviation." + (
-        " As in the paper the epoch is chosen on validation itself, so only public is untouched."
-        if chosen
-        else ""
-    )
-    for title, rows, words in (
-        ("Table 1", table1, note),
-        ("Is the difference real", tests, TESTS),
-    ):
-        frame = pd.DataFrame(rows).set_index("score").rename_axis("")
-        print(f"\n{title}\n{frame.to_string()}\n{words}")
-        report.table(title, frame, words)
-    for name, frame in classwise.items():
-        print(f"\nevent F1 by class (%), {name}\n{frame.to_string()}")
-        report.table(f"Event F1 by class (%), {name}", frame)
-    report.figure("Event F1 by class", plots.classwise_f1(f1), "Dashed: mean over the classes.")
-    curves = {
-        arm: epochs([trial for trial in trials if ARMS[trial.coherence] == arm]) for arm in ARMS
+    compared = {
+        name: compare(name, by_arm, by_arm["baseline"][0].classes)
+        for name, by_arm in evaluations.items()
     }
+    count, first = len(trials) // len(ARMS), config["training"]["seed"]
+    note = f"{count} trial{'s' * (count > 1)} of each model, the same seeds from {first} on; mean"
+    note += " and standard deviation."
+    if config["training"]["select_on"] == "test":
+        note += (
+            " As in the paper the epoch is chosen on validation itself: only public is untouched."
+        )
+    command_line = shlex.join(sys.argv)
+    report = Report("Synthetic clips only (Table 1)", command=command_line)
+    for title, part, words in (
+        ("Table 1", "rows", note),
+        ("Significance", "chances", TESTS),
+    ):
+        rows = {row: cells for one in compared.values() for row, cells in one[part].items()}
+        table = pd.DataFrame.from_dict(rows, orient="index")
+        print(f"\n{title}\n{table.to_string()}\n{words}")
+        report.table(title, table, words)
+    for name, one in compared.items():
+        print(f"\nEvent F1 by class (%), {name}\n{one['classwise'].to_string()}")
+        report.table(f"Event F1 by class (%), {name}", one["classwise"])
+    figure = plots.classwise_f1({name: one["f1"] for name, one in compared.items()})
+    report.figure("Event F1 by class", figure, "Dashed: mean over the classes.")
+    curves = {arm: epochs([t for t in trials if ARMS[t.coherence] == arm]) for arm in ARMS}
     known = [column for column in CURVES if any(column in table for table in curves.values())]
     report.figure("Training", plots.curves(curves, panels=known), "Means over the trials.")
-    report.table("Every score", pd.concat(every).rename_axis("score"), "In [0, 1].")
+    every = pd.concat([one["every"] for one in compared.values()]).rename_axis("score")
+    report.table("Every score", every, "In [0, 1].")
     report.settings({key: value for key, value in config.items() if key != "soundscapes"})
     report.write(log_dir)
+    content = {
+        "command": command_line,
+        "trials": count,
+        "sets": {name: one["numbers"] for name, one in compared.items()},
+    }
     with whole_file(log_dir / "metrics.json") as temporary:
         temporary.write_text(json.dumps(without_nan(content), indent=2) + "\n")
 
@@ -196,26 +215,24 @@ def epochs(trials: list):
 
 
 def mean_and_deviation(values: list[float]) -> str:
-    import numpy as np
-
-    spread = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.2f}{spread}"
+    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{spread}"
 
 
 def probability(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def percent(value: float) -> str:
-    return "-" if value != value else f"{100 * value:.1f}"
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def signed(value: float) -> str:
-    return "-" if value != value else f"{100 * value:+.1f}"
+def points(value: float, digits: int = 1) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:+.{digits}f}"
 
 
 def interval(low: float, high: float) -> str:
-    return "-" if low != low else f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    return "-" if math.isnan(low) else f"[{points(low)}, {points(high)}]"
 
 
 def without_nan(content):
@@ -224,7 +241,7 @@ def without_nan(content):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, list):
         return [without_nan(value) for value in content]
-    return None if content != content else content
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Any, Mapping, Union
 
 import torch
@@ -15,6 +16,15 @@ from dcase_coherence.errors import InputError
 from dcase_coherence.files import whole_file
 
 PathLike = Union[str, "os.PathLike[str]"]
+#: Classes that Lightning 1.2, of the official 2021 baseline, wrote into checkpoints as names of
+#: its callbacks. Empty classes stand in for them, so that nothing of Lightning is run either.
+STAND_INS = [
+    (type(name.rpartition(".")[2], (), {}), name)
+    for name in (
+        "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    )
+]
 
 
 def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]:
@@ -26,9 +36,13 @@ def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]
     if not os.path.isfile(path):
         raise InputError(f"the checkpoint {path} does not exist; give the path of a .ckpt file")
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(STAND_INS):  # type: ignore[arg-type]
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch raises whatever a damaged archive runs into
         reason = str(error).split("\n")[0].split(". ")[0]
+        blocked = re.search(r"GLOBAL (\S+)", str(error))
+        if blocked:
+            reason = f"it names {blocked[1]}, which would be run"
         raise InputError(
             f"the checkpoint {path} cannot be loaded ({reason}); it is damaged or holds more "
             "than tensors and plain data: give a checkpoint that this project wrote"

@@ -42,7 +42,7 @@ def dataset(tmp_path_factory):
     """A data set of clips of a second in the official layout; returns its folder."""
     root = tmp_path_factory.mktemp("dataset")
     data = {name: Path(path) for name, path in official_layout(root).items()}
-    write_clips(data["synth_folder"], data["synth_tsv"], root / "unused", 11, seed=1)
+    write_clips(data["synth_folder"], data["synth_tsv"], root / "unused", 25, seed=1)
     write_clips(data["test_folder"], data["test_tsv"], data["test_dur"], 5, seed=2)
     write_clips(data["public_folder"], data["public_tsv"], data["public_dur"], 4, seed=3)
     return root
@@ -52,7 +52,7 @@ TINY = {
     "training": {
         "batch_size": [5, 0, 0],
         "batch_size_val": 4,
-        "n_epochs": 2,
+        "n_epochs": 3,
         "num_workers": 0,
         "n_test_thresholds": 3,
         "median_window": 1,
@@ -63,7 +63,8 @@ TINY = {
     },
     "scaler": {"statistic": "dataset", "normtype": "standard", "savepath": None},
     "data": {"audio_max_len": 1, "net_subsample": 2},
-    "feats": {"n_mels": 16, "n_window": 512, "n_filters": 512, "hop_length": 512},
+    "opt": {"lr": 0.03},
+    "feats": {"n_mels": 16, "n_window": 512, "n_filters": 512, "hop_length": 256},
     "net": {
         "dropout": 0.0,
         "n_RNN_cell": 8,
@@ -90,11 +91,10 @@ def run():
     """Run a recipe as its user does; returns what it said."""
 
     def run(recipe, *arguments, cwd, code=0):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [sys.executable, ROOT / "recipes" / recipe, *map(str, arguments)],
             cwd=cwd,
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,0 +1,341 @@
+"""Posteriors and events of recordings of any length, from a checkpoint of ours or the official one.
+
+A recording is read as overlapping windows of the length of the training clips; their posteriors
+are cross-faded. So memory does not grow with the length, but for the posteriors themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Iterable, Iterator, Mapping, Sequence, Union
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from torch import Tensor
+
+from dcase_coherence.annotations import CLASSES
+from dcase_coherence.baseline.audio import CUT_SHORT, resample
+from dcase_coherence.baseline.checkpoints import load_checkpoint
+from dcase_coherence.baseline.config import SCHEMA
+from dcase_coherence.baseline.crnn import CRNN
+from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
+from dcase_coherence.baseline.labels import ManyHotEncoder
+from dcase_coherence.errors import InputError
+from dcase_coherence.evaluation import decode
+
+PathLike = Union[str, "os.PathLike[str]"]
+MODELS = ("teacher", "student")
+WINDOWS_AT_ONCE = 8
+
+
+class Detector:
+    """A trained network with its features, in evaluation mode.
+
+    Args:
+        config: the sections feats, net, data, scaler and training that it was trained with.
+        state: state_dict of the whole module, as checkpoints hold it.
+        model: "teacher" or "student".
+        minmax_from: lower end of instance-wise minmax features, 0 or -1.
+
+    Attributes:
+        encoder: frames and classes of the posteriors.
+        network: the network itself.
+        median_window: of the decoding, in frames.
+        samples: length of a window.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Mapping[str, Any]],
+        state: Mapping[str, Tensor],
+        model: str,
+        minmax_from: int = 0,
+    ) -> None:
+        data, feats, scaler = config["data"], config["feats"], config["scaler"]
+        self.encoder = ManyHotEncoder(
+            CLASSES,
+            audio_len=data["audio_max_len"],
+            frame_len=feats["n_filters"],
+            frame_hop=feats["hop_length"],
+            net_pooling=data["net_subsample"],
+            fs=data["fs"],
+        )
+        self.median_window = config["training"]["median_window"]
+        self.samples = round(data["audio_max_len"] * data["fs"])
+        self.minmax_from = minmax_from
+        self.network = CRNN(**config["net"])
+        self.mel_spec = MelSpectrogram(**feats)
+        self.scaler = Scaler(scaler["statistic"], scaler["normtype"], scaler["dims"])
+        for part, name in (
+            (self.network, f"sed_{model}"),
+            (self.mel_spec, "mel_spec"),
+            (self.scaler, "scaler"),
+        ):
+            part.load_state_dict(_under(state, name))
+            part.eval().requires_grad_(False)
+        if self.scaler.needs_fit:
+            raise KeyError("scaler.mean")
+
+    def to(self, device: Union[str, torch.device]) -> Detector:
+        """Move to a device."""
+        for part in (self.network, self.mel_spec, self.scaler):
+            part.to(device)
+        return self
+
+    @torch.no_grad()
+    def posteriors(self, audio: np.ndarray) -> np.ndarray:
+        """Posteriors `(clips, frames, classes)` in [0, 1] of audio `(clips, samples)`."""
+        batch = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
+        device = next(self.network.parameters()).device
+        features = self.scaler(take_log(self.mel_spec(batch.to(device))))
+        if self.minmax_from:
+            features = 2 * features - 1
+        strong, _ = self.network(features)
+        return strong.transpose(1, 2).float().cpu().numpy()
+
+
+def load_detector(
+    checkpoint: PathLike,
+    *,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+    model: str | None = None,
+    minmax_from: int | None = None,
+) -> Detector:
+    """Load a network from a checkpoint, without running any code that the file may hold.
+
+    Args:
+        checkpoint: written by this project, or by the official baseline of 2021 or later.
+        config: the settings of its training; by default those that the checkpoint holds.
+        model: "teacher" or "student"; the teacher by default, where there is one.
+        minmax_from: lower end of minmax features, which a checkpoint of an official recipe of 2023
+            or later does not tell: -1 if its desed_task was of April 2024 or later, else 0.
+
+    Raises:
+        InputError: the file cannot be loaded, has no such model, or is of another network.
+    """
+    content = load_checkpoint(checkpoint)
+    state, held = content.get("state_dict"), content.get("hyper_parameters")
+    settings = held if config is None else config
+    if not isinstance(state, dict):
+        raise InputError(f"{checkpoint} holds no state_dict; give the .ckpt file of a training")
+    if not isinstance(settings, dict):
+        raise InputError(f"{checkpoint} does not say how it was trained; give its --conf_file")
+    there = [name for name in MODELS if _under(state, f"sed_{name}")]
+    if not there or model not in (None, *there):
+        raise InputError(
+            f"{checkpoint} holds {' and '.join(there) or 'no sed_student or sed_teacher'}; "
+            + (f"give one of these instead of {model!r}" if there else "give another checkpoint")
+        )
+    # The official configurations of later years hold keys that say nothing about the network.
+    sections = {
+        name: {
+            key: dict(settings.get(name) or {}).get(key, default)
+            for key, (_, default) in SCHEMA[name].items()
+        }
+        for name in ("training", "scaler", "data", "feats", "net")
+    }
+    minmax = (sections["scaler"]["statistic"], sections["scaler"]["normtype"])
+    if minmax_from is None:
+        if minmax == ("instance", "minmax") and "use_embeddings" in (settings.get("net") or {}):
+            raise InputError(
+                f"{checkpoint} is of an official recipe of 2023 or later, whose features end in "
+                "[-1, 1] where desed_task is of April 2024 or later and in [0, 1] where it is "
+                "older; say which with --minmax_from -1 or 0"
+            )
+        minmax_from = 0
+    try:
+        return Detector(sections, state, model or there[0], minmax_from)
+    except (RuntimeError, TypeError, KeyError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the network in {checkpoint} is not that of its settings ({reason}); give the "
+            "--conf_file that it was trained with, or a checkpoint of this baseline"
+        ) from None
+
+
+def _under(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The part of a state_dict under a name."""
+    start = f"{name}."
+    return {key[len(start) :]: value for key, value in state.items() if key.startswith(start)}
+
+
+def posteriors_of(detector: Detector, audio: PathLike) -> tuple[np.ndarray, float]:
+    """Posteriors of a recording of any length and sampling rate.
+
+    Args:
+        detector: the network.
+        audio: any file that libsndfile reads (wav, flac, ogg, mp3, ...).
+
+    Returns:
+        posteriors `(frames, classes)` and the duration in seconds.
+
+    Raises:
+        InputError: the file cannot be read, or holds no audio.
+    """
+    encoder = detector.encoder
+    frame = encoder.frame_hop * encoder.net_pooling
+    hop = max(encoder.n_frames // 2, 1)
+    parts: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []
+    samples = 0
+    for window, real in windows(read_blocks(audio, encoder.fs), detector.samples, hop * frame):
+        samples = len(parts) * hop * frame + len(waiting) * hop * frame + real
+        waiting.append(window)
+        if len(waiting) == WINDOWS_AT_ONCE:
+            parts.extend(detector.posteriors(np.stack(waiting)))
+            waiting = []
+    if waiting:
+        parts.extend(detector.posteriors(np.stack(waiting)))
+    joined = cross_fade(parts, hop)
+    return joined[: max(math.ceil(samples / frame), 1)], samples / encoder.fs
+
+
+def events_of(
+    detector: Detector,
+    posteriors: np.ndarray,
+    seconds: float,
+    *,
+    threshold: float = 0.5,
+    median_window: int | None = None,
+) -> pd.DataFrame:
+    """Events in posteriors `(frames, classes)` of a recording: event_label, onset, offset.
+
+    Args:
+        detector: the network.
+        posteriors: as :func:`posteriors_of` returns them.
+        seconds: duration of the recording.
+        threshold: of the posterior.
+        median_window: in frames; by default that of the training.
+
+    Raises:
+        InputError: the threshold or the window cannot be used.
+    """
+    events = decode.decode(
+        posteriors[None],
+        ["recording"],
+        detector.encoder.labels,
+        thresholds=[threshold],
+        median_window=detector.median_window if median_window is None else median_window,
+        frame_seconds=detector.encoder.frame_seconds,
+        clip_seconds=seconds,
+    )[float(threshold)]
+    return events.drop(columns="filename").sort_values(["onset", "offset"], ignore_index=True)
+
+
+def read_blocks(path: PathLike, fs: int, seconds: float = 10.0) -> Iterator[np.ndarray]:
+    """Read a recording block by block, mixed down and resampled.
+
+    The blocks, joined, are what resampling the whole recording gives.
+
+    Args:
+        path: any file that libsndfile reads.
+        fs: sampling rate of the blocks, in Hz.
+        seconds: length of a block.
+
+    Yields:
+        float32 arrays `(samples,)`.
+
+    Raises:
+        InputError: the file is missing, is no audio, is empty or cut short, or holds values that
+            are not finite.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            short = CUT_SHORT.search(file.extra_info)
+            if short and int(short[1]) > int(short[2]):
+                raise InputError(
+                    f"{path} is cut short: its header announces {short[1]} bytes of audio and "
+                    f"{short[2]} are there; copy it again"
+                )
+            yield from _resampled(file, path, fs, seconds)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        if not os.path.isfile(path):
+            raise InputError(f"{path} does not exist; give the path of a recording") from None
+        raise InputError(f"{path} cannot be read as audio ({error})") from None
+
+
+def _resampled(
+    file: soundfile.SoundFile, path: PathLike, fs: int, seconds: float
+) -> Iterator[np.ndarray]:
+    rate = file.samplerate
+    # Blocks and their surroundings begin at samples that both rates have.
+    down = rate // math.gcd(rate, fs)
+    up = fs // math.gcd(rate, fs)
+    size = max(round(seconds * rate / down), 1) * down
+    # Half of the length of resample's filter on each side.
+    around = 0 if rate == fs else math.ceil(10 * max(up, down) / up / down) * down
+
+    def read(samples: int) -> np.ndarray:
+        audio = file.read(samples, dtype="float32", always_2d=True).mean(axis=1)
+        if not np.isfinite(audio).all():
+            raise InputError(
+                f"{path} holds samples that are not finite (NaN or infinity); replace it"
+            )
+        return audio
+
+    before = np.zeros(around, dtype=np.float32)
+    block = read(max(size, around))
+    if not len(block):
+        raise InputError(f"{path} holds no audio (0 samples); give another recording")
+    while len(block):
+        after = read(max(size, around))
+        tail = np.pad(after[:around], (0, max(around - len(after), 0)))
+        whole = resample(np.concatenate([before, block, tail]), rate, fs)
+        start = around // down * up
+        yield whole[start : start + math.ceil(len(block) * up / down)].astype(np.float32)
+        before, block = block[len(block) - around :], after
+
+
+def windows(
+    blocks: Iterable[np.ndarray], samples: int, hop: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Cut audio into overlapping windows; the last one is padded with zeros.
+
+    Args:
+        blocks: parts of the audio, of any lengths.
+        samples: length of a window.
+        hop: from one window to the next, in samples.
+
+    Yields:
+        The window `(samples,)` and how many of its samples are real.
+
+    Example:
+        >>> [(window.tolist(), real) for window, real in windows([np.ones(3), np.ones(2)], 4, 2)]
+        [([1.0, 1.0, 1.0, 1.0], 4), ([1.0, 1.0, 1.0, 0.0], 3)]
+    """
+    held = np.zeros(0, dtype=np.float32)
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while len(held) > samples:
+            yield held[:samples], samples
+            held = held[hop:]
+    yield np.pad(held, (0, samples - len(held))), len(held)
+
+
+def cross_fade(parts: Sequence[np.ndarray], hop: int) -> np.ndarray:
+    """Join posteriors of overlapping windows, each fading out where the next fades in.
+
+    Args:
+        parts: posteriors `(frames, classes)`, all of one length.
+        hop: from one window to the next, in frames.
+
+    Returns:
+        `((windows - 1) * hop + frames, classes)`.
+
+    Example:
+        >>> cross_fade([np.zeros((4, 1)), np.ones((4, 1))], 2)[:, 0]
+        array([0.  , 0.  , 0.25, 0.75, 1.  , 1.  ])
+    """
+    frames, classes = parts[0].shape
+    place = np.arange(frames)
+    fade = (np.minimum(place, frames - 1 - place) + 0.5)[:, None]
+    total = np.zeros(((len(parts) - 1) * hop + frames, classes))
+    weight = np.zeros((len(total), 1))
+    for number, part in enumerate(parts):
+        here = slice(number * hop, number * hop + frames)
+        total[here] += fade * part
+        weight[here] += fade
+    return total / weight

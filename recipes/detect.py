@@ -1,0 +1,150 @@
+"""Detect events in recordings of any length, rate and format, with a trained checkpoint.
+
+Prints a table (tab-separated), JSON or Audacity labels, or writes them with --out. Of the
+checkpoint only the weights and settings are read; no code in it is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from dcase_coherence.errors import InputError, command
+
+FORMATS = ("tsv", "json", "audacity")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("audio", nargs="+", help="wav, flac, ogg, mp3, ... files")
+    parser.add_argument("--checkpoint", required=True, help="of ours or of the official baseline")
+    parser.add_argument("--conf_file", help="YAML of its training (default: what it holds itself)")
+    parser.add_argument("--model", choices=["teacher", "student"], help="default: teacher if any")
+    parser.add_argument("--threshold", type=float, default=0.5, help="of the posterior")
+    parser.add_argument("--median_window", type=int, help="in frames (default: as in training)")
+    parser.add_argument(
+        "--minmax_from",
+        type=int,
+        choices=[0, -1],
+        help="lower end of the features, for official checkpoints of 2023 and later",
+    )
+    parser.add_argument("--format", choices=FORMATS, default="tsv")
+    parser.add_argument("--out", help="file (tsv, json) or folder (audacity: one file a recording)")
+    parser.add_argument("--figure", metavar="DIR", help="also draw the posteriors into this folder")
+    parser.add_argument("--gpus", help="index, or cpu")
+    args = parser.parse_args(argv)
+    if args.out and Path(args.out).exists() and (args.format != "audacity"):
+        raise InputError(f"--out {args.out} exists; remove it or give another name")
+    return args
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    from dcase_coherence.baseline.config import load_config
+    from dcase_coherence.baseline.detect import events_of, load_detector, posteriors_of
+    from dcase_coherence.baseline.experiment import choose_devices
+
+    accelerator, devices = choose_devices(args.gpus)
+    detector = load_detector(
+        args.checkpoint,
+        config=load_config(args.conf_file) if args.conf_file else None,
+        model=args.model,
+        minmax_from=args.minmax_from,
+    ).to("cpu" if accelerator == "cpu" else f"cuda:{devices[0]}")
+    found, refused = [], []
+    for audio in args.audio:
+        try:
+            posteriors, seconds = posteriors_of(detector, audio)
+        except InputError as error:
+            # The other recordings are worth having all the same.
+            refused.append(str(error))
+            continue
+        events = events_of(
+            detector,
+            posteriors,
+            seconds,
+            threshold=args.threshold,
+            median_window=args.median_window,
+        )
+        found.append((audio, seconds, events))
+        if args.figure:
+            draw(Path(args.figure), audio, posteriors, detector.encoder, args.threshold)
+    write(args, found)
+    for sentence in refused[:-1]:
+        print(f"error: {sentence}", file=sys.stderr)
+    if refused:
+        raise InputError(refused[-1])
+
+
+def write(args: argparse.Namespace, found: list) -> None:
+    """Print the detections, or write them to --out."""
+    from dcase_coherence.files import whole_file
+
+    texts = {"tsv": tsv, "json": as_json, "audacity": audacity}
+    if args.out is None or args.format != "audacity":
+        targets = {args.out: texts[args.format](found)}
+    else:
+        targets = {}
+        for one in found:
+            path = Path(args.out, f"{Path(one[0]).name}.txt")
+            if path in targets or path.exists():
+                raise InputError(f"{path} exists; remove it or give another --out")
+            targets[path] = audacity([one])
+    for path, text in targets.items():
+        if path is None:
+            print(text, end="")
+            continue
+        with whole_file(path) as temporary:
+            temporary.write_text(text)
+
+
+def tsv(found: list) -> str:
+    lines = ["filename\tonset\toffset\tevent_label"]
+    for audio, _, events in found:
+        rows = [f"{e.onset:.3f}\t{e.offset:.3f}\t{e.event_label}" for e in events.itertuples()]
+        # As in DESED's tables a recording without events has a row with its name alone.
+        lines += [f"{audio}\t{row}" for row in rows or ["\t\t"]]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(found: list) -> str:
+    content = [
+        {
+            "filename": audio,
+            "duration": round(seconds, 3),
+            "events": events.round(3).to_dict("records"),
+        }
+        for audio, seconds, events in found
+    ]
+    return json.dumps(content, indent=2) + "\n"
+
+
+def audacity(found: list) -> str:
+    rows = [event for _, _, events in found for event in events.itertuples()]
+    return "".join(f"{e.onset:.6f}\t{e.offset:.6f}\t{e.event_label}\n" for e in rows)
+
+
+def draw(folder: Path, audio: str, posteriors, encoder, threshold: float) -> None:
+    import pandas as pd
+
+    from dcase_coherence.evaluation import plots
+
+    figure = plots.posteriors(
+        {"posterior": posteriors},
+        pd.DataFrame(),
+        encoder.labels,
+        frame_seconds=encoder.frame_seconds,
+        threshold=threshold,
+        title=Path(audio).name,
+    )
+    target = folder / Path(audio).name
+    if target.with_name(f"{target.name}.png").exists():
+        raise InputError(f"{target}.png exists; remove it or give another --figure")
+    plots.save(figure, target)
+
+
+if __name__ == "__main__":
+    main()

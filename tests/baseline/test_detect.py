@@ -1,0 +1,276 @@
+"""Windows, cross-fades and resampling lose nothing; checkpoints of every origin load."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcase_coherence.baseline.audio import resample
+from dcase_coherence.baseline.config import load_config
+from dcase_coherence.baseline.detect import (
+    cross_fade,
+    events_of,
+    load_detector,
+    posteriors_of,
+    read_blocks,
+    windows,
+)
+from dcase_coherence.baseline.experiment import build
+from dcase_coherence.baseline.scoring import load_posteriors
+from dcase_coherence.errors import InputError
+
+
+@pytest.fixture
+def config(config_file):
+    return load_config(config_file)
+
+
+@pytest.fixture
+def checkpoint(config, tmp_path):
+    """A checkpoint of an untrained network, with what a training would leave in it."""
+    experiment = build(config, coherence=False, log_dir=tmp_path / "test", train=False)
+    state = experiment.module.state_dict()
+    for name, values in state.items():
+        # The teacher is another network than the student.
+        if name.startswith("sed_teacher") and values.is_floating_point():
+            values += 0.1
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": state, "hyper_parameters": config}, path)
+    return path
+
+
+def change(path, **parts):
+    torch.save({**torch.load(path, weights_only=True), **parts}, path)
+
+
+def noise(path, seconds, rate=16000, **options):
+    rng = np.random.default_rng(0)
+    sound = 0.1 * rng.standard_normal((round(seconds * rate), options.pop("channels", 1)))
+    soundfile.write(path, sound, rate, **options)
+    return path
+
+
+@pytest.mark.parametrize("model", ["student", "teacher"])
+def test_clips_get_the_posteriors_of_the_test(config, checkpoint, tmp_path, model):
+    experiment = build(config, coherence=False, log_dir=tmp_path / "again", train=False)
+    experiment.test(checkpoint)
+    expected, _ = load_posteriors(experiment.folder / "metrics_test" / model / "posteriors.npz")
+    detector = load_detector(checkpoint, model=model)
+    for name, posteriors in expected.items():
+        found, seconds = posteriors_of(detector, f"{config['data']['test_folder']}/{name}")
+        assert seconds == 1.0
+        np.testing.assert_allclose(found, posteriors, atol=1e-6)
+
+
+def test_the_teacher_is_the_default(checkpoint, tmp_path):
+    clip = noise(tmp_path / "a.wav", 1)
+    ours = posteriors_of(load_detector(checkpoint), clip)[0]
+    teacher = posteriors_of(load_detector(checkpoint, model="teacher"), clip)[0]
+    student = posteriors_of(load_detector(checkpoint, model="student"), clip)[0]
+    np.testing.assert_array_equal(ours, teacher)
+    assert not np.allclose(ours, student)
+
+
+def test_long_recordings_are_their_windows_cross_faded(checkpoint, tmp_path):
+    detector = load_detector(checkpoint)
+    frame, frames = 256 * 4, detector.encoder.n_frames
+    hop = frames // 2
+    clip = noise(tmp_path / "a.flac", 2.3)
+    found, seconds = posteriors_of(detector, clip)
+    assert seconds == pytest.approx(2.3)
+    assert len(found) == np.ceil(2.3 * 16000 / frame)
+    audio = np.zeros(3 * 16000, dtype=np.float32)
+    audio[: round(2.3 * 16000)], _ = soundfile.read(clip, dtype="float32")
+    starts = range(0, round(2.3 * 16000) - 16000 + hop * frame, hop * frame)
+    single = {
+        start // frame: detector.posteriors(audio[None, start : start + 16000])[0]
+        for start in starts
+    }
+    for place in range(len(found)):
+        covering = {
+            start: values[place - start]
+            for start, values in single.items()
+            if start <= place < start + frames
+        }
+        weights = [min(place - start, frames - 1 - place + start) + 0.5 for start in covering]
+        expected = np.average(list(covering.values()), axis=0, weights=weights)
+        np.testing.assert_allclose(found[place], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 1.0, 1.01])
+def test_any_length(checkpoint, tmp_path, seconds):
+    detector = load_detector(checkpoint)
+    found, duration = posteriors_of(detector, noise(tmp_path / "a.wav", seconds))
+    assert duration == pytest.approx(seconds)
+    frame_seconds = detector.encoder.frame_seconds
+    assert (len(found) - 1) * frame_seconds < seconds <= (len(found) + 1) * frame_seconds
+    events = events_of(detector, found, duration, threshold=0.0)
+    assert set(events["event_label"]) == set(detector.encoder.labels)
+    assert events["offset"].max() <= duration
+
+
+@given(
+    length=st.integers(1, 100),
+    cuts=st.lists(st.integers(0, 100), max_size=4),
+    samples=st.integers(2, 30),
+    data=st.data(),
+)
+def test_windows_hold_every_sample_once_and_in_place(length, cuts, samples, data):
+    hop = data.draw(st.integers(1, samples))
+    audio = np.arange(1, length + 1, dtype=float)
+    blocks = np.split(audio, sorted(min(cut, length) for cut in cuts))
+    found = list(windows(blocks, samples, hop))
+    for number, (window, real) in enumerate(found):
+        expected = audio[number * hop : number * hop + samples]
+        assert real == len(expected)
+        np.testing.assert_array_equal(window, np.pad(expected, (0, samples - real)))
+    assert (len(found) - 1) * hop + found[-1][1] == length
+
+
+def test_a_cross_fade_keeps_what_windows_agree_on():
+    signal = np.random.default_rng(0).random((50, 3))
+    parts = [signal[start : start + 20] for start in range(0, 31, 10)]
+    np.testing.assert_allclose(cross_fade(parts, 10), signal)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 16001])
+def test_blocks_joined_are_the_recording_resampled(tmp_path, rate):
+    path = noise(tmp_path / "a.wav", 0.73, rate, channels=2, subtype="FLOAT")
+    audio = soundfile.read(path, dtype="float32")[0].mean(axis=1)
+    expected = resample(audio, rate, 16000)
+    for seconds in (0.1, 0.25, 10):
+        found = np.concatenate(list(read_blocks(path, 16000, seconds)))
+        assert len(found) == len(expected)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.wav", {"subtype": "PCM_24"}),
+        ("a.flac", {}),
+        ("a.ogg", {}),
+        ("a.mp3", {}),
+    ],
+)
+def test_formats(checkpoint, tmp_path, name, options):
+    path = noise(tmp_path / name, 1.4, 44100, channels=2, **options)
+    found, seconds = posteriors_of(load_detector(checkpoint), path)
+    # An mp3 holds whole blocks of samples.
+    assert seconds == pytest.approx(1.4, abs=0.08)
+    assert np.isfinite(found).all()
+
+
+def test_a_tone_is_the_same_at_every_rate(checkpoint, tmp_path):
+    detector = load_detector(checkpoint)
+    found = []
+    for rate in (16000, 44100):
+        time = np.arange(rate) / rate
+        path = tmp_path / f"{rate}.wav"
+        soundfile.write(path, 0.3 * np.sin(2 * np.pi * 1000 * time), rate, subtype="FLOAT")
+        found.append(posteriors_of(detector, path)[0])
+    np.testing.assert_allclose(*found, atol=0.02)
+
+
+def broken(tmp_path):
+    (tmp_path / "text.wav").write_text("this is no audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 16000, subtype="FLOAT")
+    noise(tmp_path / "short.wav", 1)
+    content = (tmp_path / "short.wav").read_bytes()
+    (tmp_path / "short.wav").write_bytes(content[: len(content) // 2])
+    (tmp_path / "noise.raw").write_bytes(b"0000")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing.wav", "does not exist"),
+        ("text.wav", "cannot be read as audio"),
+        ("empty.wav", "holds no audio"),
+        ("nan.wav", "not finite"),
+        ("short.wav", "cut short"),
+        ("noise.raw", "cannot be read as audio"),
+        (".", "cannot be read as audio|does not exist"),
+    ],
+)
+def test_broken_recordings_are_refused_in_one_sentence(checkpoint, tmp_path, name, words):
+    broken(tmp_path)
+    with pytest.raises(InputError, match=words) as error:
+        posteriors_of(load_detector(checkpoint), tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_of_lightning_1_2(checkpoint, tmp_path):
+    clip = noise(tmp_path / "a.wav", 1)
+    expected, _ = posteriors_of(load_detector(checkpoint), clip)
+    # There the classes of the callbacks are the keys of their states.
+    callbacks = {
+        pl.callbacks.EarlyStopping: {"wait_count": 0, "best_score": torch.tensor(0.5)},
+        pl.callbacks.ModelCheckpoint: {"best_model_path": "epoch=2.ckpt"},
+    }
+    change(checkpoint, callbacks=callbacks)
+    found, _ = posteriors_of(load_detector(checkpoint), clip)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_checkpoints_of_later_recipes(config, checkpoint, tmp_path):
+    clip = noise(tmp_path / "a.wav", 1)
+    expected, _ = posteriors_of(load_detector(checkpoint, model="student"), clip)
+    config["net"]["use_embeddings"] = False
+    config["training"]["precision"] = 32
+    change(checkpoint, hyper_parameters=config)
+    with pytest.raises(InputError, match="--minmax_from"):
+        load_detector(checkpoint)
+    older = load_detector(checkpoint, model="student", minmax_from=0)
+    np.testing.assert_array_equal(posteriors_of(older, clip)[0], expected)
+    newer = load_detector(checkpoint, model="student", minmax_from=-1)
+    assert np.abs(posteriors_of(newer, clip)[0] - expected).max() > 1e-5
+
+
+def test_a_scaler_of_the_data_set_comes_from_the_checkpoint(config, checkpoint, tmp_path):
+    config["scaler"].update(statistic="dataset", normtype="standard")
+    change(checkpoint, hyper_parameters=config)
+    with pytest.raises(InputError, match=r"scaler\.mean"):
+        load_detector(checkpoint)
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state["scaler.mean"] = torch.full((1, 1, 1), -20.0)
+    state["scaler.mean_squared"] = torch.full((1, 1, 1), 500.0)
+    change(checkpoint, state_dict=state)
+    detector = load_detector(checkpoint)
+    features = detector.scaler(torch.full((1, 4, 4), 10 - 20.0))
+    torch.testing.assert_close(features, torch.ones(1, 4, 4))
+
+
+def test_a_student_alone(checkpoint):
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    alone = {name: values for name, values in state.items() if "teacher" not in name}
+    change(checkpoint, state_dict=alone)
+    load_detector(checkpoint)
+    with pytest.raises(InputError, match="holds student; give one of these instead of 'teacher'"):
+        load_detector(checkpoint, model="teacher")
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"state_dict": None}, "holds no state_dict"),
+        ({"state_dict": {"encoder.weight": torch.zeros(1)}}, "no sed_student or sed_teacher"),
+        ({"hyper_parameters": None}, "--conf_file"),
+        ({"hyper_parameters": {}}, "is not that of its settings"),
+    ],
+)
+def test_other_checkpoints_are_refused_in_one_sentence(checkpoint, parts, words):
+    change(checkpoint, **parts)
+    with pytest.raises(InputError, match=words) as error:
+        load_detector(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+def test_a_configuration_of_another_network_is_refused(config, checkpoint):
+    config["net"]["n_RNN_cell"] += 1
+    with pytest.raises(InputError, match="is not that of its settings"):
+        load_detector(checkpoint, config=config)

@@ -1,0 +1,130 @@
+"""Detections as tables, JSON, Audacity labels and figures."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from dcase_coherence.baseline.config import load_config, official_layout
+from dcase_coherence.baseline.experiment import build
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "detect.py"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dataset, conf_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detect")
+    config = load_config(conf_file, {"data": official_layout(dataset)})
+    config["scaler"].update(statistic="instance", normtype="standard")
+    module = build(config, coherence=False, log_dir=folder, train=False).module
+    torch.save(
+        {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)},
+        folder / "model.ckpt",
+    )
+    return folder / "model.ckpt"
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "one.flac", tmp_path / "two.wav"]
+    for path, seconds in zip(paths, (2.5, 0.8)):
+        soundfile.write(path, 0.1 * rng.standard_normal(round(22050 * seconds)), 22050)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def detect(checkpoint):
+    main = runpy.run_path(str(RECIPE))["main"]
+
+    def detect(*arguments):
+        main([*map(str, arguments), "--checkpoint", str(checkpoint), "--gpus", "cpu"])
+
+    return detect
+
+
+def test_a_table_is_printed(detect, recordings, capsys, tmp_path):
+    detect(*recordings, "--threshold", 0.0)
+    printed = capsys.readouterr().out
+    (tmp_path / "out.tsv").write_text(printed)
+    table = pd.read_csv(tmp_path / "out.tsv", sep="\t")
+    assert list(table.columns) == ["filename", "onset", "offset", "event_label"]
+    assert list(table["filename"].unique()) == recordings
+    # Above 0 every class is active all the time.
+    assert len(table) == 20
+    assert (table["onset"] == 0).all()
+    assert table.groupby("filename")["offset"].max().tolist() == [2.5, 0.8]
+
+
+def test_recordings_without_events_are_named(detect, recordings, capsys):
+    detect(*recordings, "--threshold", 1.0)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert rows == [f"{path}\t\t\t" for path in recordings]
+
+
+def test_json(detect, recordings, tmp_path):
+    detect(
+        *recordings, "--threshold", 0.0, "--format", "json", "--out", tmp_path / "new" / "a.json"
+    )
+    content = json.loads((tmp_path / "new" / "a.json").read_text())
+    assert [found["duration"] for found in content] == [2.5, 0.8]
+    assert content[1]["events"][0] == {
+        "event_label": "Alarm_bell_ringing",
+        "onset": 0,
+        "offset": 0.8,
+    }
+
+
+def test_audacity_labels_and_figures(detect, recordings, tmp_path):
+    out = tmp_path / "labels"
+    arguments = (*recordings, "--threshold", 0.0, "--format", "audacity", "--out", out)
+    detect(*arguments, "--figure", tmp_path / "figures")
+    lines = (out / "two.wav.txt").read_text().splitlines()
+    assert lines[0] == "0.000000\t0.800000\tAlarm_bell_ringing"
+    assert len(lines) == 10
+    written = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert written == ["one.flac.png", "one.flac.svg", "two.wav.png", "two.wav.svg"]
+    with pytest.raises(SystemExit):
+        detect(*arguments)
+
+
+def test_one_broken_recording_does_not_lose_the_others(detect, recordings, capsys, tmp_path):
+    (tmp_path / "broken.wav").write_text("no audio")
+    with pytest.raises(SystemExit) as stop:
+        detect(tmp_path / "broken.wav", *recordings, tmp_path / "missing.wav")
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert all(path in said.out for path in recordings)
+    assert [line.split(":")[0] for line in said.err.splitlines()] == ["error", "error"]
+
+
+def test_nothing_is_overwritten(detect, recordings, capsys, tmp_path):
+    (tmp_path / "a.tsv").write_text("kept")
+    with pytest.raises(SystemExit):
+        detect(*recordings, "--out", tmp_path / "a.tsv")
+    assert "a.tsv exists" in capsys.readouterr().err
+    assert (tmp_path / "a.tsv").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--threshold", "2"], "threshold"), (["--median_window", "0"], "median_window")],
+)
+def test_bad_settings(detect, recordings, capsys, arguments, words):
+    with pytest.raises(SystemExit):
+        detect(*recordings, *arguments)
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_as_a_command(run, checkpoint, recordings, tmp_path):
+    missing = tmp_path / "missing.ckpt"
+    done = run("detect.py", *recordings, "--checkpoint", missing, cwd=tmp_path, code=2)
+    assert "missing.ckpt does not exist" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

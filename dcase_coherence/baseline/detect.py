@@ -86,14 +86,17 @@ class Detector:
         return self
 
     @torch.no_grad()
-    def posteriors(self, audio: np.ndarray) -> np.ndarray:
-        """Posteriors `(clips, frames, classes)` in [0, 1] of audio `(clips, samples)`."""
+    def features(self, audio: np.ndarray) -> Tensor:
+        """Normalised log-mel features `(clips, mels, frames)` of audio `(clips, samples)`."""
         batch = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
         device = next(self.network.parameters()).device
         features = self.scaler(take_log(self.mel_spec(batch.to(device))))
-        if self.minmax_from:
-            features = 2 * features - 1
-        strong, _ = self.network(features)
+        return 2 * features - 1 if self.minmax_from else features
+
+    @torch.no_grad()
+    def posteriors(self, audio: np.ndarray) -> np.ndarray:
+        """Posteriors `(clips, frames, classes)` in [0, 1] of audio `(clips, samples)`."""
+        strong, _ = self.network(self.features(audio))
         return strong.transpose(1, 2).float().cpu().numpy()
 
 

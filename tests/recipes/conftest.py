@@ -67,12 +67,12 @@ TINY = {
     "feats": {"n_mels": 16, "n_window": 512, "n_filters": 512, "hop_length": 256},
     "net": {
         "dropout": 0.0,
-        "n_RNN_cell": 8,
+        "n_RNN_cell": 16,
         "attention": False,
         "kernel_size": [3, 3],
         "padding": [1, 1],
         "stride": [1, 1],
-        "nb_filters": [4, 8],
+        "nb_filters": [8, 16],
         "pooling": [[2, 4], [1, 4]],
     },
 }

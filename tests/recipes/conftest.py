@@ -1,6 +1,7 @@
 """A tiny data set with a public set, and a tiny configuration for it."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,30 @@ def run():
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def main():
+    """The main function of a recipe, to be called in this process, which has loaded torch."""
+
+    def main(recipe, *arguments):
+        runpy.run_path(str(ROOT / "recipes" / recipe))["main"]([str(a) for a in arguments])
+
+    return main
+
+
+@pytest.fixture
+def refused(main, capsys):
+    """Run a recipe that must end in one sentence; returns the sentence."""
+
+    def refused(recipe, *arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(recipe, *arguments)
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert said.startswith("error: ")
+        return said
+
+    return refused

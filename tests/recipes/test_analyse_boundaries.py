@@ -1,8 +1,6 @@
 """Figures and numbers at the boundaries of events, of two trained networks."""
 
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +10,6 @@ from dcase_coherence.annotations import CLASSES
 from dcase_coherence.baseline.config import load_config, official_layout
 from dcase_coherence.baseline.experiment import build
 from dcase_coherence.baseline.trials import Trial, run_trial
-
-RECIPE = Path(__file__).parents[2] / "recipes" / "analyse_boundaries.py"
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +25,9 @@ def checkpoints(dataset, conf_file, tmp_path_factory):
 
 
 @pytest.fixture
-def analyse(tmp_path):
-    main = runpy.run_path(str(RECIPE))["main"]
-
+def analyse(tmp_path, main):
     def analyse(*arguments):
-        main([*map(str, arguments), "--log_dir", str(tmp_path / "out"), "--gpus", "cpu"])
+        main("analyse_boundaries.py", *arguments, "--log_dir", tmp_path / "out", "--gpus", "cpu")
         return json.loads((tmp_path / "out" / "boundaries.json").read_text())
 
     return analyse

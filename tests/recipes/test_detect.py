@@ -1,8 +1,6 @@
 """Detections as tables, JSON, Audacity labels and figures."""
 
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +10,6 @@ import torch
 
 from dcase_coherence.baseline.config import load_config, official_layout
 from dcase_coherence.baseline.experiment import build
-
-RECIPE = Path(__file__).parents[2] / "recipes" / "detect.py"
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +35,9 @@ def recordings(tmp_path):
 
 
 @pytest.fixture
-def detect(checkpoint):
-    main = runpy.run_path(str(RECIPE))["main"]
-
+def detect(checkpoint, main):
     def detect(*arguments):
-        main([*map(str, arguments), "--checkpoint", str(checkpoint), "--gpus", "cpu"])
+        main("detect.py", *arguments, "--checkpoint", checkpoint, "--gpus", "cpu")
 
     return detect
 

@@ -1,0 +1,203 @@
+"""Search alpha1 and alpha2 on a logarithmic grid (the paper's criterion: the validation set).
+
+Every pair is trained as train_synthetic.py trains the coherence model. The study lives in an SQLite
+file, or in any database that Optuna knows, and any number of processes on any number of machines
+may work on it: run the same command again, here or there, to go on or to join in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from dcase_coherence.errors import InputError, command
+
+CONFS = Path(__file__).resolve().parent / "confs"
+GRID = {"alpha1": [0.01, 0.03, 0.1, 0.3, 1.0], "alpha2": [0.003, 0.01, 0.03, 0.1, 0.3]}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--conf_file", help="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
+    )
+    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
+    parser.add_argument("--log_dir", help="folder of the results (default: exp/alphas_<conf>)")
+    parser.add_argument("--storage", help="URL of a database (default: an SQLite file in log_dir)")
+    parser.add_argument("--study", default="alphas", help="name of the study in the database")
+    for name, values in GRID.items():
+        parser.add_argument(f"--{name}", type=float, nargs="+", default=values, metavar="A")
+    parser.add_argument("--trials", type=int, default=1, help="trainings of each pair, a seed each")
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--gpus", help="index, several (0,1) for the workers in turn, or cpu")
+    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    args = parser.parse_args(argv)
+    for name in ("trials", "workers"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}; give at least 1")
+    for name in GRID:
+        values = sorted(set(getattr(args, name)))
+        if not 0 < values[0] <= values[-1] < float("inf"):
+            raise InputError(
+                f"--{name} is {values}; give numbers above 0, the scale is logarithmic"
+            )
+        setattr(args, name, values)
+    args.conf_file = args.conf_file or CONFS / ("table1.yaml" if args.data else "table1_mini.yaml")
+    return args
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    try:
+        from dcase_coherence.baseline import alphas
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
+        ) from None
+    import optuna
+
+    from dcase_coherence.baseline.config import load_config, place_data
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    config = load_config(args.conf_file)
+    name = Path(args.conf_file).stem
+    folder = Path(args.log_dir or Path("exp", f"alphas_{name}" + "_fast" * args.fast_dev_run))
+    place_data(config, args.data, Path("data", name), progress=not args.quiet)
+    folder.mkdir(parents=True, exist_ok=True)
+    args.storage = args.storage or alphas.default_storage(folder)
+    grid = {name: getattr(args, name) for name in GRID}
+    settings = settings_of(config, args)
+    # Before the workers, which would otherwise make the tables of the database all at once.
+    study = alphas.open_study(args.storage, args.study, grid, settings)
+    left = len(alphas.missing(study, grid))
+    print(f"{left} of {len(grid['alpha1']) * len(grid['alpha2'])} pairs to train", flush=True)
+    workers = min(args.workers, left)
+    if workers == 1:
+        work(0, args, config, folder, grid, settings)
+    elif workers:
+        side_by_side(workers, args, config, folder, grid, settings)
+    write(folder, alphas.table(study, grid), args)
+
+
+def settings_of(config: dict, args: argparse.Namespace) -> dict:
+    """What all trainings of a study have in common, on whatever machine."""
+    from dcase_coherence.baseline.trials import Trial
+
+    settings = Trial("", config, True, 0, Path()).settings()["config"]
+    settings["coherence"] = {k: v for k, v in settings["coherence"].items() if k not in GRID}
+    settings["data"] = {k: v for k, v in settings["data"].items() if not k.endswith("_folder")}
+    return {**settings, "trials": args.trials, "fast_dev_run": args.fast_dev_run}
+
+
+def work(number: int, args: argparse.Namespace, config: dict, folder: Path, grid, settings) -> None:
+    """Train cells until none is left."""
+    import optuna
+    import torch
+
+    from dcase_coherence.baseline import alphas
+    from dcase_coherence.baseline.experiment import choose_devices, cores
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    accelerator, devices = choose_devices(args.gpus)
+    gpus = "cpu" if accelerator == "cpu" else str(devices[number % len(devices)])
+    if gpus == "cpu":
+        torch.set_num_threads(max(cores() // args.workers, 1))
+
+    def run(pair: tuple[float, float]) -> alphas.Cell:
+        name = f"alpha1={pair[0]:g}_alpha2={pair[1]:g}"
+        if not args.quiet:
+            print(f"{name}: begins", flush=True)
+        cell = alphas.run_cell(
+            config,
+            pair,
+            folder / name,
+            trials=args.trials,
+            gpus=gpus,
+            fast_dev_run=args.fast_dev_run,
+            report=lambda *_: leave_with(parent),
+        )
+        print(f"{name}: {100 * cell.score:.2f} %, {cell.state}, |z| {cell.z_norm:.3g}", flush=True)
+        return cell
+
+    parent = multiprocessing.parent_process()
+    study = alphas.open_study(args.storage, args.study, grid, settings)
+    alphas.search(study, args.storage, grid, run)
+
+
+def leave_with(parent) -> None:
+    """End a worker whose parent was killed: nobody would end it any more."""
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
+def side_by_side(count: int, *arguments) -> None:
+    """Run workers in processes of their own."""
+    context = multiprocessing.get_context("spawn")
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    workers = [context.Process(target=worker, args=(n, *arguments)) for n in range(count)]
+    try:
+        for process in workers:
+            process.start()
+        for process in workers:
+            process.join()
+    finally:
+        for process in workers:
+            if process.is_alive():
+                process.terminate()
+        signal.signal(signal.SIGTERM, before)
+    if any(process.exitcode for process in workers):
+        raise InputError("a worker stopped (see above); run the same command again to go on")
+
+
+@command
+def worker(number: int, *arguments) -> None:
+    # Ctrl-C reaches the whole group; the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work(number, *arguments)
+
+
+def write(folder: Path, table, args: argparse.Namespace) -> None:
+    """Print the grid; write the heat map, the report and alphas.json."""
+    from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.report import Report
+    from dcase_coherence.files import whole_file
+
+    good = table[table["state"] == "ok"]
+    best = (good if len(good) else table).sort_values("score", ascending=False).iloc[0]
+    balance = good["balance"].median()
+    words = f"best: alpha1 {best['alpha1']:g}, alpha2 {best['alpha2']:g}"
+    words += f" with {100 * best['score']:.2f} % on validation ({best['state']})"
+    print(f"\n{table.to_string(index=False)}\n\n{words}")
+    command_line = shlex.join(sys.argv)
+    report = Report("Grid over alpha1 and alpha2", command=command_line, summary=f"{words}.")
+    figure = plots.alpha_grid(
+        table, balance=None if balance != balance else balance, score="score on validation"
+    )
+    note = "Line: z grows below it and collapses above it; by the median of the trained networks."
+    report.figure("Alphas", figure, note)
+    shown = table.set_index("alpha1")
+    report.table("Cells", shown, "Score in [0, 1]; |z| in the last epoch.")
+    report.settings({key: value for key, value in vars(args).items() if key != "storage"})
+    report.write(folder)
+    content = {
+        "command": command_line,
+        "best": {name: best[name] for name in GRID},
+        "balance": balance,
+        "cells": table.to_dict("records"),
+    }
+    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=2)
+    with whole_file(folder / "alphas.json") as temporary:
+        temporary.write_text(text + "\n")
+    print(f"report.html, report.md, figures/alphas.png and alphas.json in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import shlex
@@ -178,9 +179,8 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
     print(f"\n{table.to_string(index=False)}\n\n{words}")
     command_line = shlex.join(sys.argv)
     report = Report("Grid over alpha1 and alpha2", command=command_line, summary=f"{words}.")
-    figure = plots.alpha_grid(
-        table, balance=None if balance != balance else balance, score="score on validation"
-    )
+    known = None if math.isnan(balance) else balance
+    figure = plots.alpha_grid(table, balance=known, score="validation")
     note = "Line: z grows below it and collapses above it; by the median of the trained networks."
     report.figure("Alphas", figure, note)
     shown = table.set_index("alpha1")

@@ -112,7 +112,7 @@ def run_cell(
         if record.exists():
             held = json.loads(record.read_text())
             if held.pop("trials") == trials:
-                return Cell(**{k: float("nan") if v is None else v for k, v in held.items()})
+                return _cell(held)
         found = []
         for number in range(trials):
             trial = Trial(f"{alphas}", settings, True, number, folder / f"trial_{number}")
@@ -264,13 +264,17 @@ class _Left(BaseException):
 
 def cells(study: optuna.Study) -> dict[tuple[float, float], Cell]:
     """Finished cells by alpha1 and alpha2."""
-    found = {}
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-        values = {k: trial.user_attrs.get(k) for k in Cell._fields}
-        found[tuple(trial.params[name] for name in NAMES)] = Cell(
-            **{k: float("nan") if v is None else v for k, v in values.items()}
-        )
-    return found  # type: ignore[return-value]
+    finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    return {
+        (trial.params["alpha1"], trial.params["alpha2"]): _cell(trial.user_attrs)
+        for trial in finished
+    }
+
+
+def _cell(values: Mapping[str, Any]) -> Cell:
+    """A cell from plain values, in which None stands for NaN."""
+    known = (values[name] for name in Cell._fields)
+    return Cell._make(float("nan") if value is None else value for value in known)
 
 
 def missing(study: optuna.Study, grid: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:

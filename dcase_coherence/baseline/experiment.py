@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import errno
 import logging
 import os
 import random
@@ -37,6 +38,7 @@ from dcase_coherence.errors import InputError
 from dcase_coherence.lightning import CoherenceMixin
 
 PathLike = Union[str, "os.PathLike[str]"]
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
@@ -383,6 +385,8 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         for advice in (
             ".*does not have many workers.*",
+            # A worker that lived on would not see the epoch of its clips change.
+            ".*persistent_workers=True.*",
             ".*is smaller than the logging interval.*",
             ".*exists and is not empty.*",
             ".*isinstance.treespec, LeafSpec.*",
@@ -400,12 +404,19 @@ def quiet() -> Iterator[None]:
 def sentences() -> Iterator[None]:
     """Pass on an InputError as it was raised; a loader's worker wraps it in its traceback.
 
-    A worker that was killed is told as one, too.
+    A worker that was killed and a disk that TensorBoard finds full are told as one, too.
     """
     try:
         yield
     except InputError as error:
         raise InputError(str(error).split("InputError: ")[-1].strip()) from None
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise InputError(
+            f"the logs of the run cannot be written ({error.strerror}); make room, and run the "
+            "same command again to go on"
+        ) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

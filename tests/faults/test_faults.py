@@ -1,0 +1,220 @@
+"""Full disk, closed folder, deleted audio, killed worker, SIGTERM, SIGKILL.
+
+What counts is the exit code, the sentence, the last checkpoint, and that the same run afterwards
+ends as an undisturbed one. A fault happens when the first checkpoint moves into its place.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dcase_coherence.baseline import experiment
+from dcase_coherence.baseline.checkpoints import load_checkpoint
+from dcase_coherence.baseline.config import load_config, official_layout
+from dcase_coherence.baseline.trials import RESUME_ME, Trial, run_trial
+from dcase_coherence.errors import command
+from dcase_coherence.soundscapes import generate
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 300  # seconds; a machine under load is slow
+CONFIG = {
+    "training": {
+        "batch_size": [2, 1, 1],
+        "batch_size_val": 2,
+        "n_epochs": 3,
+        "n_epochs_warmup": 1,
+        "num_workers": 0,
+        "weak_split": 0.5,
+        "n_test_thresholds": 2,
+    },
+    "feats": {"n_mels": 16, "n_window": 512, "hop_length": 1024},
+    "net": {
+        "rnn_layers": None,
+        "n_RNN_cell": 4,
+        "n_layers_RNN": 1,
+        "nb_filters": [4, 4],
+        "kernel_size": [3, 3],
+        "padding": [1, 1],
+        "stride": [1, 1],
+        "pooling": [[2, 4], [2, 4]],
+    },
+    "scaler": {"savepath": None},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults") / "data"
+    counts = {"strong": 4, "weak": 2, "unlabelled": 2, "validation": 2, "test": 2}
+    return generate(folder, progress=False, processes=1, **counts)
+
+
+@pytest.fixture(scope="module")
+def conf_file(data):
+    path = data.parent / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture
+def config(conf_file, data):
+    config = load_config(conf_file)
+    config["data"].update(official_layout(data))
+    return config
+
+
+def at_first_checkpoint(fault):
+    """Let a fault happen, once, in this process."""
+    happened = []
+
+    def look(event, arguments):
+        if event == "os.rename" and str(arguments[1]).endswith("last.ckpt") and not happened:
+            happened.append(event)
+            fault()
+
+    sys.addaudithook(look)
+
+
+def child(config, folder, fault, log):
+    """Train and test as the recipes do, with standard error in a file."""
+    # Python's own standard error is pytest's here.
+    sys.stderr = open(log, "w", buffering=1)  # noqa: SIM115
+    os.dup2(sys.stderr.fileno(), 2)
+    torch.set_num_threads(1)
+    if fault:
+        at_first_checkpoint(fault)
+    command(run_trial)(Trial("trial", config, True, 0, folder))
+
+
+def run(config, folder, fault=None):
+    """Run it in a process of its own; return its exit code and what it said."""
+    log = folder.parents[1] / f"{folder.parent.name}_stderr.txt"
+    process = multiprocessing.get_context("fork").Process(
+        target=child, args=(config, folder, fault, log)
+    )
+    process.start()
+    process.join(TIMEOUT)
+    return process.exitcode, log.read_text()
+
+
+def scores(folder):
+    return json.loads((folder / "trial.json").read_text())["scores"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(conf_file, data, tmp_path_factory):
+    config = load_config(conf_file)
+    config["data"].update(official_layout(data))
+    folder = tmp_path_factory.mktemp("undisturbed") / "trial"
+    code, said = run(config, folder)
+    assert code == 0, said
+    return scores(folder)
+
+
+def assert_goes_on(config, folder, undisturbed):
+    """The last checkpoint is whole, and the next run ends as if nothing had happened."""
+    assert load_checkpoint(folder / "last.ckpt")["epoch"] < CONFIG["training"]["n_epochs"] - 1
+    code, said = run(config, folder)
+    assert code == 0, said
+    assert scores(folder) == undisturbed
+    assert not list(folder.rglob(".*-partial-*"))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(config, tmp_path, undisturbed):
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+
+    code, said = run(config, tmp_path / "trial", fill)
+    assert code == 2, said
+    # TensorBoard's own thread may print its traceback before.
+    sentence = said.splitlines()[-1]
+    assert sentence.startswith("error: ")
+    assert "cannot be written (File too large); make room" in sentence
+    assert_goes_on(config, tmp_path / "trial", undisturbed)
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(config, tmp_path):
+    # Not by its permissions: root may do everything. A file in a folder's place is as closed.
+    (tmp_path / "exp").write_text("")
+    code, said = run(config, tmp_path / "exp" / "trial")
+    assert code == 2
+    assert said.startswith("error: ")
+    assert "cannot be" in said
+    assert said.count("\n") == 1
+
+
+def test_audio_that_disappears_is_named(config, tmp_path, undisturbed):
+    clip = sorted(Path(config["data"]["synth_folder"]).iterdir())[0]
+    content = clip.read_bytes()
+    try:
+        code, said = run(config, tmp_path / "trial", clip.unlink)
+        assert code == 2
+        assert said == f"error: {clip} does not exist; copy it there or remove its row\n"
+    finally:
+        clip.write_bytes(content)
+    assert_goes_on(config, tmp_path / "trial", undisturbed)
+
+
+def test_a_worker_that_dies_is_a_sentence(config, tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(experiment, "cores", lambda: 2)
+    config["training"]["num_workers"] = 1
+
+    def kill_workers():
+        # As the kernel does when memory runs out.
+        os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    code, said = run(config, tmp_path / "trial", kill_workers)
+    assert code == 2, said
+    sentence = said.splitlines()[-1]
+    assert sentence.startswith("error: a process that loads clips was killed")
+    assert_goes_on(config, tmp_path / "trial", undisturbed)
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def test_sigterm_ends_with_the_code_that_says_resume_me(conf_file, data, tmp_path):
+    script = ROOT / "recipes" / "train_sed_coherence.py"
+    options = ["--conf_file", conf_file, "--data", data, "--log_dir", tmp_path / "exp"]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, [script, *options]), "--arm", "coherence", "--quiet"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    folder = tmp_path / "exp" / "coherence" / "trial_0"
+    give_up = time.monotonic() + TIMEOUT
+    while not (folder / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == RESUME_ME == 75, said
+    load_checkpoint(folder / "last.ckpt")
+    assert "scores" not in json.loads((folder / "trial.json").read_text())
+
+
+def test_killed_and_resumed_ends_the_same():
+    script = str(ROOT / "tests" / "faults" / "kill_and_resume.py")
+    done = subprocess.run(
+        [sys.executable, script, "--times", "2", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=2 * TIMEOUT,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["all"] >= 2

@@ -6,8 +6,9 @@
     python recipes/prepare_desed.py --resample DIR
     python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR
 
-Every part goes on where it stopped when the same command is given again. Exit code of --check: 0
-when all is well, 1 when something is wrong; 2 for input that cannot be used.
+Given again, the same command goes on where it stopped (an unfinished set of --generate begins
+again). Exit code of --check: 0 when all is well, 1 when something is wrong; 2 for input that
+cannot be used.
 """
 
 from __future__ import annotations

@@ -98,18 +98,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def configuration(args: argparse.Namespace) -> dict:
     """Read the configuration; generate its data set where it describes one."""
-    from dcase_coherence.baseline.config import load_config, official_layout, parse_overrides
+    from dcase_coherence.baseline.config import load_config, parse_overrides, place_data
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
     config = load_config(args.conf_file, parse_overrides(args.set))
-    folder = args.data
-    if folder is None and config["soundscapes"]["strong"]:
-        from dcase_coherence.soundscapes import generate
-
-        folder = Path("data", Path(args.conf_file).stem)
-        generate(folder, progress=not args.quiet, **config["soundscapes"])
-    if folder is not None:
-        config["data"].update(official_layout(folder))
+    place_data(config, args.data, Path("data", Path(args.conf_file).stem), progress=not args.quiet)
     return config
 
 

@@ -398,7 +398,7 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         f"net.rnn_layers is {net['rnn_layers']}, which the official network ignores; "
         f"give net.n_layers_RNN: {net['rnn_layers']}",
     )
-    bins = _bins_left(net, feats["n_mels"])
+    bins = _left_after_pooling(net, feats["n_mels"], axis=1)
     require(
         bins == 1,
         f"net.pooling leaves {bins} of feats.n_mels = {feats['n_mels']} bands; "
@@ -409,6 +409,14 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         pooled == data["net_subsample"],
         f"data.net_subsample is {data['net_subsample']} and net.pooling pools {pooled} frames "
         "into one; make them equal",
+    )
+    samples = int(data["audio_max_len"] * data["fs"])
+    outputs = _left_after_pooling(net, samples // feats["hop_length"] + 1, axis=0)
+    labelled = int(samples / feats["hop_length"] / data["net_subsample"])
+    require(
+        outputs == labelled,
+        f"feats.hop_length is {feats['hop_length']}, which gives the network {outputs} frames a "
+        f"clip and the labels {labelled}; change it or the pooling over time until they are equal",
     )
     require(
         feats["sample_rate"] == data["fs"],
@@ -450,11 +458,10 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
     )
 
 
-def _bins_left(net: Mapping[str, Any], n_mels: int) -> int:
-    """Mel bins after the last block."""
-    bins = n_mels
-    for kernel, padding, stride, (_, pool) in zip(
+def _left_after_pooling(net: Mapping[str, Any], size: int, axis: int) -> int:
+    """Frames (axis 0) or mel bins (axis 1) after the last block."""
+    for kernel, padding, stride, pool in zip(
         net["kernel_size"], net["padding"], net["stride"], net["pooling"]
     ):
-        bins = ((bins + 2 * padding - kernel) // stride + 1) // pool
-    return max(bins, 0)
+        size = ((size + 2 * padding - kernel) // stride + 1) // pool[axis]
+    return max(size, 0)

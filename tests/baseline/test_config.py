@@ -100,6 +100,10 @@ def test_official_layout_is_the_official_one():
         ({"feats": {"f_max": 9000}}, "half the sampling rate"),
         ({"feats": {"sample_rate": 44100}}, "make them equal"),
         ({"data": {"net_subsample": 8}}, "net_subsample is 8 and net.pooling pools 4"),
+        (
+            {"data": {"net_subsample": 1}, "net": {"pooling": [[1, 2]] * 7}},
+            "gives the network 626 frames a clip and the labels 625",
+        ),
         ({"data": {"weak_tsv": 3}}, "a text"),
         ({"data": {"audio_max_len": 0.1}}, "longer clips"),
         ({"coherence": {"alpha1": -1}}, "coherence.alpha1 is -1"),

@@ -52,7 +52,6 @@ setup(
         "dev": ["ruff", "mypy", "types-PyYAML", "build"],
     },
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3",
         "Topic :: Multimedia :: Sound/Audio :: Analysis",
     ],

@@ -42,6 +42,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES.values():
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

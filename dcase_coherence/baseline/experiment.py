@@ -133,6 +133,9 @@ def build(
         keep_memory()
     training = settings["training"]
     training["seed"] += trial
+    if fast_dev_run:
+        # Three epochs may be fewer than the interval, and a checkpoint needs a validation.
+        training["validation_interval"] = 1
     training["num_workers"] = min(training["num_workers"], cores() - 1)
     if training["select_on"] == "test":
         data = settings["data"]

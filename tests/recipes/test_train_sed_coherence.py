@@ -150,5 +150,19 @@ def test_bad_input_is_one_sentence_and_overwrites_nothing(
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(run, folder):
+    options = (*OPTIONS, "--fast_dev_run", "--set", "training.validation_interval=4")
+    run(RECIPE, *options, "--arm", "baseline", cwd=folder)
+    log_dir = folder / "exp" / "tiny_fast_dev_run"
+    before = scores(folder, log_dir)
+    record = log_dir / "baseline" / "trial_0" / "trial.json"
+    content = json.loads(record.read_text())
+    del content["scores"]
+    record.write_text(json.dumps(content))
+    last = record.parent / "last.ckpt"
+    run(RECIPE, *options, "--resume_from_checkpoint", last, cwd=folder)
+    assert scores(folder, log_dir) == before
+
+
 def test_unknown_flags_are_refused_without_the_official_code(run, folder):
     assert "unknown arguments: --hop" in run(RECIPE, "--hop", cwd=folder, code=2).stderr

@@ -155,7 +155,7 @@ def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> No
 
 def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     """Table of the teacher's scores, mean and standard deviation over trials."""
-    from scipy import stats
+    from dcase_coherence.evaluation.significance import t_test
 
     trials = max(map(len, by_arm.values()))
     lines = [f"teacher on the test set, {trials} trial{'s' * (trials > 1)} of each model", ""]
@@ -178,7 +178,7 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
             difference = statistics.mean(coherence) - statistics.mean(baseline)
             cells.append(f"{difference:+.{digits}f}")
             if trials > 1:
-                cells.append(f"{stats.ttest_ind(coherence, baseline).pvalue:.3f}")
+                cells.append(f"{t_test(baseline, coherence).p_student:.3f}")
         lines.append(f"{name:22}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ RECIPES = [
     "numpy<2.4",  # psds_eval turns an array into an int, an error from 2.4 on
     "pandas>=2,<3",  # psds_eval fills gaps with fillna(method=...), gone in 3
     "sed_eval>=0.2.1",
-    "scipy",
+    "scipy>=1.11",  # confidence_interval of ttest_ind
     "soundfile",
     "matplotlib",
     "pyyaml",

@@ -22,6 +22,7 @@ DEFAULTS = {
     "annealing": "linear",
     "annealing_epochs": 5.0,
     "path": "cnn",
+    "then": None,
 }
 ANNEALINGS = {"linear": LinearAnnealing, "exponential": ExponentialAnnealing}
 
@@ -59,6 +60,7 @@ tolerance=0.0)
         values["path"],
         loss=CoherenceLoss(**{key: values[key] for key in loss_keys}),
         annealing=ANNEALINGS[values["annealing"]](values["annealing_epochs"]),
+        then=values["then"],
     )
 
 

@@ -30,6 +30,8 @@ class CoherenceRegularizer:
         path: submodule whose output is z; in the DCASE baselines `"cnn"`.
         loss: the coherence loss.
         annealing: from a (fractional) epoch to a weight in [0, 1].
+        then: submodule that the output passes through once more, see
+            :class:`~dcase_coherence.tap.FeatureTap`.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d((1, 8)))
@@ -47,13 +49,15 @@ class CoherenceRegularizer:
         path: Union[str, nn.Module, None] = "cnn",
         loss: CoherenceLoss | None = None,
         annealing: Callable[[float], float] | None = None,
+        then: Union[str, nn.Module, None] = None,
     ) -> None:
         self.model = model
         self.path = path
+        self.then = then
         self.loss = CoherenceLoss() if loss is None else loss
         self.annealing = LinearAnnealing() if annealing is None else annealing
         self.metrics: dict[str, float] = {}
-        self.tap = FeatureTap(model, path)
+        self.tap = FeatureTap(model, path, then)
         self._first_norm = math.nan
         self._warned = False
 
@@ -132,7 +136,7 @@ class CoherenceRegularizer:
     def attach(self) -> None:
         """Tap the model again, in a copy of the regularizer (after pickling)."""
         self.tap.remove()
-        self.tap = FeatureTap(self.model, self.path)
+        self.tap = FeatureTap(self.model, self.path, self.then)
 
     @torch.no_grad()
     def _monitor(self, features: Tensor, labels: Tensor, valid: Tensor | None) -> dict[str, float]:

@@ -48,6 +48,8 @@ class FeatureTap:
         model: the model, or the very submodule to tap when there is no path.
         path: dotted path of the submodule inside the model, for instance `"cnn"`; or the
             submodule itself.
+        then: a submodule that the features pass through once more, for instance the pooling after
+            a dropout that they are to be taken before.
 
     Raises:
         ValueError: when the model has no such submodule.
@@ -60,8 +62,14 @@ class FeatureTap:
         torch.Size([2, 50, 4])
     """
 
-    def __init__(self, model: nn.Module, path: Union[str, nn.Module, None] = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        path: Union[str, nn.Module, None] = None,
+        then: Union[str, nn.Module, None] = None,
+    ) -> None:
         self.module = find_module(model, path)
+        self.then = None if then is None else find_module(model, then)
         self.name = path if isinstance(path, str) else type(self.module).__name__
         self._captured: list[_Capture] = []
         self._forwards = 0
@@ -130,6 +138,8 @@ class FeatureTap:
         self._captured.append(_Capture(output, replica))
 
     def _features(self, output: Any) -> Tensor:
+        if self.then is not None:
+            output = self.then(output)
         if isinstance(output, Tensor) and output.dim() == 4:
             # (batch, channels, frames, bins); the CRNN flattens the same way before its RNN.
             return output.permute(0, 2, 1, 3).flatten(2)
@@ -150,6 +160,7 @@ class FeatureTap:
     def __getstate__(self) -> dict:
         return {
             "module": self.module,
+            "then": self.then,
             "name": self.name,
             "_captured": [],
             "_forwards": 0,

@@ -226,3 +226,14 @@ def test_output_of_another_kind(layer):
     layer(torch.randn(2, 5, 8))
     with pytest.raises(ValueError, match="a tap needs an output"):
         tap.pop()
+
+
+def test_features_pass_through_then(net, x):
+    with FeatureTap(net, "cnn.0", then="cnn.1") as tap:
+        y = net(x)
+        torch.testing.assert_close(net.dense(tap.pop()), y)
+
+
+def test_then_must_be_a_submodule(net):
+    with pytest.raises(ValueError, match=r"no submodule 'cnn\.9'"):
+        FeatureTap(net, "cnn.0", then="cnn.9")

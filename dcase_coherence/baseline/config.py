@@ -183,6 +183,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "dropout_recurrent": (PROBABILITY, 0),
         "train_cnn": (BOOLEAN, True),
         "freeze_bn": (BOOLEAN, False),
+        # Ours: the last dropout of the CNN draws one mask for all frames of a clip.
+        "shared_dropout": (BOOLEAN, False),
     },
     "coherence": {
         "alpha1": (NOT_NEGATIVE, COHERENCE["alpha1"]),
@@ -194,6 +196,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "annealing": (_choice("linear", "exponential"), COHERENCE["annealing"]),
         "annealing_epochs": (NOT_NEGATIVE, COHERENCE["annealing_epochs"]),
         "path": (TEXT, COHERENCE["path"]),
+        "then": (_or_empty(TEXT), COHERENCE["then"]),
     },
     # What to generate where there is no data set; the arguments of dcase_coherence.soundscapes.
     "soundscapes": {
@@ -269,7 +272,7 @@ def load_config(
     Raises:
         InputError: the file cannot be read, a key is unknown, or a value cannot be used.
     """
-    given = _read_yaml(path)
+    given = read_yaml(path)
     config: dict[str, dict[str, Any]] = {
         section: {key: copy.deepcopy(default) for key, (_, default) in keys.items()}
         for section, keys in SCHEMA.items()
@@ -319,7 +322,12 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def _read_yaml(path: PathLike) -> Mapping[str, Any]:
+def read_yaml(path: PathLike) -> Mapping[str, Any]:
+    """Read the sections of a YAML file, unchecked.
+
+    Raises:
+        InputError: the file cannot be read, is no YAML or holds no sections.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)

@@ -25,6 +25,23 @@ class Dropout(nn.Dropout):
         return x * dropout_mask(x.numel(), self.p).to(x.dtype).as_strided(x.size(), x.stride())
 
 
+class SharedDropout(nn.Dropout):
+    """Dropout with one mask for all frames of a clip, `(batch, channels, frames, bins)`.
+
+    Independent masks make neighbouring frames differ where nothing happened. As in the dropout of
+    recurrent networks of Gal & Ghahramani (NIPS 2016) the mask is kept over time.
+
+    Example:
+        >>> y = SharedDropout(0.5)(torch.ones(1, 8, 5, 1))
+        >>> bool((y == y[:, :, :1]).all())
+        True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop channels and bins with probability `p` in training, and scale the others up."""
+        return x * super().forward(x.new_ones(x.size(0), x.size(1), 1, x.size(3)))
+
+
 def dropout_mask(count: int, p: float) -> Tensor:
     """Draw `(count,)` numbers that are 0 with probability `p`, else `1 / (1 - p)`."""
     if (4 * p).is_integer():
@@ -70,7 +87,8 @@ class CNN(nn.Module):
     """Blocks of convolution, normalisation, activation, dropout and average pooling.
 
     `(batch, 1, frames, mels)` becomes `(batch, channels, frames, bins)`. The sequences hold one
-    value a block; pairs are (time, frequency).
+    value a block; pairs are (time, frequency). With `shared_dropout` the last dropout keeps its mask
+    over time.
     """
 
     def __init__(
@@ -84,6 +102,7 @@ class CNN(nn.Module):
         nb_filters: Sequence[int] = (64, 64, 64),
         pooling: Sequence[Sequence[int]] = ((1, 4), (1, 4), (1, 4)),
         normalization: str = "batch",
+        shared_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.nb_filters = list(nb_filters)
@@ -100,7 +119,8 @@ class CNN(nn.Module):
                 self.cnn.add_module(f"layernorm{i}", nn.GroupNorm(1, after))
             name = "glu" if activation == "glu" else "relu"
             self.cnn.add_module(f"{name}{i}", ACTIVATIONS[activation](after))
-            self.cnn.add_module(f"dropout{i}", Dropout(conv_dropout))
+            shared = shared_dropout and i == len(self.nb_filters) - 1
+            self.cnn.add_module(f"dropout{i}", (SharedDropout if shared else Dropout)(conv_dropout))
             self.cnn.add_module(f"pooling{i}", nn.AvgPool2d((pooling[i][0], pooling[i][1])))
         # Channels innermost: the gate becomes a product of matrices, the pooling a sum of rows.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -150,7 +170,8 @@ class CRNN(nn.Module):
         dropout_recurrent: between recurrent layers.
         train_cnn: False keeps the convolutional weights as they are.
         freeze_bn: True keeps the batch normalisation's statistics and weights as they are.
-        **cnn: `kernel_size`, `padding`, `stride`, `nb_filters`, `pooling`, `normalization`.
+        **cnn: `kernel_size`, `padding`, `stride`, `nb_filters`, `pooling`, `normalization`,
+            `shared_dropout`.
 
     Example:
         >>> net = CRNN(nb_filters=[4, 8], pooling=[[2, 4], [2, 4]], kernel_size=[3, 3],

@@ -22,11 +22,15 @@ class TTest:
         difference: mean of the second minus mean of the first.
         p_student: two-sided p of the two-sample t-test with pooled variance (the paper's).
         p_welch: the same without the assumption of equal variances (Welch's).
+        low: lower end of the 95 % interval of the difference (Welch's).
+        high: upper end.
     """
 
     difference: float
     p_student: float
     p_welch: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Bootstrap:
 def t_test(first: Sequence[float], second: Sequence[float]) -> TTest:
     """Compare the scores of independent trials of two models.
 
-    With fewer than two trials of a model, or no variance at all, p is NaN: there is no test.
+    With fewer than two trials of a model, or no variance at all, p and the interval are NaN: there
+    is no test.
 
     Args:
         first: one score a trial.
@@ -71,11 +76,13 @@ def t_test(first: Sequence[float], second: Sequence[float]) -> TTest:
             raise InputError(
                 f"the scores of the trials are {trials.tolist()}; give a number for each trial"
             )
-    p_student = p_welch = float("nan")
+    p_student = p_welch = low = high = float("nan")
     if min(len(one), len(two)) > 1 and np.ptp(one) + np.ptp(two) > 0:
         p_student = float(stats.ttest_ind(two, one, equal_var=True).pvalue)
-        p_welch = float(stats.ttest_ind(two, one, equal_var=False).pvalue)
-    return TTest(float(two.mean() - one.mean()), p_student, p_welch)
+        welch = stats.ttest_ind(two, one, equal_var=False)
+        p_welch = float(welch.pvalue)
+        low, high = map(float, welch.confidence_interval(0.95))
+    return TTest(float(two.mean() - one.mean()), p_student, p_welch, low, high)
 
 
 def f1_of_counts(counts: np.ndarray) -> np.ndarray:

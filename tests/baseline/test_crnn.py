@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcase_coherence.baseline.crnn import CRNN, Dropout, dropout_mask
+from dcase_coherence.baseline.crnn import CRNN, Dropout, SharedDropout, dropout_mask
 
 
 @pytest.fixture
@@ -160,3 +160,21 @@ def test_channels_stay_innermost_in_memory(golden_inputs, spectrogram):
     for module in CRNN(**{**golden_inputs.NET, "dropout": 0.5}).cnn.cnn:
         x = module(x)
         assert x.is_contiguous(memory_format=torch.channels_last), module
+
+
+def test_shared_dropout_keeps_its_mask_over_the_frames_and_draws_one_a_clip():
+    torch.manual_seed(0)
+    y = SharedDropout(0.5)(torch.ones(4, 64, 6, 2))
+    torch.testing.assert_close(y, y[:, :, :1].expand_as(y))
+    assert set(y.unique().tolist()) == {0.0, 2.0}
+    assert not torch.equal(y[0], y[1])
+    assert not torch.equal(y[..., 0], y[..., 1])
+    x = torch.rand(1, 2, 3, 4)
+    torch.testing.assert_close(SharedDropout(0.5).eval()(x), x)
+
+
+def test_only_the_last_dropout_is_shared(golden_inputs):
+    net = CRNN(**{**golden_inputs.NET, "shared_dropout": True})
+    kinds = [type(m) for name, m in net.cnn.cnn.named_children() if name.startswith("dropout")]
+    assert kinds == [Dropout] * (len(kinds) - 1) + [SharedDropout]
+    assert list(net.state_dict()) == list(CRNN(**golden_inputs.NET).state_dict())

@@ -35,6 +35,13 @@ def test_t_tests_are_scipys_and_two_sided():
     assert t_test(two, one).p_student == pytest.approx(test.p_student)
 
 
+def test_the_interval_is_welchs_and_touches_zero_at_its_own_p():
+    one, two = np.array([0.40, 0.43, 0.41]), np.array([0.44, 0.42, 0.47, 0.45])
+    test = t_test(one, two)
+    assert test.low + test.high == pytest.approx(2 * test.difference)
+    assert t_test(one, two - test.low).p_welch == pytest.approx(0.05)
+
+
 def test_p_of_the_pooled_test_by_hand():
     # t = 2 / sqrt(1 * 2 / 3), 4 degrees of freedom.
     expected = 2 * stats.t.sf(2 / np.sqrt(2 / 3), 4)
@@ -49,6 +56,7 @@ def test_no_variance_no_test(one, two):
     assert test.difference == pytest.approx(0.1)
     assert np.isnan(test.p_student)
     assert np.isnan(test.p_welch)
+    assert np.isnan(test.low)
 
 
 def test_f1_of_counts_leaves_out_what_the_reference_lacks():

@@ -1,0 +1,211 @@
+"""Compare settings of the coherence term over the same seeds, each with the same reference.
+
+A setting is a small YAML file that is laid over the configuration; those of confs/settings are
+compared by default, with `baseline`, which has zero weights. Without --data on generated clips. Run
+it again to go on with an interrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+
+from dcase_coherence.errors import InputError, command
+
+CONFS = Path(__file__).resolve().parent / "confs"
+SCORES = {
+    "event_f1_macro": "event F1, macro (%)",
+    "event_f1_micro": "event F1, micro (%)",
+    "intersection_f1_macro": "intersection F1 (%)",
+    "psds_score_scenario1": "PSDS 1",
+    "psds_score_scenario2": "PSDS 2",
+}
+MONITOR = ["z_norm", "d_boundary", "d_inside"]
+CURVES = ["val/obj_metric", "loss", *MONITOR, "threshold_ratio"]
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("settings", nargs="*", help="YAML files (default: those in confs/settings)")
+    parser.add_argument(
+        "--conf_file", help="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
+    )
+    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
+    parser.add_argument("--log_dir", help="results (default: exp/settings_<configuration>)")
+    parser.add_argument("--reference", default="baseline", help="setting to compare the others to")
+    parser.add_argument("--trials", type=int, default=1, help="trials of each setting")
+    parser.add_argument("--gpus", help="index, several (0,1) for trials side by side, or cpu")
+    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    args = parser.parse_args(argv)
+    if args.trials < 1:
+        raise InputError(f"--trials is {args.trials}; give at least 1")
+    files = [Path(file) for file in args.settings] or sorted((CONFS / "settings").glob("*.yaml"))
+    args.settings = {file.stem: file for file in files}
+    if args.reference not in args.settings:
+        raise InputError(
+            f"--reference is {args.reference!r}; it must be one of {', '.join(args.settings)}"
+        )
+    args.conf_file = args.conf_file or CONFS / ("table1.yaml" if args.data else "table1_mini.yaml")
+    return args
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    from dcase_coherence.baseline.config import load_config, place_data, read_yaml
+    from dcase_coherence.baseline.trials import Trial, read_record, run_trials, scores_of
+
+    name = Path(args.conf_file).stem
+    log_dir = Path(args.log_dir or Path("exp", f"settings_{name}" + "_fast" * args.fast_dev_run))
+    configs = {
+        setting: load_config(args.conf_file, read_yaml(file))
+        for setting, file in args.settings.items()
+    }
+    for config in configs.values():
+        place_data(config, args.data, Path("data", name), progress=not args.quiet)
+    # Seed by seed: what there is when a run is interrupted can be compared.
+    trials = [
+        Trial(f"{setting} {n + 1}", config, True, n, log_dir / setting / f"trial_{n}")
+        for n in range(args.trials)
+        for setting, config in configs.items()
+    ]
+    failure = None
+    try:
+        run_trials(trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run)
+    except InputError as error:
+        # One that diverged has a row all the same.
+        failure = error
+    model = "teacher" if configs[args.reference]["training"]["teacher"] else "student"
+    found: dict = {setting: [] for setting in configs}
+    for trial in trials:
+        scores = scores_of(trial, read_record(trial))
+        found[trial.folder.parent.name].append(
+            scores and {key: scores[f"test/{model}/{key}"] for key in SCORES}
+        )
+    folders = {s: [t.folder for t in trials if t.folder.parent.name == s] for s in configs}
+    write(log_dir, args, found, folders, model)
+    if failure is not None:
+        raise failure
+
+
+def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, model: str) -> None:
+    """Print the tables; write the report and settings.json."""
+    import pandas as pd
+
+    from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.report import Report
+    from dcase_coherence.files import whole_file
+
+    tables = {setting: epochs(paths) for setting, paths in folders.items()}
+    scores = {
+        setting: pd.DataFrame([one for one in trials if one], columns=list(SCORES))
+        for setting, trials in found.items()
+    }
+    differences = compare(scores, args.reference)
+    command_line = shlex.join(sys.argv)
+    report = Report("Settings of the coherence term", command=command_line)
+    parts = {
+        "Scores": (score_table(scores), f"{model} on the test set; mean ± standard deviation."),
+        f"Against {args.reference}": (
+            difference_table(differences),
+            "Difference of macro event F1 in points, its 95 % interval and p over trials (two-"
+            "sided): the two-sample t-test, which pools the variances, and Welch's, which gave the "
+            "interval.",
+        ),
+        "Features": (
+            feature_table(tables),
+            "Means over the epoch and the trials; growth is |z| in the last epoch over the first.",
+        ),
+    }
+    for title, (table, note) in parts.items():
+        print(f"\n{title}\n{table.to_string()}\n{note}")
+        report.table(title, table, note)
+    means = {
+        setting: pd.concat(several).groupby(level=0).mean() for setting, several in tables.items()
+    }
+    known = [column for column in CURVES if any(column in table for table in means.values())]
+    report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
+    report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
+    report.write(log_dir)
+    content = {
+        "command": command_line,
+        "scores": {setting: table.to_dict("list") for setting, table in scores.items()},
+        "differences": differences,
+    }
+    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=2)
+    with whole_file(log_dir / "settings.json") as temporary:
+        temporary.write_text(text + "\n")
+    print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")
+
+
+def epochs(folders: list[Path]) -> list:
+    """Tables of the epochs of the trials that have one."""
+    import pandas as pd
+
+    paths = [folder / "epochs.tsv" for folder in folders]
+    return [pd.read_csv(path, sep="\t", index_col="epoch") for path in paths if path.exists()]
+
+
+def compare(scores: dict, reference: str) -> dict:
+    """Tests of the macro event F1 of each setting against the reference."""
+    from dcase_coherence.evaluation.significance import t_test
+
+    key = "event_f1_macro"
+    return {
+        setting: t_test(list(scores[reference][key]), list(table[key])).__dict__
+        for setting, table in scores.items()
+        if setting != reference and len(table) and len(scores[reference])
+    }
+
+
+def score_table(scores: dict):
+    import pandas as pd
+
+    rows = {}
+    for setting, table in scores.items():
+        cells = {}
+        for key, title in SCORES.items():
+            scale, digits = (100, 2) if "%" in title else (1, 3)
+            values = scale * table[key]
+            spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+            cells[title] = f"{values.mean():.{digits}f}{spread}" if len(values) else "-"
+        rows[setting] = {"trials": str(len(table)), **cells}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def difference_table(differences: dict):
+    import pandas as pd
+
+    rows = {
+        setting: {
+            "difference": f"{100 * test['difference']:+.2f}",
+            "95 %": f"[{100 * test['low']:+.2f}, {100 * test['high']:+.2f}]",
+            "p, t-test": f"{test['p_student']:.3f}",
+            "p, Welch": f"{test['p_welch']:.3f}",
+        }
+        for setting, test in differences.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def feature_table(tables: dict):
+    import pandas as pd
+
+    rows = {}
+    for setting, several in tables.items():
+        last = pd.concat([table.iloc[[-1]] for table in several])[MONITOR]
+        first = pd.concat([table.iloc[[0]] for table in several])["z_norm"]
+        cells = {name: f"{mean:.3g}" for name, mean in last.mean().items()}
+        cells["growth"] = f"{(last['z_norm'].to_numpy() / first.to_numpy()).mean():.3g}"
+        cells["largest |z|"] = f"{max(table['z_norm'].max() for table in several):.3g}"
+        rows[setting] = cells
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+if __name__ == "__main__":
+    main()

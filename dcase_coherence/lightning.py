@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dcase_coherence.annealing import ExponentialAnnealing, LinearAnnealing
 from dcase_coherence.loss import CoherenceLoss
-from dcase_coherence.regularizer import CoherenceRegularizer, check_finite
+from dcase_coherence.regularizer import CoherenceRegularizer, check_finite, sum_over_processes
 
 #: The `coherence:` section of a configuration, with the paper's settings.
 DEFAULTS = {
@@ -75,7 +75,8 @@ class CoherenceMixin:
 
     Logged, beside what the trainer logs: `train/coherence/` + `term`, `weight`, `z_norm`,
     `d_boundary`, `d_inside`, `boundary_rate`, `threshold_ratio`
-    (see :class:`~dcase_coherence.regularizer.CoherenceRegularizer`).
+    (see :class:`~dcase_coherence.regularizer.CoherenceRegularizer`). Under DDP these are the
+    values of the whole batch, the same in all processes.
     """
 
     coherence: CoherenceRegularizer
@@ -124,7 +125,9 @@ class CoherenceMixin:
             if not math.isnan(value):
                 self.log(f"train/coherence/{name}", value)  # type: ignore[attr-defined]
         loss = (output["loss"] if isinstance(output, dict) else output) + term
-        check_finite(float(loss.detach()), "the training loss", self.coherence.metrics)
+        # In all processes at once: one that stopped alone would leave the others waiting.
+        everywhere = sum_over_processes(loss.detach().reshape(1))
+        check_finite(everywhere[0], "the training loss", self.coherence.metrics)
         return {**output, "loss": loss} if isinstance(output, dict) else loss
 
     def _epochs_done(self, batch_indx: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Callable, Union
+from typing import Any, Callable, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,12 @@ class CoherenceRegularizer:
     The monitor in :attr:`metrics` tells where the term drives the features: scaling z up lowers
     the loss while `d_boundary / d_inside` is above `threshold_ratio`, and scaling it down does
     while it is below (the loss is homogeneous of degree 2 in z).
+
+    Where several processes train one model (torch.distributed) each makes the call in each step:
+    the monitor is of all their rows, and `term` their mean, as DDP averages the gradients. With
+    `reduction="mean"` and shares of equal size that is the term of the joined batch; with `"sum"`
+    it is that term divided by the number of processes. A term that is not finite in one process
+    stops all of them.
 
     Args:
         model: the model that is trained (the student, not the teacher).
@@ -95,8 +101,8 @@ class CoherenceRegularizer:
         term = weight * self.loss(features, labels, valid)
         if term.dim():
             raise ValueError("the loss has reduction='none'; a training step needs a scalar")
-        self.metrics = self._monitor(features.detach(), labels, valid)
-        self.metrics.update(term=float(term.detach()), weight=weight)
+        self.metrics = self._monitor(features.detach(), labels, valid, term.detach())
+        self.metrics["weight"] = weight
         check_finite(self.metrics["term"], "the coherence term", self.metrics)
         self._watch(self.metrics["z_norm"])
         return term
@@ -128,9 +134,14 @@ class CoherenceRegularizer:
             FloatingPointError: when they are not.
         """
         try:
-            z_norm = float(self.tap.pop().detach().norm(dim=-1).mean())
+            features = self.tap.pop().detach()
         except RuntimeError:
             return  # the model did not run, so the features are not to blame
+        z_norm = float(features.norm(dim=-1).mean())
+        if not math.isfinite(z_norm):
+            # The other processes wait for this one's part of the monitor; it stops them, too.
+            labels = features.new_zeros((*features.shape[:2], 1))
+            self._monitor(features, labels, None, features.new_tensor(z_norm))
         check_finite(z_norm, "the norm of the features", {"z_norm": z_norm})
 
     def attach(self) -> None:
@@ -139,7 +150,9 @@ class CoherenceRegularizer:
         self.tap = FeatureTap(self.model, self.path, self.then)
 
     @torch.no_grad()
-    def _monitor(self, features: Tensor, labels: Tensor, valid: Tensor | None) -> dict[str, float]:
+    def _monitor(
+        self, features: Tensor, labels: Tensor, valid: Tensor | None, term: Tensor
+    ) -> dict[str, float]:
         boundary = label_transitions(
             labels if valid is None else labels.masked_fill(~valid.unsqueeze(-1), 0),
             tolerance=self.loss.tolerance,
@@ -149,26 +162,50 @@ class CoherenceRegularizer:
         if valid is not None:
             counted = valid[:, 1:] & valid[:, :-1]
             boundary, distances, norms = boundary[counted], distances[counted], norms[valid]
-        # One copy from the device for all of it.
-        n_boundary, d_boundary, d_all, z_norm = torch.stack(
+        # One copy from the device for all of it; sums, which add up over processes.
+        sums = torch.stack(
             [
                 boundary.sum().to(distances.dtype),
                 (distances * boundary).sum(),
                 distances.sum(),
-                norms.mean().to(distances.dtype),
+                norms.sum().to(distances.dtype),
+                term.to(distances.dtype),
             ]
-        ).tolist()
-        n_inside = boundary.numel() - n_boundary
+        )
+        counts = (boundary.numel(), norms.numel(), 1)
+        totals = sum_over_processes(sums, counts)
+        n_boundary, d_boundary, d_all, norm, terms, transitions, frames, processes = totals
+        n_inside = transitions - n_boundary
         return {
-            "z_norm": z_norm,
+            "z_norm": _ratio(norm, frames),
             "d_boundary": _ratio(d_boundary, n_boundary),
             "d_inside": _ratio(d_all - d_boundary, n_inside),
-            "boundary_rate": _ratio(n_boundary, boundary.numel()),
+            "boundary_rate": _ratio(n_boundary, transitions),
             "threshold_ratio": _ratio(self.loss.alpha2 * n_inside, self.loss.alpha1 * n_boundary),
+            "term": terms / processes,
         }
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__, metrics={})
+
+
+def sum_over_processes(sums: Tensor, counts: Sequence[float] = ()) -> list[float]:
+    """Add numbers up over the processes of torch.distributed; alone, give them as they are.
+
+    Args:
+        sums: numbers on the device of the training, `(n,)`.
+        counts: more numbers, which are added behind them.
+
+    Example:
+        >>> sum_over_processes(torch.tensor([0.5, 2.0]), [3])
+        [0.5, 2.0, 3]
+    """
+    group = torch.distributed
+    if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
+        return [*sums.tolist(), *counts]
+    joined = torch.cat([sums.double(), sums.new_tensor(counts).double()])
+    group.all_reduce(joined)
+    return joined.tolist()
 
 
 def _ratio(numerator: float, denominator: float) -> float:

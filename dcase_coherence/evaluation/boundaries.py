@@ -7,10 +7,11 @@ model. Frame k stands for the time (k + 0.5) * frame_seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import linalg
 
 from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import decode, metrics
@@ -253,26 +254,61 @@ def inside_change(
     Raises:
         InputError: shapes do not fit.
     """
-    if len(features) != len(labels) or not len(features):
-        raise InputError(
-            f"there are features of {len(features)} clips and labels of {len(labels)}; "
-            "give both for at least one clip"
-        )
     changes = []
     size = count = 0.0
-    for z, y in zip(features, labels):
-        z, y = np.asarray(z, dtype=float), np.asarray(y)
-        if z.ndim != 2 or y.ndim != 2 or len(z) != len(y):
-            raise InputError(
-                f"a clip has features of the shape {z.shape} and labels of the shape {y.shape}; "
-                "give (frames, dims) and (frames, classes)"
-            )
+    for z, y in _pairs(features, labels):
         inside = (y[1:] == y[:-1]).all(axis=1) & (y[1:] > 0).any(axis=1)
         changes.append(np.abs(np.diff(z, axis=0))[inside].sum(axis=1))
         size += np.abs(z).sum()
         count += len(z)
     found = np.concatenate(changes)
     return found / (size / count) if relative and size else found
+
+
+def growth_ratios(
+    features: Sequence[np.ndarray] | np.ndarray, labels: Sequence[np.ndarray] | np.ndarray
+) -> tuple[float, float]:
+    """Change of z at label changes over its change elsewhere: of all z, and along one direction.
+
+    With `B` and `W` the sums of `(z[t] - z[t-1])(z[t] - z[t-1])^T` over the steps with and without
+    a label change, a network that maps z linearly by `A` has the exact loss (eq. 3)
+    `tr(A (alpha2 W - alpha1 B) A^T)`. Growing all of z lowers it without bound when
+    `tr B / tr W > alpha2 / alpha1`; growing z along its best direction does when the largest
+    generalised eigenvalue of `B v = r W v` is above `alpha2 / alpha1`.
+
+    Args:
+        features: z, one `(frames, dims)` a clip.
+        labels: one `(frames, classes)` a clip, 0 or 1.
+
+    Returns:
+        `tr B / tr W` and the largest eigenvalue; the second is never below the first. Infinite
+        when z changes along some direction at label changes alone.
+
+    Raises:
+        InputError: shapes do not fit.
+
+    Example:
+        >>> z = [np.array([[0.0, 0.0], [0.0, 1.0], [3.0, 2.0], [3.0, 4.0]])]
+        >>> growth_ratios(z, [np.array([[0], [0], [1], [1]])])
+        (2.0, inf)
+    """
+    at_change, elsewhere = 0.0, 0.0
+    for z, y in _pairs(features, labels):
+        steps = np.diff(z, axis=0)
+        changed = (y[1:] != y[:-1]).any(axis=1)
+        at_change = at_change + steps[changed].T @ steps[changed]
+        elsewhere = elsewhere + steps[~changed].T @ steps[~changed]
+    spread, axes = linalg.eigh(np.add(at_change, elsewhere))
+    kept = spread > 1e-10 * spread.max()  # no ratio where z never changes
+    if not kept.any():
+        return float("nan"), float("nan")
+    whiten = axes[:, kept] / np.sqrt(spread[kept])
+    share = min(float(linalg.eigvalsh(whiten.T @ at_change @ whiten)[-1]), 1.0)
+    trace = float(np.trace(elsewhere))
+    return (
+        float(np.trace(at_change)) / trace if trace else float("inf"),
+        share / (1 - share) if share < 1 - 1e-10 else float("inf"),
+    )
 
 
 def histogram(values: Mapping[str, np.ndarray], *, bins: int = 60) -> Histogram:
@@ -315,6 +351,23 @@ def _check(
     if not frame_seconds > 0:
         raise InputError(f"frame_seconds is {frame_seconds}; give a time above 0 seconds")
     return next(iter(shapes.values()))[1]
+
+
+def _pairs(features: Any, labels: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Features and labels of each clip, checked."""
+    if len(features) != len(labels) or not len(features):
+        raise InputError(
+            f"there are features of {len(features)} clips and labels of {len(labels)}; "
+            "give both for at least one clip"
+        )
+    for z, y in zip(features, labels):
+        z, y = np.asarray(z, dtype=float), np.asarray(y)
+        if z.ndim != 2 or y.ndim != 2 or len(z) != len(y):
+            raise InputError(
+                f"a clip has features of the shape {z.shape} and labels of the shape {y.shape}; "
+                "give (frames, dims) and (frames, classes)"
+            )
+        yield z, y
 
 
 def _stable_region(onset: float, offset: float, frames: int, frame_seconds: float) -> slice:

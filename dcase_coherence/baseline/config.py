@@ -148,6 +148,9 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "audio_max_len": (POSITIVE, 10),
         "fs": (COUNT, 16000),
         "net_subsample": (COUNT, 4),
+        # Ours: load from packed copies of the clips' folders, kept beside them or in a folder.
+        "packed": (BOOLEAN, False),
+        "packed_folder": (_or_empty(TEXT), None),
     },
     "opt": {
         "lr": (POSITIVE, 0.001),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any, Iterator, List, Sequence, Union
+from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Union
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from torch.utils.data import Dataset, Sampler
 from dcase_coherence.baseline.audio import read_audio
 from dcase_coherence.baseline.labels import ManyHotEncoder
 from dcase_coherence.errors import InputError
+
+if TYPE_CHECKING:
+    from dcase_coherence.baseline.store import Store
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -53,6 +56,8 @@ class Clips(Dataset):
         self.return_filename = return_filename
         self.seed = seed
         self.epoch = 0
+        #: Each clip's store and place in it, see `loading.pack_sets`; None: read from its file.
+        self.packed: list[tuple[Store, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -61,15 +66,27 @@ class Clips(Dataset):
         """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off."""
         return np.zeros((self.encoder.n_frames, len(self.encoder.labels)))
 
+    def audio(self, item: int) -> np.ndarray:
+        """Float32 samples `(samples,)` of a whole clip."""
+        if self.packed is None:
+            return read_audio(self.files[item], self.fs)
+        store, clip = self.packed[item]
+        return store.read(clip)
+
+    def start(self, item: int, length: int) -> int:
+        """First sample of the part that is taken of a clip of `length` samples."""
+        if self.samples is None or length <= self.samples:
+            return 0
+        draw = random.Random(f"{self.seed} {self.epoch} {item}")
+        return draw.randint(0, length - self.samples)
+
     def __getitem__(self, item: int) -> tuple[Any, ...]:
-        audio = read_audio(self.files[item], self.fs)
-        start = 0
-        if self.samples is not None and len(audio) > self.samples:
-            draw = random.Random(f"{self.seed} {self.epoch} {item}")
-            start = draw.randint(0, len(audio) - self.samples)
+        audio = self.audio(item)
+        start = self.start(item, len(audio))
+        if self.samples is not None:
             audio = audio[start : start + self.samples]
-        elif self.samples is not None and len(audio) < self.samples:
-            audio = np.pad(audio, (0, self.samples - len(audio)))
+            if len(audio) < self.samples:
+                audio = np.pad(audio, (0, self.samples - len(audio)))
         labels = self.labels(item, round(start / self.fs, 3))
         parts = (
             torch.from_numpy(np.ascontiguousarray(audio)),

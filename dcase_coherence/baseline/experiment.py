@@ -32,6 +32,7 @@ from dcase_coherence.baseline.datasets import (
     WeakSet,
 )
 from dcase_coherence.baseline.labels import ManyHotEncoder
+from dcase_coherence.baseline.loading import pack_sets
 from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
 from dcase_coherence.errors import InputError
@@ -326,6 +327,8 @@ def training_sets(
             )
     if unlabelled_size:
         unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
+    if data["packed"]:
+        pack_sets(filter(None, [strong, weak, unlabelled, *valid]), data["packed_folder"])
     return [strong, weak, unlabelled], valid
 
 

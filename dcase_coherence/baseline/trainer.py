@@ -23,6 +23,7 @@ from dcase_coherence.baseline.checkpoints import load_statistics, save_statistic
 from dcase_coherence.baseline.datasets import ConcatDatasetBatchSampler, mix_seed
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
 from dcase_coherence.baseline.labels import ManyHotEncoder
+from dcase_coherence.baseline.loading import DeviceBatches, is_packed
 from dcase_coherence.baseline.scoring import Posteriors, WeakScore, write_detections
 from dcase_coherence.evaluation.scores import Scorer
 from dcase_coherence.files import whole_file
@@ -257,7 +258,9 @@ class MeanTeacher(pl.LightningModule):
         """Test clips."""
         return self._loader(self.test_data, batch_size=self.hparams["training"]["batch_size_val"])
 
-    def _loader(self, data: Any, **batches: Any) -> DataLoader:
+    def _loader(self, data: Any, **batches: Any) -> Any:
+        if is_packed(data):
+            return DeviceBatches(data, self.device, **batches)
         # Its own generator: starting workers takes no number from the training's.
         return DataLoader(
             data, num_workers=self.num_workers, generator=torch.Generator(), **batches

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -126,7 +125,9 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
         print(f"\n{title}\n{table.to_string()}\n{note}")
         report.table(title, table, note)
     means = {
-        setting: pd.concat(several).groupby(level=0).mean() for setting, several in tables.items()
+        setting: pd.concat(several).groupby(level=0).mean()
+        for setting, several in tables.items()
+        if several
     }
     known = [column for column in CURVES if any(column in table for table in means.values())]
     report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
@@ -196,14 +197,17 @@ def difference_table(differences: dict):
 def feature_table(tables: dict):
     import pandas as pd
 
-    rows = {}
+    rows: dict = {}
     for setting, several in tables.items():
+        rows[setting] = dict.fromkeys([*MONITOR, "growth", "largest |z|"], "-")
+        if not several:  # diverged before the first epoch was over
+            continue
         last = pd.concat([table.iloc[[-1]] for table in several])[MONITOR]
         first = pd.concat([table.iloc[[0]] for table in several])["z_norm"]
         cells = {name: f"{mean:.3g}" for name, mean in last.mean().items()}
         cells["growth"] = f"{(last['z_norm'].to_numpy() / first.to_numpy()).mean():.3g}"
         cells["largest |z|"] = f"{max(table['z_norm'].max() for table in several):.3g}"
-        rows[setting] = cells
+        rows[setting].update(cells)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -87,8 +87,8 @@ class CNN(nn.Module):
     """Blocks of convolution, normalisation, activation, dropout and average pooling.
 
     `(batch, 1, frames, mels)` becomes `(batch, channels, frames, bins)`. The sequences hold one
-    value a block; pairs are (time, frequency). With `shared_dropout` the last dropout keeps its mask
-    over time.
+    value a block; pairs are (time, frequency). With `shared_dropout` the last dropout keeps its
+    mask over time.
     """
 
     def __init__(

@@ -375,7 +375,7 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
 def curves(
     models: Mapping[str, pd.DataFrame], *, panels: Sequence[str], xlabel: str = "epoch"
 ) -> Figure:
-    """Quantities over epochs, one panel each.
+    """Quantities over epochs, one panel each; over more than two decades on a logarithmic axis.
 
     Args:
         models: by name of the model, a DataFrame with the epoch as its index and the quantities
@@ -399,6 +399,9 @@ def curves(
             if column in table:
                 known = table[column].dropna()
                 panel.plot(known.index, known, label=name, **look[name])
+        values = np.concatenate([line.get_ydata() for line in panel.get_lines()])
+        if values.size and 0 < 100 * values.min() < values.max():
+            panel.set_yscale("log")
         panel.set_title(column, loc="left", fontsize=9, pad=3)
         panel.set_xlabel(xlabel, fontsize=9)
         panel.tick_params(labelsize=8)
@@ -451,8 +454,9 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         {'margin': '#0072B2', 'coherence': '#D55E00'}
     """
     names = list(names)
-    free = [style for name, style in STYLES.items() if name not in names]
-    others = itertools.cycle(free or list(STYLES.values()))
+    free = [style for name, style in STYLES.items() if name not in names] or [*STYLES.values()]
+    marked = [{**style, "marker": "o", "markersize": 3} for style in free]
+    others = itertools.cycle(free + marked)
     return {name: STYLES[name] if name in STYLES else next(others) for name in names}
 
 
@@ -466,7 +470,7 @@ def _legend(figure: Figure) -> None:
         list(entries.values()),
         list(entries),
         loc="outside lower center",
-        ncols=len(entries),
+        ncols=min(len(entries), 5),
         frameon=False,
         fontsize=8,
     )

@@ -205,3 +205,14 @@ def test_curves_of_models_that_lack_some():
     assert [len(panel.lines) for panel in figure.axes] == [1, 2]
     with pytest.raises(InputError, match="'d_inside'"):
         plots.curves({"baseline": table}, panels=["d_inside"])
+
+
+def test_curves_over_decades_are_logarithmic():
+    table = pd.DataFrame({"|z|": [1.0, 101.0], "loss": [1.0, 99.0], "score": [0.0, 200.0]})
+    figure = plots.curves({"exact": table}, panels=list(table))
+    assert [panel.get_yscale() for panel in figure.axes] == ["log", "linear", "linear"]
+
+
+def test_many_models_are_told_apart():
+    looks = plots.styles([f"setting {n}" for n in range(9)]).values()
+    assert len({str(look) for look in looks}) == 9

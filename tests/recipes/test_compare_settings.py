@@ -1,0 +1,83 @@
+"""Settings over the same seeds: what is compared, and what becomes of one that diverges."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcase_coherence.baseline.config import load_config, read_yaml
+from dcase_coherence.baseline.crnn import CRNN
+from dcase_coherence.lightning import build_regularizer
+
+CONFS = Path(__file__).parents[2] / "recipes" / "confs"
+SETTINGS = {
+    "baseline": "coherence: {alpha1: 0, alpha2: 0}",
+    "strong": "coherence: {alpha1: 1.0, alpha2: 0.3, annealing_epochs: 0}",
+    "diverging": "coherence: {alpha1: 1.0e+38, alpha2: 0, annealing_epochs: 0}",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(run, dataset, conf_file, tmp_path_factory):
+    """Two trials of three settings, one of which diverges; the arguments and what was printed."""
+    folder = tmp_path_factory.mktemp("settings")
+    files = [folder / f"{name}.yaml" for name in SETTINGS]
+    for file, text in zip(files, SETTINGS.values()):
+        file.write_text(text + "\n")
+    arguments = (*files, "--conf_file", conf_file, "--data", dataset, "--trials", 2)
+    arguments += ("--log_dir", folder / "exp")
+    done = run("compare_settings.py", *arguments, cwd=folder, code=2)
+    return folder / "exp", done
+
+
+def test_one_that_diverges_is_said_and_costs_the_others_nothing(finished):
+    folder, done = finished
+    assert "error: diverging 1: the coherence term is" in done.stderr
+    content = json.loads((folder / "settings.json").read_text())
+    assert {name: len(found["event_f1_macro"]) for name, found in content["scores"].items()} == {
+        "baseline": 2,
+        "strong": 2,
+        "diverging": 0,
+    }
+    assert "diverging" in (folder / "report.md").read_text()
+    assert {"report.html", "scores.tex", "training.svg"} <= {p.name for p in folder.rglob("*")}
+
+
+def test_scores_and_differences_are_those_of_the_trials(finished):
+    folder, _ = finished
+    content = json.loads((folder / "settings.json").read_text())
+    means = {}
+    for name in ("baseline", "strong"):
+        records = [
+            json.loads((folder / name / f"trial_{n}" / "trial.json").read_text()) for n in range(2)
+        ]
+        own = [record["scores"]["test/student/event_f1_macro"] for record in records]
+        assert content["scores"][name]["event_f1_macro"] == own
+        means[name] = np.mean(own)
+    assert set(content["differences"]) == {"strong"}
+    difference = content["differences"]["strong"]["difference"]
+    assert difference == pytest.approx(means["strong"] - means["baseline"])
+
+
+def test_the_monitor_runs_without_the_term(finished):
+    folder, _ = finished
+    table = (folder / "baseline" / "trial_0" / "epochs.tsv").read_text().splitlines()
+    row = dict(zip(table[0].split("\t"), table[-1].split("\t")))
+    assert float(row["z_norm"]) > 0
+    assert float(row["d_inside"]) > 0
+    assert float(row["term"]) == 0
+
+
+def test_the_reference_must_be_compared(refused, conf_file, tmp_path):
+    file = tmp_path / "other.yaml"
+    file.write_text("")
+    said = refused("compare_settings.py", file, "--conf_file", conf_file)
+    assert "--reference is 'baseline'; it must be one of other" in said
+
+
+@pytest.mark.parametrize("file", sorted((CONFS / "settings").glob("*.yaml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("base", ["table1_mini", "table1", "recordings_strong"])
+def test_every_setting_fits_the_configurations(file, base):
+    config = load_config(CONFS / f"{base}.yaml", read_yaml(file))
+    build_regularizer(CRNN(**config["net"]), config["coherence"])

@@ -208,7 +208,7 @@ def open_store(path: Path, sources: Sources, fs: int) -> Store:
     Raises:
         Unusable: it is missing, damaged, or not made of these sources.
     """
-    rate, clips = _read_index(path)
+    rate, clips = read_index(path)
     if rate != fs:
         raise Unusable(f"it was made of clips at {rate} Hz, not {fs} Hz")
     before = {clip.name: (clip.size, clip.mtime_ns) for clip in clips}
@@ -233,8 +233,12 @@ def open_store(path: Path, sources: Sources, fs: int) -> Store:
     return store
 
 
-def _read_index(path: Path) -> tuple[int, list[Packed]]:
-    """Sampling rate and clips of a store."""
+def read_index(path: Path) -> tuple[int, list[Packed]]:
+    """Read the sampling rate and the clips of a store, without their samples.
+
+    Raises:
+        Unusable: it is missing or damaged.
+    """
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -2,11 +2,12 @@
 
 python tests/faults/kill_and_resume.py [--times 50] [--seed 0] [--json]
 
-Four jobs on a tiny data set take turns: generating the data, training (with its checkpoints and
-its test), training killed only at checkpoints, and the test alone. A job is killed by SIGKILL,
-either shortly after a random one of its file operations or at a random time, and started again
-until it ends by itself. After every kill each file in its place must be readable; at the end all
-files must be those of an undisturbed run, to the byte (checkpoints: to the bit of every tensor).
+Five jobs on a tiny data set take turns: generating the data, packing it, training (with its
+checkpoints and its test), training killed only at checkpoints, and the test alone. A job is killed
+by SIGKILL, either shortly after a random one of its file operations or at a random time, and
+started again until it ends by itself. After every kill each file in its place must be readable; at
+the end all files must be those of an undisturbed run, to the byte (checkpoints: to the bit of every
+tensor).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from dcase_coherence.baseline.audio import read_audio
 from dcase_coherence.baseline.checkpoints import load_checkpoint
 from dcase_coherence.baseline.config import load_config, official_layout
 from dcase_coherence.baseline.scoring import load_posteriors
+from dcase_coherence.baseline.store import pack, read_index
 from dcase_coherence.baseline.trials import Trial, run_trial
 from dcase_coherence.errors import command
 from dcase_coherence.soundscapes import generate
@@ -100,6 +102,10 @@ def make_jobs(work: Path) -> list[Job]:
     def train(folder: Path) -> None:
         run_trial(Trial("trial", config, True, 0, folder))
 
+    def pack_all(folder: Path) -> None:
+        for part in ("synth", "weak", "unlabeled"):
+            pack(config["data"][f"{part}_folder"], cache=folder)
+
     def untest(folder: Path) -> None:
         shutil.copytree(work / "reference" / "training", folder, dirs_exist_ok=True)
         shutil.rmtree(folder / "metrics_test")
@@ -108,6 +114,7 @@ def make_jobs(work: Path) -> list[Job]:
 
     return [
         Job("generation", lambda folder: generate(folder / "data", progress=False, **GENERATED)),
+        Job("packing", pack_all),
         Job("training", train),
         Job("checkpoints", train, at=".ckpt"),
         Job("evaluation", train, prepare=untest),
@@ -178,6 +185,7 @@ def check_readable(folder: Path) -> int:
     """Read every file that is in its place; return how many they are."""
     readers: dict[str, Callable[[Path], Any]] = {
         ".wav": read_audio,
+        ".packed": read_index,
         ".ckpt": load_checkpoint,
         ".npz": load_posteriors,
         ".json": lambda path: json.loads(path.read_text()),

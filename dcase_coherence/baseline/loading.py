@@ -97,11 +97,12 @@ class DeviceBatches:
             start = clips.start(item, length)
             begin = store.starts[clip] + start
             part = store.on(self.device)[begin : begin + min(length, clips.samples)]
-            parts.append(functional.pad(part, (0, clips.samples - len(part))))
+            missing = clips.samples - len(part)
+            parts.append(functional.pad(part, (0, missing)) if missing else part)
             if length > clips.samples:
                 moved = clips.labels(item, round(start / clips.fs, 3)).T
                 labels[row] = torch.from_numpy(moved).to(labels)
-        audio = torch.stack(parts).float() / SCALE
+        audio = torch.stack(parts).float().div_(SCALE)
         batch = [audio, labels, torch.ones(len(numbers), dtype=torch.float64, device=self.device)]
         if self.clips[numbers[0]][0].return_filename:
             return [*batch, tuple(c.files[i] for c, i in (self.clips[n] for n in numbers))]

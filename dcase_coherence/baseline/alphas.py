@@ -26,6 +26,9 @@ from dcase_coherence.files import whole_file
 #: A cell has collapsed when the mean norm of z in its last epoch is below this part of that in its
 #: first epoch, when the term had hardly any weight.
 COLLAPSED = 0.1
+#: A cell has diverged when that norm is above this multiple, or the training stopped on numbers that
+#: are not finite. Training without the term stays far from both.
+DIVERGED = 10.0
 NAMES = ("alpha1", "alpha2")
 
 
@@ -64,7 +67,8 @@ def outcome(epochs: pd.DataFrame, *, diverged: bool = False) -> Cell:
         for name in ("val/obj_metric", "z_norm")
     }
     norms = known["z_norm"]
-    collapsed = len(norms) > 1 and norms.iloc[-1] < COLLAPSED * norms.iloc[0]
+    growth = norms.iloc[-1] / norms.iloc[0] if len(norms) > 1 and norms.iloc[0] else 1.0
+    state = "diverged" if growth > DIVERGED else "collapsed" if growth < COLLAPSED else "ok"
     balance = float("nan")
     if {"d_boundary", "d_inside", "boundary_rate"} <= set(epochs) and len(epochs):
         last = epochs.iloc[-1]
@@ -74,7 +78,7 @@ def outcome(epochs: pd.DataFrame, *, diverged: bool = False) -> Cell:
     scores = known["val/obj_metric"]
     return Cell(
         score=float(scores.max()) if len(scores) else 0.0,
-        state="diverged" if diverged else "collapsed" if collapsed else "ok",
+        state="diverged" if diverged else state,
         balance=balance,
         z_norm=float(norms.iloc[-1]) if len(norms) else float("nan"),
     )

@@ -37,6 +37,8 @@ def epochs(**columns):
         (epochs(z_norm=[1.0, 90.0], **{"val/obj_metric": [0.2, 0.1]}), True, 0.2, "diverged"),
         (epochs(z_norm=[1.0, 2.0], **{"val/obj_metric": [None, 0.4]}), False, 0.4, "ok"),
         (epochs(z_norm=[1.0]), True, 0.0, "diverged"),
+        (epochs(z_norm=[2.0, 21.0]), False, 0.0, "diverged"),
+        (epochs(z_norm=[2.0, 19.0]), False, 0.0, "ok"),
         (epochs(), True, 0.0, "diverged"),
     ],
 )

@@ -37,7 +37,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume_from_checkpoint", help="go on from the last.ckpt of one trial")
     parser.add_argument("--test_from_checkpoint", help="only test this checkpoint")
     parser.add_argument("--eval_from_checkpoint", help="only detect events in data.eval_folder")
-    parser.add_argument("--gpus", help="index, several (0,1) for trials side by side, or cpu")
+    parser.add_argument(
+        "--gpus",
+        help="index, several (0,1) for trials side by side (with --set training.backend=ddp for "
+        "one training at a time on all of them), or cpu",
+    )
     parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
     parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
     parser.add_argument("--trials", type=int, default=1, help="trials of each arm, a seed each")
@@ -71,8 +75,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.baseline:
         run_official_code(args)
         return
-    print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
     config = configuration(args)
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+    if rank_zero_only.rank == 0:
+        print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
     name = Path(args.conf_file).stem + ("_fast_dev_run" if args.fast_dev_run else "")
     log_dir = Path(args.log_dir or Path("exp", name))
     if args.test_from_checkpoint or args.eval_from_checkpoint:
@@ -85,6 +92,9 @@ def main(argv: list[str] | None = None) -> None:
     scores = run_trials(
         trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run
     )
+    if rank_zero_only.rank:
+        # One of several processes of each training: the first of them tells the results.
+        return
     by_arm: dict[str, list[dict[str, float]]] = {}
     for trial, found in zip(trials, scores):
         by_arm.setdefault(ARMS[trial.coherence], []).append(found)
@@ -148,9 +158,10 @@ def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> No
         fast_dev_run=args.fast_dev_run,
     )
     scores = experiment.test(args.eval_from_checkpoint or args.test_from_checkpoint)
-    for name, value in scores.items():
-        print(f"{name}: {value:.4f}")
-    print(f"detections in {experiment.folder / 'metrics_test'}")
+    if experiment.trainer.is_global_zero:
+        for name, value in scores.items():
+            print(f"{name}: {value:.4f}")
+        print(f"detections in {experiment.folder / 'metrics_test'}")
 
 
 def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:

@@ -46,6 +46,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
     from dcase_coherence.baseline.config import load_config, place_data
     from dcase_coherence.baseline.trials import Trial, run_trials
 
@@ -63,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     ]
     start = time.time()
     run_trials(trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run)
+    if rank_zero_only.rank:
+        # One of several processes of each training: the first of them tells the results.
+        return
     print(f"trained and tested in {time.time() - start:.0f} s")
     evaluations = {
         name: {arm: [evaluate(t, name) for t in trials if ARMS[t.coherence] == arm] for arm in ARMS}

@@ -66,7 +66,13 @@ def main(argv: list[str] | None = None) -> None:
     import optuna
 
     from dcase_coherence.baseline.config import load_config, place_data
+    from dcase_coherence.baseline.experiment import started_together
 
+    if started_together() != (1, 1):
+        raise InputError(
+            "torchrun or srun started several processes to train one model, and each cell is "
+            "trained by one; start the command by itself, as often as you like"
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config = load_config(args.conf_file)
     name = Path(args.conf_file).stem

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Sequence, Union
 
+import filelock
 import yaml
 
 from dcase_coherence.errors import InputError
@@ -123,7 +124,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "n_test_thresholds": (COUNT, 50),
         "ema_factor": (SHARE, 0.999),
         "self_sup_loss": (_choice("mse", "bce"), "mse"),
-        "backend": (_or_empty(TEXT), None),
+        "backend": (_or_empty(_choice("ddp")), None),
         "validation_interval": (COUNT, 1),
         "weak_split": (SHARE, 0.9),
         "seed": (WHOLE, 42),
@@ -244,11 +245,14 @@ def place_data(
     if folder is None and settings["strong"]:
         from dcase_coherence.soundscapes import generate
 
-        folder = generate(generated, progress=progress, **settings)
-        if public:
-            test_only = dict.fromkeys(("strong", "weak", "unlabelled", "validation"), 0)
-            other = {**settings, **test_only, "seed": settings["seed"] + 1}
-            second = generate(f"{os.fspath(generated)}_public", progress=progress, **other)
+        Path(generated).parent.mkdir(parents=True, exist_ok=True)
+        # Processes that train together all come here; the first one does the work.
+        with filelock.FileLock(f"{os.fspath(generated)}.lock"):
+            folder = generate(generated, progress=progress, **settings)
+            if public:
+                test_only = dict.fromkeys(("strong", "weak", "unlabelled", "validation"), 0)
+                other = {**settings, **test_only, "seed": settings["seed"] + 1}
+                second = generate(f"{os.fspath(generated)}_public", progress=progress, **other)
     if folder is not None:
         config["data"].update(official_layout(folder))
     if second is not None:

@@ -200,12 +200,16 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
     """Batches of fixed shares of concatenated sets, each set in a new random order an epoch.
 
     An epoch ends when the set that is used up first cannot fill its share. The order is a
-    function of seed and epoch alone.
+    function of seed and epoch alone. Of several processes each takes its part of each set's share
+    of a batch: together, in the order of their ranks, they see what one process with their shares
+    added up would see.
 
     Args:
         lengths: clips of each set, in the order of the ConcatDataset.
-        batch_sizes: clips of each set in a batch; 0 leaves the set out.
+        batch_sizes: clips of each set in a batch of one process; 0 leaves the set out.
         seed: of the orders.
+        rank: which of the processes this is, from 0.
+        processes: how many train together.
 
     Raises:
         InputError: a set has fewer clips than its share, or all shares are 0.
@@ -216,18 +220,29 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
         (2, [3, 3])
     """
 
-    def __init__(self, lengths: Sequence[int], batch_sizes: Sequence[int], seed: int = 0) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_sizes: Sequence[int],
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         if not any(batch_sizes):
             raise InputError("batch_size is 0 for every set; give at least one set a share")
         for length, size, name in zip(lengths, batch_sizes, ("strong", "weak", "unlabelled")):
-            if length < size:
+            if length < size * processes:
+                each = f" in each of {processes} processes" if processes > 1 else ""
                 raise InputError(
-                    f"the {name} set has {length} clips, fewer than its batch size of {size}; "
-                    "add clips or lower training.batch_size"
+                    f"the {name} set has {length} clips, fewer than its batch size of {size}"
+                    f"{each}; add clips or lower training.batch_size"
                 )
         self.lengths = list(lengths)
         self.batch_sizes = list(batch_sizes)
         self.seed = seed
+        self.rank = rank
+        self.processes = processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -235,7 +250,8 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return min(n // size for n, size in zip(self.lengths, self.batch_sizes) if size)
+        shares = zip(self.lengths, self.batch_sizes)
+        return min(length // (size * self.processes) for length, size in shares if size)
 
     def __iter__(self) -> Iterator[list[int]]:
         orders = []
@@ -246,7 +262,8 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
             order: Tensor = torch.randperm(length, generator=generator) + offset
             orders.append((order.tolist(), size))
             offset += length
-        for batch in range(len(self)):
+        for number in range(len(self)):
+            batch = number * self.processes + self.rank
             yield [i for order, size in orders for i in order[batch * size : (batch + 1) * size]]
 
 

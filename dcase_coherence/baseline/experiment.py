@@ -12,13 +12,15 @@ import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Union
+from typing import Any, Iterator, Mapping, NamedTuple, Union
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import ConcatDataset
 
 from dcase_coherence.annotations import CLASSES, read_durations, read_strong_tsv, read_weak_tsv
@@ -115,8 +117,9 @@ def build(
         coherence: add the coherence term to the baseline's loss.
         log_dir: results go to this folder, or to that of `resume`.
         trial: added to the seed.
-        gpus: "0" takes the GPU of this index (the CPU where there is no GPU), "cpu" none. By
-            default one GPU where there is one.
+        gpus: "0" takes the GPU of this index (the CPU where there is no GPU), "cpu" none, "0,1"
+            two, a process each, where `training.backend` is ddp. By default one GPU where there
+            is one; under torchrun or srun one for each of their processes.
         resume: checkpoint of an interrupted training (`last.ckpt`) to go on with.
         train: False when only a checkpoint is tested; the training data are not needed then.
         evaluation: test on `data.eval_folder`, which has no labels.
@@ -127,12 +130,10 @@ def build(
         InputError: a file or folder of the configuration, or an argument, cannot be used.
     """
     settings: dict[str, Any] = copy.deepcopy({s: dict(keys) for s, keys in config.items()})
-    accelerator, devices = choose_devices(gpus)
-    if isinstance(devices, list) and len(devices) > 1:
-        raise InputError(f"--gpus is {gpus!r}; one training runs on one GPU, give one index")
-    if accelerator == "cpu":
-        keep_memory()
     training = settings["training"]
+    processes = choose_processes(gpus, training["backend"])
+    if processes.accelerator == "cpu":
+        keep_memory()
     training["seed"] += trial
     if fast_dev_run:
         # Three epochs may be fewer than the interval, and a checkpoint needs a validation.
@@ -159,7 +160,8 @@ def build(
 
     seed_everything(training["seed"])
     encoder = make_encoder(settings)
-    student = CRNN(**settings["net"])
+    # Lightning would not call it, and it freezes what is frozen.
+    student = CRNN(**settings["net"]).train()
     parts: dict[str, Any] = {}
     callbacks: list[Callback] = []
     if train:
@@ -168,6 +170,8 @@ def build(
             [len(clips) if clips else 0 for clips in train_sets],
             training["batch_size"],
             seed=training["seed"],
+            rank=processes.rank,
+            processes=processes.count,
         )
         optimizer = torch.optim.Adam(student.parameters(), 1e-3, betas=(0.9, 0.999))
         scheduler = make_scheduler(settings, optimizer, len(sampler))
@@ -195,9 +199,16 @@ def build(
     )
     with quiet():
         trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=training["backend"] or "auto",
+            accelerator=processes.accelerator,
+            devices=processes.devices,
+            num_nodes=processes.machines,
+            strategy=make_strategy(settings, processes),
+            # As one process with the joined batch; torch has it for GPUs only. What is frozen
+            # would come back to life.
+            sync_batchnorm=processes.accelerator == "gpu"
+            and processes.count > 1
+            and not settings["net"]["freeze_bn"],
+            use_distributed_sampler=False,
             max_epochs=3 if fast_dev_run else training["n_epochs"],
             callbacks=callbacks,
             plugins=[WholeFileIO()],
@@ -241,8 +252,10 @@ def keep_memory(keep: bool = True) -> None:
 
 
 def cores() -> int:
-    """Number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of CPU cores that this process may use; those of torchrun share the machine's."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    found = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(found // started_together()[0], 1) if "LOCAL_WORLD_SIZE" in os.environ else found
 
 
 def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
@@ -269,6 +282,88 @@ def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
     if not indices or not all(0 <= index < found for index in indices):
         raise InputError(f"--gpus is {gpus!r} and there are {found} GPUs here; give cpu or fewer")
     return "gpu", indices
+
+
+class Processes(NamedTuple):
+    """The processes that train one model.
+
+    Attributes:
+        accelerator: "cpu" or "gpu".
+        devices: how many processes on each machine; for GPUs their indices, a process each.
+        machines: how many.
+    """
+
+    accelerator: str
+    devices: Union[int, list[int]]
+    machines: int = 1
+
+    @property
+    def count(self) -> int:
+        """How many processes there are on all machines."""
+        here = self.devices if isinstance(self.devices, int) else len(self.devices)
+        return here * self.machines
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is, from 0."""
+        return rank_zero_only.rank if self.count > 1 else 0
+
+
+def started_together() -> tuple[int, int]:
+    """Processes a machine, and machines, of the torchrun or srun that started this process.
+
+    `(1, 1)` without one of them.
+    """
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, int(os.environ["WORLD_SIZE"]) // here
+    machines = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) // machines, machines
+
+
+def choose_processes(gpus: str | None, backend: str | None) -> Processes:
+    """Choose the processes that train one model, and their devices.
+
+    Those that torchrun or srun started; else one, or with `backend` "ddp" one for each GPU.
+
+    Args:
+        gpus: the official flag.
+        backend: `training.backend` of the configuration.
+
+    Raises:
+        InputError: there are not as many GPUs as processes, or several without "ddp".
+    """
+    accelerator, devices = choose_devices(gpus)
+    here, machines = started_together()
+    if here * machines > 1 and accelerator == "cpu":
+        return Processes("cpu", here, machines)
+    if here * machines > 1:
+        found = list(range(torch.cuda.device_count())) if gpus is None else list(devices)
+        if len(found) < here or (gpus is not None and len(found) > here):
+            raise InputError(
+                f"{here} processes were started on this machine for {len(found)} GPUs; start one "
+                "for each GPU, or give --gpus cpu"
+            )
+        return Processes("gpu", found[:here], machines)
+    if isinstance(devices, list) and len(devices) > 1 and backend != "ddp":
+        raise InputError(
+            f"--gpus is {gpus!r}; one training runs on one GPU, give one index, or set "
+            "training.backend to ddp"
+        )
+    return Processes(accelerator, devices)
+
+
+def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrategy | str:
+    """Make the strategy of several processes; "auto" for one."""
+    training = config["training"]
+    if processes.count == 1 and training["backend"] != "ddp":
+        return "auto"
+    weak_outputs_learn = training["batch_size"][1] or training["teacher"]
+    return DDPStrategy(
+        # Rank zero alone uses the statistics of the batch normalisation, and keeps its own.
+        broadcast_buffers=False,
+        find_unused_parameters=config["net"]["attention"] and not weak_outputs_learn,
+    )
 
 
 def make_encoder(config: Mapping[str, Any]) -> ManyHotEncoder:
@@ -396,6 +491,10 @@ def quiet() -> Iterator[None]:
             ".*is smaller than the logging interval.*",
             ".*exists and is not empty.*",
             ".*isinstance.treespec, LeafSpec.*",
+            # Rank zero alone scores.
+            ".*sync_dist=True.*",
+            # Frozen batch normalisation is.
+            ".*in eval mode at the start of training.*",
         ):
             warnings.filterwarnings("ignore", advice)
         if not sys.stderr.isatty():

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from dcase_coherence.annotations import read_durations, read_strong_tsv
 from dcase_coherence.baseline.augment import mixup
@@ -50,8 +50,11 @@ class MeanTeacher(pl.LightningModule):
     As in the official trainer the moving average covers parameters only: the teacher's batch
     normalisation follows its own forward passes.
 
-    Every random number of an epoch is a function of `training.seed` and the epoch, so a run that
-    was interrupted and resumed ends like one that was not.
+    Every random number of an epoch is a function of `training.seed`, the epoch and the rank of the
+    process, so a run that was interrupted and resumed ends like one that was not.
+
+    Under DDP each process trains on its part of each batch. Rank zero alone validates and tests,
+    which the others wait for, and tells them the scores; it alone writes files.
 
     Args:
         hparams: the configuration, see :mod:`dcase_coherence.baseline.config`.
@@ -228,13 +231,17 @@ class MeanTeacher(pl.LightningModule):
         self.scaler.fit(
             take_log(self.mel_spec(batch[0].to(self.device))) for batch in self.train_dataloader()
         )
-        if path is not None:
+        # Each process has seen its part of each batch.
+        reduce = self.trainer.strategy.reduce
+        self.scaler.set_statistics(reduce(self.scaler.mean), reduce(self.scaler.mean_squared))
+        if path is not None and self.trainer.is_global_zero:
             save_statistics(path, of, self.scaler.mean, self.scaler.mean_squared)
 
     def on_train_epoch_start(self) -> None:
-        """Make the epoch's randomness a function of the seed and the epoch."""
+        """Make the epoch's randomness a function of the seed, the epoch and the rank."""
         self._set_epoch()
-        seed = mix_seed(self.hparams["training"]["seed"], self.current_epoch)
+        # The zero keeps it apart from the sampler's, which ends in the number of a set.
+        seed = mix_seed(self.hparams["training"]["seed"], self.current_epoch, 0, self.global_rank)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -252,11 +259,16 @@ class MeanTeacher(pl.LightningModule):
 
     def val_dataloader(self) -> DataLoader:
         """Validation clips, strong and weak."""
-        return self._loader(self.valid_data, batch_size=self.hparams["training"]["batch_size_val"])
+        return self._scored(self.valid_data)
 
     def test_dataloader(self) -> DataLoader:
         """Test clips."""
-        return self._loader(self.test_data, batch_size=self.hparams["training"]["batch_size_val"])
+        return self._scored(self.test_data)
+
+    def _scored(self, data: Any) -> Any:
+        # Lightning skips the scores where there is nothing to score: the others take one clip.
+        data = data if self.trainer.is_global_zero else Subset(data, [0])
+        return self._loader(data, batch_size=self.hparams["training"]["batch_size_val"])
 
     def _loader(self, data: Any, **batches: Any) -> Any:
         if is_packed(data):
@@ -299,10 +311,16 @@ class MeanTeacher(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the epoch; `val/obj_metric` is what checkpoints are chosen by."""
+        scores = self._validation_scores() if self.trainer.is_global_zero else {}
+        for name, value in self.trainer.strategy.broadcast(scores).items():
+            self.log(name, value, prog_bar=name == "val/obj_metric")
+
+    def _validation_scores(self) -> dict[str, float]:
         data, training = self.hparams["data"], self.hparams["training"]
         reference = read_strong_tsv(data["synth_val_tsv"], self.encoder.labels)
         durations = read_durations(data["synth_val_dur"])
         scorer = Scorer(reference, durations, self.encoder.labels)
+        scores = {}
         objective = 0.0
         for name, said in self.val_strong.items():
             events = said.decode(
@@ -312,16 +330,16 @@ class MeanTeacher(pl.LightningModule):
                 np.mean([scorer.intersection_based(found).macro_f1 for found in events.values()])
             )
             event = scorer.event_based(events[0.5]).macro_f1
-            self.log(f"val/synth/{name}/intersection_f1_macro", intersection)
-            self.log(f"val/synth/{name}/event_f1_macro", event)
+            scores[f"val/synth/{name}/intersection_f1_macro"] = intersection
+            scores[f"val/synth/{name}/event_f1_macro"] = event
             weak = 0.0
             if training["batch_size"][1]:
                 weak = self.val_weak[name].macro_f1()
-                self.log(f"val/weak/{name}/macro_F1", weak)
+                scores[f"val/weak/{name}/macro_F1"] = weak
             if name == "student":
                 by_event = training.get("obj_metric_synth_type") == "event"
                 objective = weak + (event if by_event else intersection)
-        self.log("val/obj_metric", objective, prog_bar=True)
+        return {**scores, "val/obj_metric": objective}
 
     # Test
 
@@ -353,6 +371,12 @@ class MeanTeacher(pl.LightningModule):
         Under `<log_dir>/metrics_test`: `metrics.json` and, in `student` and `teacher`,
         `posteriors.npz`, `predictions_05_<name>.tsv` and `predictions_th_<threshold>.tsv`.
         """
+        results = self._write_test() if self.trainer.is_global_zero else {}
+        self.test_results = self.trainer.strategy.broadcast(results)
+        for key, value in self.test_results.items():
+            self.log(key, value, logger=False)
+
+    def _write_test(self) -> dict[str, float]:
         folder = Path(self._log_dir(), "metrics_test")
         window = self.hparams["training"]["median_window"]
         results: dict[str, float] = {}
@@ -365,16 +389,14 @@ class MeanTeacher(pl.LightningModule):
                 scores = self._score(events, points)
                 results.update({f"test/{name}/{key}": value for key, value in scores.items()})
         if self.evaluation:
-            return
+            return {}
         results["hp_metric"] = max(results[f"test/student/psds_score_scenario{n}"] for n in (1, 2))
-        self.test_results = results
         with whole_file(folder / "metrics.json") as temporary:
             temporary.write_text(json.dumps(results, indent=2) + "\n")
         if self.logger is not None:
             self.logger.log_metrics(results)
             self.logger.log_hyperparams(dict(self.hparams), results)
-        for key, value in results.items():
-            self.log(key, value, logger=False)
+        return results
 
     def _score(
         self, events: pd.DataFrame, points: Mapping[float, pd.DataFrame]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import multiprocessing
@@ -14,9 +15,10 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from dcase_coherence.baseline.experiment import build, choose_devices, cores
+from dcase_coherence.baseline.experiment import build, choose_devices, cores, started_together
 from dcase_coherence.errors import InputError
 from dcase_coherence.files import remove_left_over, whole_file
 
@@ -119,7 +121,8 @@ def run_trials(
 
     Args:
         trials: with a folder each.
-        gpus: the official flag; several GPUs take a trial each.
+        gpus: the official flag; several GPUs take a trial each. Under torchrun or srun, or with
+            `training.backend` ddp, all processes train one trial after another instead.
         progress: show progress bars on a terminal, lines elsewhere.
         fast_dev_run: three epochs of two batches.
 
@@ -138,6 +141,8 @@ def run_trials(
         for index, (trial, record) in enumerate(zip(trials, records))
         if scores_of(trial, record) is None
     ]
+    if started_together() != (1, 1) or trials[0].config["training"]["backend"] == "ddp":
+        return _run_together(trials, gpus, progress, fast_dev_run)
     accelerator, devices = choose_devices(gpus)
     places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
     # From all trials, not from those that are left: the number of threads changes roundings, and
@@ -187,6 +192,24 @@ def run_trials(
         message = f"{trials[index].name}: {content}"
         raise RuntimeError(message) if kind == "died" else InputError(message)
     return [scores_of(trial, read_record(trial)) or {} for trial in trials]
+
+
+def _run_together(
+    trials: Sequence[Trial], gpus: str | None, progress: bool, fast_dev_run: bool
+) -> list[dict[str, float]]:
+    """Run trials one after another, each in all processes of the training; this is one of them."""
+    torch.set_num_threads(cores())
+    display = _Display(trials, progress and rank_zero_only.rank == 0)
+    scores = []
+    try:
+        for index, trial in enumerate(trials):
+            report = functools.partial(display.show, index)
+            scores.append(run_trial(trial, gpus, fast_dev_run=fast_dev_run, report=report))
+    except (InputError, FloatingPointError) as error:
+        raise InputError(f"{trial.name}: {error}") from None
+    finally:
+        display.close()
+    return scores
 
 
 def _work(
@@ -239,7 +262,8 @@ def run_trial(
     found = scores_of(trial, record)
     if found is not None:
         return found
-    remove_left_over(trial.folder)
+    if rank_zero_only.rank == 0:
+        remove_left_over(trial.folder)
     if "scores" not in record:
         last = trial.folder / "last.ckpt"
         experiment = build(
@@ -256,7 +280,11 @@ def run_trial(
         table = EpochTable(trial.folder / "epochs.tsv", report)
         experiment.trainer.callbacks.insert(0, table)  # type: ignore[attr-defined]
         experiment.fit()
-        record = {"scores": experiment.test(), "checkpoint": experiment.best.name}
+        record = {
+            "scores": experiment.test(),
+            "checkpoint": experiment.best.name,
+            "processes": experiment.trainer.world_size,
+        }
         write_record(trial, record)
     if trial.public:
         data = trial.config["data"]
@@ -274,11 +302,12 @@ def run_trial(
         public.pop("hp_metric")
         record["public"] = {"folder": data["public_folder"], "scores": public}
         write_record(trial, record)
-    return scores_of(trial, read_record(trial)) or {}
+    return scores_of(trial, record) or {}
 
 
+@rank_zero_only
 def write_record(trial: Trial, more: Mapping[str, Any]) -> None:
-    """Write the settings of a trial and whatever else is known of it."""
+    """Write the settings of a trial and whatever else is known of it; rank zero does."""
     trial.folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": trial.settings(), "torch": torch.__version__, **more}
     with whole_file(trial.record) as temporary:
@@ -331,17 +360,21 @@ class EpochTable(pl.Callback):
             )
         self.sums = {}
         self.rows[epoch] = row
+        if trainer.is_global_zero:
+            self._write()
+        if self.report:
+            text = f"loss {self.rows[epoch]['loss']:.3f}"
+            if "val/obj_metric" in self.rows[epoch]:
+                text += f", validation {self.rows[epoch]['val/obj_metric']:.3f}"
+            self.report(epoch + 1, trainer.max_epochs, text)
+
+    def _write(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
         lines = ["\t".join(columns)]
         for row in self.rows.values():
             lines.append("\t".join(f"{row[c]:.6g}" if c in row else "" for c in columns))
         with whole_file(self.path) as temporary:
             temporary.write_text("\n".join(lines) + "\n")
-        if self.report:
-            text = f"loss {self.rows[epoch]['loss']:.3f}"
-            if "val/obj_metric" in self.rows[epoch]:
-                text += f", validation {self.rows[epoch]['val/obj_metric']:.3f}"
-            self.report(epoch + 1, trainer.max_epochs, text)
 
 
 class _Display:

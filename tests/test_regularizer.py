@@ -1,5 +1,6 @@
 import copy
 import math
+import multiprocessing
 import pickle
 import warnings
 
@@ -159,3 +160,47 @@ def test_unreduced_loss_is_refused(model, labels):
     regularizer = CoherenceRegularizer(model, "1", loss=CoherenceLoss(reduction="none"))
     with pytest.raises(ValueError, match="a training step needs a scalar"):
         step(model, regularizer, labels, batch=2)
+
+
+def monitor(rows, valid):
+    """A regularizer that has seen these rows of a batch of three clips, two partly padding."""
+    torch.manual_seed(0)
+    features, labels = torch.randn(3, 9, 4), (torch.rand(3, 9, 2) > 0.6).float()
+    regularizer = CoherenceRegularizer(nn.Identity(), None, loss=CoherenceLoss(0.1, 0.03))
+    regularizer.model(features[rows])
+    regularizer(labels[rows], valid=valid[rows])
+    return regularizer
+
+
+VALID = torch.arange(9) < torch.tensor([[9], [5], [3]])
+
+
+def one_of_two(rank, folder):
+    torch.set_num_threads(1)
+    address = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    regularizer = monitor([slice(0, 1), slice(1, 3)][rank], VALID)
+    said = dict(regularizer.metrics)
+    # In one process NaN posteriors have stopped the trainer before there was a term.
+    regularizer.model(torch.full((1, 9, 4), math.nan if rank else 1.0))
+    with pytest.raises(FloatingPointError, match="lower alpha1"):
+        regularizer.check_features() if rank else regularizer(torch.zeros(1, 9, 2))
+    torch.save(said, folder / str(rank))
+
+
+def test_processes_share_one_monitor_and_stop_together(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=one_of_two, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+        assert process.exitcode == 0
+    zero, one = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
+    assert zero == one
+    # Of the joined batch, but for the term: its parts' mean, whatever their sizes.
+    expected = monitor(slice(0, 3), VALID).metrics
+    parts = [monitor(rows, VALID).metrics["term"] for rows in (slice(0, 1), slice(1, 3))]
+    expected["term"] = sum(parts) / 2
+    assert zero == pytest.approx(expected, rel=1e-5)

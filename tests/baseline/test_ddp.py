@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.datasets import ConcatDatasetBatchSampler
 from dcase_coherence.baseline.experiment import Processes, build, choose_processes, make_strategy
+from dcase_coherence.baseline.trials import Trial, run_trial
 from dcase_coherence.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -200,8 +201,31 @@ def test_what_is_not_finite_in_one_process_stops_both_with_the_sentence(config, 
         assert "the features have diverged; lower alpha1" in said
 
 
-def test_rank_zero_alone_writes(config_file, tmp_path):
-    """The recipe under torchrun: the files of one process, one set of lines."""
+def run_and_listen(config, folder):
+    """Scores of a trial, and what this process wrote into its folder."""
+    written = []
+
+    def hear(event, details):
+        opened = event == "open" and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if opened or event in ("os.mkdir", "os.rename", "os.remove"):
+            written.append(str(details[0]))
+
+    sys.addaudithook(hear)
+    scores = run_trial(Trial("trial", config, True, 0, folder), "cpu")
+    return scores, [path for path in written if path.startswith(str(folder))]
+
+
+def test_rank_zero_alone_writes(config, tmp_path):
+    config["training"].update(batch_size=SHARE, n_epochs=1)
+    config["scaler"]["savepath"] = str(tmp_path / "trial" / "scaler.ckpt")
+    folder = tmp_path / "trial"
+    zero, one = in_two_processes(run_and_listen, tmp_path / "said", config, folder)
+    assert one == (zero[0], [])
+    for name in ("trial", "epochs", "last", "posteriors", "metrics", "scaler"):
+        assert any(f".{name}-partial-" in path for path in zero[1]), name
+
+
+def test_the_recipe_under_torchrun_leaves_the_files_of_one_process(config_file, tmp_path):
     config = yaml.safe_load(config_file.read_text())
     config["training"].update(batch_size=SHARE, n_epochs=2)
     config["scaler"] = {"savepath": None}

@@ -27,6 +27,10 @@ RECIPES = [
     "tensorboard",
     "tqdm",
 ]
+DESED = [
+    "desed>=1.3.8",  # brings scaper, whose soxbindings need the libsox headers to build
+    "numpy<2",  # scaper 1.6.5, the last release, takes np.Inf, gone in 2
+]
 EXACT = ["sed_scores_eval>=0.0.4"]
 TUNE = ["optuna>=4"]
 TEST = ["pytest>=8", "hypothesis>=6"]
@@ -45,7 +49,7 @@ setup(
     install_requires=["torch>=1.8"],
     extras_require={
         "recipes": RECIPES,
-        "desed": ["desed"],  # brings scaper, whose soxbindings need the libsox headers to build
+        "desed": DESED,
         "tune": TUNE,
         "exact": EXACT,
         "test": TEST,

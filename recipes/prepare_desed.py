@@ -2,32 +2,29 @@
 
     python recipes/prepare_desed.py --check DIR [--missing FILE]
     python recipes/prepare_desed.py --download DIR
-    python recipes/prepare_desed.py --generate DIR
+    python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
     python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR
 
-Given again, the same command goes on where it stopped (an unfinished set of --generate begins
-again). Exit code of --check: 0 when all is well, 1 when something is wrong; 2 for input that
-cannot be used.
+Given again, the same command goes on where it stopped. Exit code of --check: 0 when all is well, 1
+when something is wrong; 2 for input that cannot be used.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import shutil
-from contextlib import contextmanager
+import sys
+import tarfile
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import ModuleType
 from typing import Iterator
 
 from dcase_coherence.errors import InputError, command
 
 #: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
 SYNTHETIC = "https://zenodo.org/record/6026841/files/dcase_synth.zip?download=1"
-#: The settings of `generate_dcase_task4_2021.py` that the desed package takes.
-SOUNDSCAPES = {"min_events": 1, "max_events": 5, "snr": ("uniform", 6, 30)}
 SETS = {"train": ("synth", 10000), "validation": ("synth_val", 2500)}
 
 
@@ -46,6 +43,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--test-durations", metavar="FILE", help="default: measured")
     parser.add_argument("--out", metavar="DIR", help="data set that gets the test set")
     parser.add_argument("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
+    parser.add_argument(
+        "--soundbank",
+        metavar="DIR",
+        help="to --generate from: {train,validation}/{foreground,background} (default: DESED's)",
+    )
     parser.add_argument("--processes", type=int, metavar="P", help="default: all cores")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     args = parser.parse_args(argv)
@@ -72,9 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{clips} clips are the validation set of {args.out}")
         return 0
     if args.download:
-        download(Path(args.download))
+        download(Path(args.download), args)
     elif args.generate:
-        generate(Path(args.generate), args.clips)
+        generate(Path(args.generate), args)
     resample(args.download or args.generate or args.resample, args)
     return 0
 
@@ -101,64 +103,68 @@ def resample(folder: str, args: argparse.Namespace) -> None:
         print(f"{clips} clips at 16 kHz in {target}")
 
 
-def desed() -> ModuleType:
-    """Import the `desed` package, an extra of its own: its Scaper needs libsox to build."""
-    try:
-        return importlib.import_module("desed")
-    except ImportError as error:
-        raise InputError(
-            f"the desed package cannot be imported ({error}); install the headers of libsox (on "
-            "Debian: apt install libsox-dev), then: pip install 'dcase-coherence[desed]'"
-        ) from None
-
-
-def download(folder: Path) -> None:
+def download(folder: Path, args: argparse.Namespace) -> None:
     """Download the recordings and the official synthetic clips with the `desed` package."""
-    package = desed()
+    from dcase_coherence.baseline.synthetic import import_desed
+
+    package = import_desed()
     folder.mkdir(parents=True, exist_ok=True)
-    with inside(folder):
-        package.download_real(".", n_jobs=3, chunk_size=10)
+    with inside(folder, args):
+        public = Path("audio", "eval", "public").exists()
+        package.download_real(".", eval=not public, n_jobs=3, chunk_size=10)
         if not Path("metadata", "train", "synthetic21_train").exists():
             package.download.download_and_unpack_archive(SYNTHETIC, "raw", archive_format="zip")
             merge(Path("raw", "dcase_synth"), Path())
     print(f"what could not be downloaded is listed in {folder / 'missing_files'}")
 
 
-def generate(folder: Path, clips: list[int] | None) -> None:
-    """Generate synthetic clips with the `desed` package from its own soundbank."""
-    package = desed()
+def generate(folder: Path, args: argparse.Namespace) -> None:
+    """Generate synthetic clips with the `desed` package, by default from its own soundbank."""
+    from dcase_coherence.baseline.config import official_layout
+    from dcase_coherence.baseline.synthetic import generate_clips, import_desed
+
+    package = import_desed()
     folder.mkdir(parents=True, exist_ok=True)
-    soundbank = folder / "soundbank"
-    if not (soundbank / "audio" / "validation").exists():
-        package.download_desed_soundbank(str(soundbank))
-    for index, (split, (_, official)) in enumerate(SETS.items()):
-        bank = soundbank / "audio" / split / "soundbank"
-        part = Path(split, f"synthetic21_{split}")
-        audio = folder / "audio" / part / "soundscapes"
-        table = folder / "metadata" / part / "soundscapes.tsv"
-        if table.exists():
-            continue
-        generator = package.SoundscapesGenerator(
-            10.0,
-            str(bank / "foreground"),
-            str(bank / "background"),
-            ref_db=-50,
-            samplerate=16000,
-            random_state=2021 + index,
+    own = folder / "soundbank"
+    if args.soundbank is None and not (own / "audio" / "validation").exists():
+        with inside(folder, args):
+            package.download_desed_soundbank("soundbank")
+    for index, (split, (part, official)) in enumerate(SETS.items()):
+        bank = own / "audio" / split / "soundbank"
+        generate_clips(
+            official_layout(folder)[f"{part}_folder_44k"],
+            official_layout(folder)[f"{part}_tsv"],
+            bank if args.soundbank is None else Path(args.soundbank, split),
+            official if args.clips is None else args.clips[index],
+            seed=2021 + index,
+            processes=args.processes,
+            progress=None if args.quiet else f"synthetic {split}",
         )
-        count = official if clips is None else clips[index]
-        generator.generate_balance(count, str(audio), **SOUNDSCAPES)
-        package.generate_tsv_from_jams([str(p) for p in audio.glob("*.jams")], str(table))
 
 
 @contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    """Work in a folder: the `desed` package writes its lists where it is called."""
+def inside(folder: Path, args: argparse.Namespace) -> Iterator[None]:
+    """Let the `desed` package download: in a folder, as it writes where it is called."""
     before = os.getcwd()
     os.chdir(folder)
     try:
-        yield
+        with ExitStack() as stack:
+            if args.quiet or not sys.stderr.isatty():
+                # It draws its bars wherever it writes.
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(redirect_stdout(nowhere))
+                stack.enter_context(redirect_stderr(nowhere))
+            yield
+    except (OSError, EOFError, tarfile.TarError) as error:
+        request = getattr(error, "request", None)
+        reason = f"no answer from {request.url}" if request else " ".join(str(error).split())
+        raise InputError(
+            f"the download into {folder} failed: {reason}; see to the network, and run the same "
+            "command again: clips that are there are kept"
+        ) from None
     finally:
+        for left_over in Path().glob("tmp_*"):
+            shutil.rmtree(left_over, ignore_errors=True)
         os.chdir(before)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import statistics
 import sys
 import time
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     config = configuration(args)
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
     name = Path(args.conf_file).stem + ("_fast_dev_run" if args.fast_dev_run else "")
     log_dir = Path(args.log_dir or Path("exp", name))
@@ -251,6 +252,9 @@ def run_official_code(args: argparse.Namespace) -> None:
             flags += [f"--{name}", getattr(args, name)]
     flags += ["--fast_dev_run"] if args.fast_dev_run else []
     arms = ARMS if args.arm == "both" else [args.arm or "coherence"]
+    # The official script does not go on by itself: nothing here may say so.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for arm in arms:
         folder = args.log_dir
         if folder and args.arm == "both":

@@ -17,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.errors import RESUME_ME, InputError, Stopped, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 GRID = {"alpha1": [0.01, 0.03, 0.1, 0.3, 1.0], "alpha2": [0.003, 0.01, 0.03, 0.1, 0.3]}
@@ -147,28 +147,35 @@ def leave_with(parent) -> None:
 
 def side_by_side(count: int, *arguments) -> None:
     """Run workers in processes of their own."""
+    from dcase_coherence.baseline.processes import end, starting
+
     context = multiprocessing.get_context("spawn")
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     workers = [context.Process(target=worker, args=(n, *arguments)) for n in range(count)]
+    started = []
     try:
         for process in workers:
-            process.start()
+            with starting():
+                process.start()
+            started.append(process)
         for process in workers:
             process.join()
     finally:
-        for process in workers:
-            if process.is_alive():
-                process.terminate()
-        signal.signal(signal.SIGTERM, before)
-    if any(process.exitcode for process in workers):
-        raise InputError("a worker stopped (see above); run the same command again to go on")
+        end(started)
+    codes = {process.exitcode for process in workers}
+    if codes & {RESUME_ME, -signal.SIGTERM}:
+        raise Stopped("a worker was told to stop")
+    if codes != {0}:
+        raise InputError("a worker failed (see above); run the same command again to go on")
 
 
-@command
 def worker(number: int, *arguments) -> None:
-    # Ctrl-C reaches the whole group; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    work(number, *arguments)
+    from dcase_coherence.baseline.processes import leave
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        work(number, *arguments)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def write(folder: Path, table, args: argparse.Namespace) -> None:

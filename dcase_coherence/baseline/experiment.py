@@ -37,7 +37,7 @@ from dcase_coherence.baseline.labels import ManyHotEncoder
 from dcase_coherence.baseline.loading import pack_sets
 from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.errors import InputError
+from dcase_coherence.errors import InputError, Stopped
 from dcase_coherence.lightning import CoherenceMixin
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -480,7 +480,7 @@ def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's advice that does not apply here, and its banners off a terminal."""
+    """Silence Lightning's banners, and its advice that does not apply here."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     with warnings.catch_warnings():
@@ -497,8 +497,7 @@ def quiet() -> Iterator[None]:
             ".*in eval mode at the start of training.*",
         ):
             warnings.filterwarnings("ignore", advice)
-        if not sys.stderr.isatty():
-            logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.WARNING)
         try:
             yield
         finally:
@@ -525,6 +524,9 @@ def sentences() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        if "Terminated" in str(error):
+            # A scheduler may stop it before it stops this process.
+            raise Stopped("a process that loads clips was told to stop") from None
         raise InputError(
             "a process that loads clips was killed, for want of memory perhaps; lower "
             "training.num_workers, and run the same command again to go on"

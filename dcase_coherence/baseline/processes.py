@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Callable, Iterator, Sequence, TypeVar
 
 from tqdm import tqdm
 
+from dcase_coherence.errors import RESUME_ME
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+GRACE = 10  # seconds
 
 
 def over_files(
@@ -51,7 +57,9 @@ def over_files(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             try:
-                for result in pool.map(function, items, chunksize=8):
+                with starting():
+                    results = pool.map(function, items, chunksize=8)
+                for result in results:
                     yield result
                     bar.update()
             except BrokenProcessPool:
@@ -61,3 +69,38 @@ def over_files(
                 ) from None
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: it is their parent that ends them.
+
+    A terminal sends it to the whole group, and each would print a traceback of its own.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def leave(number: int, frame: object = None) -> None:
+    """Handle a signal, in a process that trains, by leaving at once.
+
+    No file is ever half written, so there is nothing to tidy up; an exception could get lost in
+    what it interrupts. The parent tells the user.
+    """
+    os._exit(RESUME_ME)
+
+
+def end(processes: Sequence[BaseProcess]) -> None:
+    """End processes: they are asked to, and killed when they have not ended after a while.
+
+    A scheduler leaves half a minute or so, and no file is ever half written.
+    """
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(GRACE)
+        process.kill()
+        process.join()

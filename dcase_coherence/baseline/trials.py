@@ -19,11 +19,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from dcase_coherence.baseline.experiment import build, choose_devices, cores, started_together
-from dcase_coherence.errors import InputError
+from dcase_coherence.baseline.processes import end, leave, starting
+from dcase_coherence.errors import RESUME_ME, InputError, Stopped, stop
 from dcase_coherence.files import remove_left_over, whole_file
-
-#: Exit code of a run that was told to stop (SIGTERM) and goes on when it is started again.
-RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Trial(NamedTuple):
@@ -119,6 +117,8 @@ def run_trials(
     A finished trial is not run again, an interrupted one goes on from its last checkpoint. When
     one fails the others are finished all the same.
 
+    SIGTERM ends it, and its trials, within a batch. They go on from the end of their last epoch.
+
     Args:
         trials: with a folder each.
         gpus: the official flag; several GPUs take a trial each. Under torchrun or srun, or with
@@ -133,6 +133,7 @@ def run_trials(
     Raises:
         InputError: a folder holds another run, or a trial met input that it cannot use, or it
             diverged.
+        Stopped: the process of a trial was told to stop.
         RuntimeError: a trial failed otherwise.
     """
     records = [read_record(trial) for trial in trials]
@@ -155,7 +156,7 @@ def run_trials(
     failures: dict[int, tuple[str, str]] = {}
     display = _Display(trials, progress)
     # Without it a terminated parent would leave its trials running.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUME_ME))
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         while waiting or running:
             while waiting and places:
@@ -164,7 +165,8 @@ def run_trials(
                     target=_work,
                     args=(index, trials[index], place, threads, fast_dev_run, messages),
                 )
-                process.start()
+                with starting():
+                    process.start()
                 running[index] = process, place
             try:
                 index, kind, content = messages.get(timeout=0.5)
@@ -179,16 +181,17 @@ def run_trials(
                     process.join()
                     places.append(place)
                     del running[index]
-                    if process.exitcode and index not in failures:
+                    if process.exitcode in (RESUME_ME, -signal.SIGTERM):
+                        failures[index] = ("stopped", "was told to stop")
+                    elif process.exitcode and index not in failures:
                         failures[index] = ("died", f"ended with exit code {process.exitcode}")
     finally:
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.join()
+        end([process for process, _ in running.values()])
         display.close()
         signal.signal(signal.SIGTERM, before)
     for index, (kind, content) in failures.items():
+        if kind == "stopped":
+            raise Stopped(f"{trials[index].name} {content}")
         message = f"{trials[index].name}: {content}"
         raise RuntimeError(message) if kind == "died" else InputError(message)
     return [scores_of(trial, read_record(trial)) or {} for trial in trials]
@@ -215,8 +218,7 @@ def _run_together(
 def _work(
     index: int, trial: Trial, place: str, threads: int, fast_dev_run: bool, messages: Any
 ) -> None:
-    # Ctrl-C reaches the whole group; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)  # Lightning's way ends with exit code 0
     torch.set_num_threads(threads)
 
     def report(*content: Any) -> None:

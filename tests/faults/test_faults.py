@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,8 +22,8 @@ import yaml
 from dcase_coherence.baseline import experiment
 from dcase_coherence.baseline.checkpoints import load_checkpoint
 from dcase_coherence.baseline.config import load_config, official_layout
-from dcase_coherence.baseline.trials import RESUME_ME, Trial, run_trial
-from dcase_coherence.errors import command
+from dcase_coherence.baseline.trials import Trial, run_trial
+from dcase_coherence.errors import RESUME_ME, command
 from dcase_coherence.soundscapes import generate
 
 ROOT = Path(__file__).parents[2]
@@ -184,27 +185,130 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def test_sigterm_ends_with_the_code_that_says_resume_me(conf_file, data, tmp_path):
-    script = ROOT / "recipes" / "train_sed_coherence.py"
-    options = ["--conf_file", conf_file, "--data", data, "--log_dir", tmp_path / "exp"]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, [script, *options]), "--arm", "coherence", "--quiet"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    folder = tmp_path / "exp" / "coherence" / "trial_0"
-    give_up = time.monotonic() + TIMEOUT
-    while not (folder / "last.ckpt").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == RESUME_ME == 75, said
-    load_checkpoint(folder / "last.ckpt")
-    assert "scores" not in json.loads((folder / "trial.json").read_text())
+@pytest.fixture(scope="module")
+def long_conf_file(conf_file):
+    """Epochs enough for a signal to find the training at work."""
+    path = conf_file.with_name("long.yaml")
+    training = {**CONFIG["training"], "n_epochs": 15, "early_stop_patience": 15}
+    path.write_text(yaml.safe_dump({**CONFIG, "training": training}))
+    return path
+
+
+def recipe_child(log, core, recipe, arguments):
+    """Run a recipe as a shell does: in a process group of its own; here, on one core."""
+    os.setsid()
+    os.sched_setaffinity(0, {core})
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = open(log, "w", buffering=1)  # noqa: SIM115
+    os.dup2(sys.stderr.fileno(), 2)
+    torch.set_num_threads(1)
+    sys.argv = [str(ROOT / "recipes" / recipe), *map(str, arguments)]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+class Recipe:
+    """A recipe that runs in a process of its own, which has loaded torch already."""
+
+    def __init__(self, log, recipe, *arguments):
+        self.log = log
+        self.process = multiprocessing.get_context("fork").Process(
+            target=recipe_child,
+            args=(log, min(os.sched_getaffinity(0)), recipe, arguments),
+        )
+        self.process.start()
+
+    @property
+    def training(self):
+        """The process that `run_trials` started."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        lines = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
+        return next(child for child, line in lines.items() if "spawn_main" in line)
+
+    def await_checkpoint(self, folder):
+        """Wait for the next checkpoint of any training below a folder."""
+        begin, give_up = time.time(), time.monotonic() + TIMEOUT
+        while not any(path.stat().st_mtime > begin for path in folder.rglob("last.ckpt")):
+            assert self.process.is_alive(), self.log.read_text()
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+
+    def assert_ends(self, code, words):
+        """It ends with this code and one sentence."""
+        self.process.join(TIMEOUT)
+        said = self.log.read_text()
+        assert self.process.exitcode == code, said
+        assert said.count("\n") == 1, said
+        assert said.startswith(words)
+        assert "run the same command again to go on" in said
+
+
+@pytest.fixture
+def start(long_conf_file, data, tmp_path):
+    """Start a recipe with results in `exp`; what is still running at the end is killed."""
+    started = []
+
+    def start(recipe, *options):
+        arguments = ["--conf_file", long_conf_file, "--data", data, "--log_dir", tmp_path / "exp"]
+        log = tmp_path / f"log_{len(started)}.txt"
+        started.append(Recipe(log, recipe, *arguments, *options, "--gpus", "cpu", "--quiet"))
+        return started[-1]
+
+    yield start
+    for recipe in started:
+        if recipe.process.is_alive():
+            os.killpg(recipe.process.pid, signal.SIGKILL)
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="looks processes up in /proc"
+)
+
+
+@needs_proc
+def test_stopped_and_started_again_it_ends_with_the_same_scores(
+    start, long_conf_file, data, tmp_path
+):
+    options = ("train_sed_coherence.py", "--arm", "coherence")
+    trial = tmp_path / "exp" / "coherence" / "trial_0"
+    recipe = start(*options)
+    recipe.await_checkpoint(trial)
+    os.kill(recipe.training, signal.SIGTERM)
+    recipe.assert_ends(RESUME_ME, "coherence 1 was told to stop: ")
+    first = load_checkpoint(trial / "last.ckpt")["epoch"]
+
+    recipe = start(*options)
+    recipe.await_checkpoint(trial)
+    os.killpg(recipe.process.pid, signal.SIGINT)
+    recipe.assert_ends(130, "stopped by Ctrl-C: ")
+    assert first < load_checkpoint(trial / "last.ckpt")["epoch"] < 14
+    assert "scores" not in json.loads((trial / "trial.json").read_text())
+
+    recipe = start(*options)
+    recipe.process.join(TIMEOUT)
+    assert recipe.process.exitcode == 0, recipe.log.read_text()
+    config = load_config(long_conf_file)
+    config["data"].update(official_layout(data))
+    code, said = run(config, tmp_path / "undisturbed" / "trial")
+    assert code == 0, said
+    assert scores(trial) == scores(tmp_path / "undisturbed" / "trial")
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ("train_synthetic.py",),
+        ("tune_alphas.py", "--alpha1", "0.1", "--alpha2", "0.03", "0.1", "--workers", "2"),
+        ("tune_alphas.py", "--alpha1", "0.1", "--alpha2", "0.03"),
+    ],
+)
+def test_sigterm_ends_with_the_code_that_says_resume_me(start, tmp_path, recipe):
+    recipe = start(*recipe)
+    recipe.await_checkpoint(tmp_path / "exp")
+    recipe.process.terminate()
+    recipe.assert_ends(75, "stopped by SIGTERM: ")
+    assert [load_checkpoint(path) for path in (tmp_path / "exp").rglob("last.ckpt")]
 
 
 def test_killed_and_resumed_ends_the_same():

@@ -56,6 +56,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
     from dcase_coherence.baseline.config import load_config, place_data, read_yaml
     from dcase_coherence.baseline.trials import Trial, read_record, run_trials, scores_of
 
@@ -79,6 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     except InputError as error:
         # One that diverged has a row all the same.
         failure = error
+    if rank_zero_only.rank:
+        # One of several processes of each training: the first of them tells the results.
+        return
     model = "teacher" if configs[args.reference]["training"]["teacher"] else "student"
     found: dict = {setting: [] for setting in configs}
     for trial in trials:

@@ -34,6 +34,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--study", default="alphas", help="name of the study in the database")
     for name, values in GRID.items():
         parser.add_argument(f"--{name}", type=float, nargs="+", default=values, metavar="A")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="values in the place of the configuration's, for instance coherence.normalize=true",
+    )
     parser.add_argument("--trials", type=int, default=1, help="trainings of each pair, a seed each")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
     parser.add_argument("--gpus", help="index, several (0,1) for the workers in turn, or cpu")
@@ -65,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         ) from None
     import optuna
 
-    from dcase_coherence.baseline.config import load_config, place_data
+    from dcase_coherence.baseline.config import load_config, parse_overrides, place_data
     from dcase_coherence.baseline.experiment import started_together
 
     if started_together() != (1, 1):
@@ -74,7 +81,13 @@ def main(argv: list[str] | None = None) -> None:
             "trained by one; start the command by itself, as often as you like"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    config = load_config(args.conf_file)
+    overrides = parse_overrides(args.set)
+    for name in GRID:
+        if f"coherence.{name}" in overrides:
+            raise InputError(
+                f"--set coherence.{name} would be replaced by the grid's; give --{name}"
+            )
+    config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
     folder = Path(args.log_dir or Path("exp", f"alphas_{name}" + "_fast" * args.fast_dev_run))
     place_data(config, args.data, Path("data", name), progress=not args.quiet)
@@ -85,7 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     # Before the workers, which would otherwise make the tables of the database all at once.
     study = alphas.open_study(args.storage, args.study, grid, settings)
     left = len(alphas.missing(study, grid))
-    print(f"{left} of {len(grid['alpha1']) * len(grid['alpha2'])} pairs to train", flush=True)
+    if not args.quiet:
+        print(f"{left} of {len(grid['alpha1']) * len(grid['alpha2'])} pairs to train", flush=True)
     workers = min(args.workers, left)
     if workers == 1:
         work(0, args, config, folder, grid, settings)

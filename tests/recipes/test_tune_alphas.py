@@ -18,7 +18,10 @@ def arguments(dataset, conf_file):
 def finished(run, arguments, tmp_path_factory):
     """A grid that two workers have trained."""
     folder = tmp_path_factory.mktemp("alphas")
-    done = run(*arguments, "--workers", 2, "--log_dir", folder / "exp", cwd=folder)
+    options = ("--workers", 2, "--quiet", "--log_dir", folder / "exp")
+    done = run(*arguments, *options, cwd=folder)
+    assert done.stderr == ""
+    assert done.stdout.startswith("alpha1=")
     return folder / "exp", done.stdout
 
 
@@ -76,12 +79,19 @@ def test_a_study_with_other_settings(finished, refused, arguments):
     assert "was begun with another trials (1, now 2)" in said
 
 
+def test_other_settings_are_those_of_the_study(finished, refused, arguments):
+    folder, _ = finished
+    said = refused(*arguments, "--set", "coherence.normalize=true", "--log_dir", folder)
+    assert "was begun with another coherence" in said
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
         (["--alpha1", 0], "--alpha1 is [0.0]"),
         (["--workers", 0], "--workers is 0"),
         (["--storage", "nonsense"], "nonsense cannot be used"),
+        (["--set", "coherence.alpha1=1"], "--set coherence.alpha1 would be replaced"),
     ],
 )
 def test_bad_arguments(refused, arguments, tmp_path, changed, words):

@@ -171,7 +171,7 @@ def build(
             training["batch_size"],
             seed=training["seed"],
             rank=processes.rank,
-            processes=processes.count,
+            processes=processes.total,
         )
         optimizer = torch.optim.Adam(student.parameters(), 1e-3, betas=(0.9, 0.999))
         scheduler = make_scheduler(settings, optimizer, len(sampler))
@@ -206,7 +206,7 @@ def build(
             # As one process with the joined batch; torch has it for GPUs only. What is frozen
             # would come back to life.
             sync_batchnorm=processes.accelerator == "gpu"
-            and processes.count > 1
+            and processes.total > 1
             and not settings["net"]["freeze_bn"],
             use_distributed_sampler=False,
             max_epochs=3 if fast_dev_run else training["n_epochs"],
@@ -298,7 +298,7 @@ class Processes(NamedTuple):
     machines: int = 1
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """How many processes there are on all machines."""
         here = self.devices if isinstance(self.devices, int) else len(self.devices)
         return here * self.machines
@@ -306,7 +306,12 @@ class Processes(NamedTuple):
     @property
     def rank(self) -> int:
         """Which of them this is, from 0."""
-        return rank_zero_only.rank if self.count > 1 else 0
+        return own_rank() if self.total > 1 else 0
+
+
+def own_rank() -> int:
+    """Which of the processes of one training this is, from 0, as its launcher says."""
+    return rank_zero_only.rank  # type: ignore[attr-defined]
 
 
 def started_together() -> tuple[int, int]:
@@ -338,8 +343,9 @@ def choose_processes(gpus: str | None, backend: str | None) -> Processes:
     if here * machines > 1 and accelerator == "cpu":
         return Processes("cpu", here, machines)
     if here * machines > 1:
-        found = list(range(torch.cuda.device_count())) if gpus is None else list(devices)
-        if len(found) < here or (gpus is not None and len(found) > here):
+        named = gpus is not None and isinstance(devices, list)
+        found: Any = devices if named else list(range(torch.cuda.device_count()))
+        if len(found) < here or (named and len(found) > here):
             raise InputError(
                 f"{here} processes were started on this machine for {len(found)} GPUs; start one "
                 "for each GPU, or give --gpus cpu"
@@ -356,7 +362,7 @@ def choose_processes(gpus: str | None, backend: str | None) -> Processes:
 def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrategy | str:
     """Make the strategy of several processes; "auto" for one."""
     training = config["training"]
-    if processes.count == 1 and training["backend"] != "ddp":
+    if processes.total == 1 and training["backend"] != "ddp":
         return "auto"
     weak_outputs_learn = training["batch_size"][1] or training["teacher"]
     return DDPStrategy(
@@ -481,8 +487,8 @@ def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's banners, and its advice that does not apply here."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         for advice in (
             ".*does not have many workers.*",
@@ -497,11 +503,13 @@ def quiet() -> Iterator[None]:
             ".*in eval mode at the start of training.*",
         ):
             warnings.filterwarnings("ignore", advice)
-        logger.setLevel(logging.WARNING)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
 
 
 @contextmanager

@@ -18,7 +18,13 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from dcase_coherence.baseline.experiment import build, choose_devices, cores, started_together
+from dcase_coherence.baseline.experiment import (
+    build,
+    choose_devices,
+    cores,
+    own_rank,
+    started_together,
+)
 from dcase_coherence.baseline.processes import end, leave, starting
 from dcase_coherence.errors import RESUME_ME, InputError, Stopped, stop
 from dcase_coherence.files import remove_left_over, whole_file
@@ -202,7 +208,7 @@ def _run_together(
 ) -> list[dict[str, float]]:
     """Run trials one after another, each in all processes of the training; this is one of them."""
     torch.set_num_threads(cores())
-    display = _Display(trials, progress and rank_zero_only.rank == 0)
+    display = _Display(trials, progress and own_rank() == 0)
     scores = []
     try:
         for index, trial in enumerate(trials):
@@ -264,7 +270,7 @@ def run_trial(
     found = scores_of(trial, record)
     if found is not None:
         return found
-    if rank_zero_only.rank == 0:
+    if own_rank() == 0:
         remove_left_over(trial.folder)
     if "scores" not in record:
         last = trial.folder / "last.ckpt"

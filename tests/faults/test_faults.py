@@ -28,29 +28,8 @@ from dcase_coherence.soundscapes import generate
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 300  # seconds; a machine under load is slow
-CONFIG = {
-    "training": {
-        "batch_size": [2, 1, 1],
-        "batch_size_val": 2,
-        "n_epochs": 3,
-        "n_epochs_warmup": 1,
-        "num_workers": 0,
-        "weak_split": 0.5,
-        "n_test_thresholds": 2,
-    },
-    "feats": {"n_mels": 16, "n_window": 512, "hop_length": 1024},
-    "net": {
-        "rnn_layers": None,
-        "n_RNN_cell": 4,
-        "n_layers_RNN": 1,
-        "nb_filters": [4, 4],
-        "kernel_size": [3, 3],
-        "padding": [1, 1],
-        "stride": [1, 1],
-        "pooling": [[2, 4], [2, 4]],
-    },
-    "scaler": {"savepath": None},
-}
+TINY = Path(__file__).with_name("tiny.yaml")
+CONFIG = yaml.safe_load(TINY.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +39,9 @@ def data(tmp_path_factory):
     return generate(folder, progress=False, processes=1, **counts)
 
 
-@pytest.fixture(scope="module")
-def conf_file(data):
-    path = data.parent / "tiny.yaml"
-    path.write_text(yaml.safe_dump(CONFIG))
-    return path
-
-
 @pytest.fixture
-def config(conf_file, data):
-    config = load_config(conf_file)
+def config(data):
+    config = load_config(TINY)
     config["data"].update(official_layout(data))
     return config
 
@@ -113,8 +85,8 @@ def scores(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(conf_file, data, tmp_path_factory):
-    config = load_config(conf_file)
+def undisturbed(data, tmp_path_factory):
+    config = load_config(TINY)
     config["data"].update(official_layout(data))
     folder = tmp_path_factory.mktemp("undisturbed") / "trial"
     code, said = run(config, folder)
@@ -186,9 +158,9 @@ def environment():
 
 
 @pytest.fixture(scope="module")
-def long_conf_file(conf_file):
+def long_conf_file(data):
     """Epochs enough for a signal to find the training at work."""
-    path = conf_file.with_name("long.yaml")
+    path = data.parent / "long.yaml"
     training = {**CONFIG["training"], "n_epochs": 15, "early_stop_patience": 15}
     path.write_text(yaml.safe_dump({**CONFIG, "training": training}))
     return path

@@ -192,8 +192,8 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     for name, values in models.items():
         times = boundaries.rise_times(values, stable, frame_seconds=frame_seconds)
         rows[name]["events in common"] = len(stable)
-        rows[name]["rise (s), median"] = times["rise"].median()
-        rows[name]["fall (s), median"] = times["fall"].median()
+        rows[name]["rise (s), median"] = times["rise"].dropna().median()
+        rows[name]["fall (s), median"] = times["fall"].dropna().median()
     errors = {
         name: boundaries.edge_errors(found["reference"], found["events"][name]) for name in models
     }
@@ -201,8 +201,8 @@ def write(sets: dict, args: argparse.Namespace) -> None:
         rows[name]["events found"] = len(table)
         for edge in ("onset", "offset"):
             error = table[f"{edge}_error"]
-            rows[name][f"{edge} error (s), median"] = error.median()
-            rows[name][f"{edge} error (s), median size"] = error.abs().median()
+            rows[name][f"{edge} error (s), median"] = error.dropna().median()
+            rows[name][f"{edge} error (s), median size"] = error.dropna().abs().median()
     try:
         figure = plots.edge_error_boxes(errors)
         words = "Late is positive. Median, quartiles, 5th and 95th percentile."

@@ -100,10 +100,13 @@ def main(argv: list[str] | None = None) -> None:
     for trial, found in zip(trials, scores):
         by_arm.setdefault(ARMS[trial.coherence], []).append(found)
     table = comparison(by_arm)
-    print(f"\n{table}\n\ntrained and tested in {time.time() - start:.0f} s")
+    print(f"\n{table}\n")
+    if not args.quiet:
+        print(f"trained and tested in {time.time() - start:.0f} s")
     write_results(log_dir, table, trials, scores)
     if len(by_arm) == 2:
-        draw(log_dir, config, {ARMS[t.coherence]: t.folder for t in reversed(trials)})
+        folders = {ARMS[t.coherence]: t.folder for t in reversed(trials)}
+        draw(log_dir, config, folders, tested(scores[0]))
     print(f"results, checkpoints, logs and detections in {log_dir}")
 
 
@@ -165,12 +168,18 @@ def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> No
         print(f"detections in {experiment.folder / 'metrics_test'}")
 
 
+def tested(scores: dict[str, float]) -> str:
+    """Name of the model that is judged: the student where there is no teacher."""
+    return "teacher" if "test/teacher/event_f1_macro" in scores else "student"
+
+
 def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
-    """Table of the teacher's scores, mean and standard deviation over trials."""
+    """Table of the scores, mean and standard deviation over trials."""
     from dcase_coherence.evaluation.significance import t_test
 
     trials = max(map(len, by_arm.values()))
-    lines = [f"teacher on the test set, {trials} trial{'s' * (trials > 1)} of each model", ""]
+    model = tested(next(iter(by_arm.values()))[0])
+    lines = [f"{model} on the test set, {trials} trial{'s' * (trials > 1)} of each model", ""]
     heads = [*by_arm, *(["difference"] if len(by_arm) == 2 else [])]
     heads += ["p (t-test)"] if len(by_arm) == 2 and trials > 1 else []
     lines.append(f"{'':22}" + "".join(f"{head:>16}" for head in heads))
@@ -178,7 +187,7 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
         scale = 100 if "%" in name else 1
         digits = 2 if scale == 100 else 3
         values = {
-            arm: [scale * found[f"test/teacher/{key}"] for found in scores]
+            arm: [scale * found[f"test/{model}/{key}"] for found in scores]
             for arm, scores in by_arm.items()
         }
         cells = []
@@ -211,15 +220,15 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None
         temporary.write_text(table + "\n")
 
 
-def draw(log_dir: Path, config: dict, folders: dict[str, Path]) -> None:
-    """Posteriors of both teachers on the test clip with the most reference events."""
+def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
+    """Posteriors of both models on the test clip with the most reference events."""
     from dcase_coherence.annotations import read_strong_tsv
     from dcase_coherence.baseline.scoring import load_posteriors
     from dcase_coherence.evaluation import plots
 
     reference = read_strong_tsv(config["data"]["test_tsv"])
     said = {
-        arm: load_posteriors(folders[arm] / "metrics_test" / "teacher" / "posteriors.npz")
+        arm: load_posteriors(folders[arm] / "metrics_test" / model / "posteriors.npz")
         for arm in ARMS
     }
     clips, classes = said["baseline"]

@@ -68,7 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     if rank_zero_only.rank:
         # One of several processes of each training: the first of them tells the results.
         return
-    print(f"trained and tested in {time.time() - start:.0f} s")
+    if not args.quiet:
+        print(f"trained and tested in {time.time() - start:.0f} s")
     evaluations = {
         name: {arm: [evaluate(t, name) for t in trials if ARMS[t.coherence] == arm] for arm in ARMS}
         for name in SETS

@@ -16,13 +16,12 @@ import soundfile
 import torch
 from torch import Tensor
 
-from dcase_coherence.annotations import CLASSES
 from dcase_coherence.baseline.audio import CUT_SHORT, resample
 from dcase_coherence.baseline.checkpoints import load_checkpoint
 from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.baseline.labels import ManyHotEncoder
+from dcase_coherence.baseline.labels import make_encoder
 from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import decode
 
@@ -55,14 +54,7 @@ class Detector:
         minmax_from: int = 0,
     ) -> None:
         data, feats, scaler = config["data"], config["feats"], config["scaler"]
-        self.encoder = ManyHotEncoder(
-            CLASSES,
-            audio_len=data["audio_max_len"],
-            frame_len=feats["n_filters"],
-            frame_hop=feats["hop_length"],
-            net_pooling=data["net_subsample"],
-            fs=data["fs"],
-        )
+        self.encoder = make_encoder(config)
         self.median_window = config["training"]["median_window"]
         self.samples = round(data["audio_max_len"] * data["fs"])
         self.minmax_from = minmax_from

@@ -23,7 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import ConcatDataset
 
-from dcase_coherence.annotations import CLASSES, read_durations, read_strong_tsv, read_weak_tsv
+from dcase_coherence.annotations import read_durations, read_strong_tsv, read_weak_tsv
 from dcase_coherence.baseline.checkpoints import MovableCheckpoint, WholeFileIO, load_checkpoint
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.datasets import (
@@ -33,7 +33,7 @@ from dcase_coherence.baseline.datasets import (
     UnlabeledSet,
     WeakSet,
 )
-from dcase_coherence.baseline.labels import ManyHotEncoder
+from dcase_coherence.baseline.labels import ManyHotEncoder, make_encoder
 from dcase_coherence.baseline.loading import pack_sets
 from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
@@ -369,29 +369,6 @@ def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrateg
         # Rank zero alone uses the statistics of the batch normalisation, and keeps its own.
         broadcast_buffers=False,
         find_unused_parameters=config["net"]["attention"] and not weak_outputs_learn,
-    )
-
-
-def make_encoder(config: Mapping[str, Any]) -> ManyHotEncoder:
-    """Make the label encoder of the configuration.
-
-    Raises:
-        InputError: the network has another number of outputs than there are classes.
-    """
-    classes = CLASSES
-    if config["net"]["nclass"] != len(classes):
-        raise InputError(
-            f"net.nclass is {config['net']['nclass']} and there are {len(classes)} classes; "
-            "make them equal"
-        )
-    data, feats = config["data"], config["feats"]
-    return ManyHotEncoder(
-        classes,
-        audio_len=data["audio_max_len"],
-        frame_len=feats["n_filters"],
-        frame_hop=feats["hop_length"],
-        net_pooling=data["net_subsample"],
-        fs=data["fs"],
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence, Union
+from typing import Any, Mapping, Sequence, Union
 
 import numpy as np
 import pandas as pd
 
+from dcase_coherence.annotations import CLASSES
 from dcase_coherence.errors import InputError
 
 
@@ -144,3 +145,25 @@ class ManyHotEncoder:
     def _frame_to_time(self, frame: int) -> float:
         seconds = float(frame) * self.net_pooling / (self.fs / self.frame_hop)
         return min(max(seconds, 0.0), float(self.audio_len))
+
+
+def make_encoder(config: Mapping[str, Any]) -> ManyHotEncoder:
+    """Make the label encoder of the configuration.
+
+    Raises:
+        InputError: the network has another number of outputs than there are classes.
+    """
+    if config["net"]["nclass"] != len(CLASSES):
+        raise InputError(
+            f"net.nclass is {config['net']['nclass']} and there are {len(CLASSES)} classes; "
+            "make them equal"
+        )
+    data, feats = config["data"], config["feats"]
+    return ManyHotEncoder(
+        CLASSES,
+        audio_len=data["audio_max_len"],
+        frame_len=feats["n_filters"],
+        frame_hop=feats["hop_length"],
+        net_pooling=data["net_subsample"],
+        fs=data["fs"],
+    )

@@ -159,7 +159,7 @@ def classwise_f1(
                 hatch="////" if place % 2 else None,
                 label=name,
             )
-            macro = 100 * float(np.nanmean(table))
+            macro = 100 * float(table.stack().mean())
             panel.axhline(macro, color=colour, ls="--", lw=1.1, label=f"{name}, macro")
         panel.set_xticks(np.arange(len(labels)), [_readable(x) for x in labels], fontsize=8)
         panel.tick_params(axis="x", rotation=30 if len(labels) > 4 else 0, length=0)
@@ -168,7 +168,8 @@ def classwise_f1(
             text.set_rotation_mode("anchor")
         panel.tick_params(axis="y", labelsize=8)
         panel.set_title(title, loc="left", fontsize=9, pad=3)
-        panel.set_ylim(bottom=0)
+        # Where all bars are 0 there would be no height left.
+        panel.set_ylim(0, max(panel.get_ylim()[1], 1))
     figure.supylabel(f"{ylabel} (%)", fontsize=9)
     _legend(figure)
     return figure

@@ -128,6 +128,14 @@ def test_classwise_bars_are_means_over_trials_and_the_line_is_the_macro():
         plots.classwise_f1({})
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+@pytest.mark.filterwarnings("error")
+def test_a_model_without_a_hit_has_a_figure_and_no_warning(value):
+    table = pd.DataFrame({"trial": value}, index=CLASSES)
+    figure = plots.classwise_f1({"validation": {"baseline": table}})
+    assert figure.axes[0].get_ylim() == (0, 1)
+
+
 def test_histogram_names_mean_and_variance():
     random = np.random.default_rng(0)
     figure = plots.change_histogram(histogram({"baseline": random.gamma(2, 1, 500)}))

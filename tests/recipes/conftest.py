@@ -103,6 +103,9 @@ def run():
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
+        # What a log file holds: no bars, nothing that a library remarks.
+        assert "\r" not in done.stdout + done.stderr
+        assert "Warning" not in done.stderr, done.stderr
         return done
 
     return run

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,7 +54,9 @@ OPTIONS = ("--conf_file", "tiny.yaml", "--data", "data", "--gpus", "cpu")
 @pytest.fixture(scope="module")
 def finished(run, folder):
     """An uninterrupted run of both arms in `exp/tiny`: what it printed."""
-    return run(RECIPE, *OPTIONS, cwd=folder).stdout
+    done = run(RECIPE, *OPTIONS, cwd=folder)
+    assert re.fullmatch(r"((baseline|coherence) 1: epoch [\d.]+ of 4, .*\n)+", done.stderr)
+    return done.stdout
 
 
 def scores(folder, log_dir):
@@ -113,6 +116,19 @@ def test_killed_and_resumed_it_ends_with_the_same_scores(run, finished, folder):
     assert scores(folder, "exp/killed") == scores(folder, "exp/tiny")
 
 
+def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(
+    main, finished, folder, monkeypatch, capfd
+):
+    monkeypatch.chdir(folder)
+    main(RECIPE, *OPTIONS, "--log_dir", "exp/again", "--quiet")
+    said = capfd.readouterr()
+    assert said.err == ""
+    table = (folder / "exp" / "again" / "comparison.txt").read_text()
+    ending = "results, checkpoints, logs and detections in exp/again"
+    assert said.out == f"\n{table}\n{ending}\n"
+    assert scores(folder, "exp/again") == scores(folder, "exp/tiny")
+
+
 def test_the_official_test_and_evaluation_flags(run, finished, folder):
     best = next((folder / "exp" / "tiny" / "coherence" / "trial_0").glob("epoch=*.ckpt"))
     said = run(RECIPE, *OPTIONS, "--test_from_checkpoint", best, cwd=folder).stdout
@@ -151,7 +167,9 @@ def test_bad_input_is_one_sentence_and_overwrites_nothing(
 
 
 def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(run, folder):
-    options = (*OPTIONS, "--fast_dev_run", "--set", "training.validation_interval=4")
+    # Of a student alone: it is then the student that is compared.
+    settings = ("training.validation_interval=4", "training.teacher=false")
+    options = (*OPTIONS, "--fast_dev_run", "--set", *settings)
     run(RECIPE, *options, "--arm", "baseline", cwd=folder)
     log_dir = folder / "exp" / "tiny_fast_dev_run"
     before = scores(folder, log_dir)

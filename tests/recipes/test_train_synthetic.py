@@ -83,7 +83,7 @@ def test_both_arms_take_the_same_seeds(finished):
     assert records["baseline", 0]["scores"] != records["baseline", 1]["scores"]
 
 
-def test_it_goes_on_where_it_was_stopped(finished, main, tmp_path):
+def test_it_goes_on_where_it_was_stopped(finished, main, tmp_path, capfd):
     folder, _, arguments = finished
     shutil.copytree(folder, tmp_path / "exp")
     stopped = tmp_path / "exp" / "coherence" / "trial_1"
@@ -91,7 +91,14 @@ def test_it_goes_on_where_it_was_stopped(finished, main, tmp_path):
     (stopped / "trial.json").write_text(json.dumps({"settings": record["settings"]}))
     shutil.rmtree(stopped / "public")
     kept = os.stat(tmp_path / "exp" / "baseline" / "trial_0" / "last.ckpt").st_mtime_ns
-    main("train_synthetic.py", *arguments, "--log_dir", tmp_path / "exp")
+    main("train_synthetic.py", *arguments, "--log_dir", tmp_path / "exp", "--quiet")
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert said.out.startswith("\nTable 1\n")
+    sets = [
+        json.loads((place / "metrics.json").read_text()) for place in (folder, tmp_path / "exp")
+    ]
+    assert sets[0]["sets"] == sets[1]["sets"]
     again = json.loads((stopped / "trial.json").read_text())
     assert again["scores"] == record["scores"]
     assert again["public"] == record["public"]

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple, Union
 import torch
 from torch import Tensor, nn
 
-from dcase_coherence.errors import InputError
-
 
 class _Untapped:
     """What a copied model carries in the place of a tap: nothing happens."""
@@ -174,8 +172,7 @@ def find_module(model: nn.Module, path: Union[str, nn.Module, None]) -> nn.Modul
     """Find a submodule by its dotted path, or check that it is one.
 
     Raises:
-        InputError: there is none of this path; the message lists the model's own children.
-        ValueError: the given module is not in the model.
+        ValueError: when there is none; the message lists the model's own children.
     """
     if path is None:
         return model
@@ -188,7 +185,7 @@ def find_module(model: nn.Module, path: Union[str, nn.Module, None]) -> nn.Modul
         module = getattr(module, name, None)
         if not isinstance(module, nn.Module):
             children = ", ".join(name for name, _ in model.named_children()) or "none"
-            raise InputError(
+            raise ValueError(
                 f"{type(model).__name__} has no submodule {path!r}; its children are: {children}"
             )
     return module

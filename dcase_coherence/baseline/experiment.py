@@ -39,6 +39,7 @@ from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
 from dcase_coherence.errors import InputError, Stopped
 from dcase_coherence.lightning import CoherenceMixin
+from dcase_coherence.regularizer import CoherenceRegularizer
 
 PathLike = Union[str, "os.PathLike[str]"]
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -46,6 +47,17 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES
 
 class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
     """The baseline with the coherence term on the strongly labelled rows."""
+
+    def configure_coherence(self) -> CoherenceRegularizer:
+        """Build the regularizer of the configuration.
+
+        Raises:
+            InputError: `coherence.path` or `coherence.then` is no submodule of the network.
+        """
+        try:
+            return super().configure_coherence()
+        except ValueError as error:
+            raise InputError(f"coherence: {error}") from None
 
 
 class Experiment:

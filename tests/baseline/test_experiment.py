@@ -182,6 +182,12 @@ def test_a_training_is_not_overwritten(config, tmp_path):
     assert_same(torch.load(tmp_path / "last.ckpt", weights_only=True), before)
 
 
+def test_a_path_that_the_network_lacks(config, tmp_path):
+    config["coherence"]["path"] = "conv"
+    with pytest.raises(InputError, match="coherence: CRNN has no submodule 'conv'"):
+        build(config, log_dir=tmp_path, coherence=True)
+
+
 def test_strong_labels_alone_without_a_teacher(config, tmp_path):
     config["training"].update(batch_size=[5, 0, 0], teacher=False, n_epochs=2)
     config["training"]["obj_metric_synth_type"] = "event"

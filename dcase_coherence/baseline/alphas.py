@@ -26,8 +26,8 @@ from dcase_coherence.files import whole_file
 #: A cell has collapsed when the mean norm of z in its last epoch is below this part of that in its
 #: first epoch, when the term had hardly any weight.
 COLLAPSED = 0.1
-#: A cell has diverged when that norm is above this multiple, or the training stopped on numbers that
-#: are not finite. Training without the term stays far from both.
+#: A cell has diverged when that norm is above this multiple, or the training stopped on numbers
+#: that are not finite. Training without the term stays far from both.
 DIVERGED = 10.0
 NAMES = ("alpha1", "alpha2")
 

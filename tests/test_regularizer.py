@@ -127,7 +127,7 @@ def test_divergence_stops_with_what_to_change(model, labels, value):
         regularizer(labels)
 
 
-@pytest.mark.parametrize(("factor", "word"), [(8.0, "grown"), (0.1, "shrunk")])
+@pytest.mark.parametrize(("factor", "word"), [(30.0, "grown"), (0.01, "shrunk")])
 def test_features_that_leave_their_scale_are_warned_of_once(model, labels, factor, word):
     regularizer = CoherenceRegularizer(model, "0")
     step(model, regularizer, labels, batch=2)

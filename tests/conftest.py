@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ if not hasattr(torch.testing, "assert_close"):  # torch 1.8, of the official 202
 
 # Two test processes on two cores must not fight over four threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell lets its background jobs ignore Ctrl-C, and some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Scripts that made the golden numbers: run by hand, with a checkout of the official code.
 collect_ignore = ["data"]

@@ -191,12 +191,16 @@ def difference_table(differences: dict):
         setting: {
             "difference": f"{100 * test['difference']:+.2f}",
             "95 %": f"[{100 * test['low']:+.2f}, {100 * test['high']:+.2f}]",
-            "p, t-test": f"{test['p_student']:.3f}",
-            "p, Welch": f"{test['p_welch']:.3f}",
+            "p, t-test": probability(test["p_student"]),
+            "p, Welch": probability(test["p_welch"]),
         }
         for setting, test in differences.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def probability(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def feature_table(tables: dict):

@@ -226,7 +226,9 @@ def mean_and_deviation(values: list[float]) -> str:
 
 
 def probability(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    if math.isnan(value):
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def percent(value: float) -> str:

@@ -3,10 +3,9 @@
 The names below are imported on first use, so that parts without torch start quickly.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: it would stand in the place of the module of that name.
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
     from dcase_coherence.annealing import ExponentialAnnealing, LinearAnnealing
@@ -49,5 +48,5 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-def __dir__() -> list[str]:
+def __dir__() -> List[str]:
     return sorted([*globals(), *__all__])

@@ -196,21 +196,18 @@ def _run(
     if processes < 2:
         yield from make_clips(root, clips=clips, **task)  # type: ignore[arg-type]
         return
-    package = Path(__file__).resolve().parents[2]
-    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # As multiprocessing does: what this process imports from is where a worker does, too.
+    code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    code += "from dcase_coherence.soundscapes.worker import main; main()"
     # A worker has one core to itself, so threads of its own would only be in the way.
     one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    environment = {**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, **one_thread}
     reading, writing = os.pipe()
     workers: list[subprocess.Popen] = []
     try:
         for number in range(processes):
             worker = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    "from dcase_coherence.soundscapes.worker import main; main()",
-                ],
+                [sys.executable, "-c", code, json.dumps(sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=writing,
                 env=environment,

@@ -90,6 +90,20 @@ def test_files_are_the_same_for_any_number_of_processes(few, tmp_path):
     assert contents(tmp_path / "two") == contents(few)
 
 
+def test_workers_take_the_standard_library_first(tmp_path):
+    # As in site-packages, where pathlib's old backport comes with some packages.
+    shutil.copytree(ROOT / "dcase_coherence", tmp_path / "packages" / "dcase_coherence")
+    (tmp_path / "packages" / "pathlib.py").write_text("raise ImportError\n")
+    code = f"""
+import sys
+sys.path.append({str(tmp_path / "packages")!r})
+from dcase_coherence.soundscapes import generate
+generate("out", strong=2, weak=0, unlabelled=0, validation=0, test=0, processes=2, progress=False)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+
+
 def test_seeds_and_subsets_differ(few, tmp_path):
     other = generate(tmp_path, **FEW, seed=1, processes=1, progress=False)
     wavs = [d for tree in (few, other) for p, d in contents(tree).items() if p.endswith(".wav")]

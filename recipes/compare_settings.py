@@ -56,9 +56,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
     from dcase_coherence.baseline.config import load_config, place_data, read_yaml
+    from dcase_coherence.baseline.experiment import own_rank
     from dcase_coherence.baseline.trials import Trial, read_record, run_trials, scores_of
 
     name = Path(args.conf_file).stem
@@ -81,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     except InputError as error:
         # One that diverged has a row all the same.
         failure = error
-    if rank_zero_only.rank:
+    if own_rank():
         # One of several processes of each training: the first of them tells the results.
         return
     model = "teacher" if configs[args.reference]["training"]["teacher"] else "student"
@@ -187,20 +186,18 @@ def score_table(scores: dict):
 def difference_table(differences: dict):
     import pandas as pd
 
+    from dcase_coherence.evaluation.report import interval, points, probability
+
     rows = {
         setting: {
-            "difference": f"{100 * test['difference']:+.2f}",
-            "95 %": f"[{100 * test['low']:+.2f}, {100 * test['high']:+.2f}]",
+            "difference": points(test["difference"], 2),
+            "95 %": interval(test["low"], test["high"], 2),
             "p, t-test": probability(test["p_student"]),
             "p, Welch": probability(test["p_welch"]),
         }
         for setting, test in differences.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def probability(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def feature_table(tables: dict):

@@ -77,9 +77,9 @@ def main(argv: list[str] | None = None) -> None:
         run_official_code(args)
         return
     config = configuration(args)
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+    from dcase_coherence.baseline.experiment import own_rank
 
-    if rank_zero_only.rank == 0 and not args.quiet:
+    if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
     name = Path(args.conf_file).stem + ("_fast_dev_run" if args.fast_dev_run else "")
     log_dir = Path(args.log_dir or Path("exp", name))
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     scores = run_trials(
         trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run
     )
-    if rank_zero_only.rank:
+    if own_rank():
         # One of several processes of each training: the first of them tells the results.
         return
     by_arm: dict[str, list[dict[str, float]]] = {}

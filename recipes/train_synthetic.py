@@ -46,9 +46,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
     from dcase_coherence.baseline.config import load_config, place_data
+    from dcase_coherence.baseline.experiment import own_rank
     from dcase_coherence.baseline.trials import Trial, run_trials
 
     config = load_config(args.conf_file)
@@ -65,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     start = time.time()
     run_trials(trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run)
-    if rank_zero_only.rank:
+    if own_rank():
         # One of several processes of each training: the first of them tells the results.
         return
     if not args.quiet:
@@ -107,6 +106,7 @@ def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
     import pandas as pd
 
     from dcase_coherence.evaluation import significance
+    from dcase_coherence.evaluation.report import interval, points, probability
 
     scores = {
         arm: pd.DataFrame([found.summary() for found in several]).to_dict("list")
@@ -225,22 +225,8 @@ def mean_and_deviation(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.2f}{spread}"
 
 
-def probability(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def points(value: float, digits: int = 1) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:+.{digits}f}"
-
-
-def interval(low: float, high: float) -> str:
-    return "-" if math.isnan(low) else f"[{points(low)}, {points(high)}]"
 
 
 def without_nan(content):

@@ -24,19 +24,15 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from dcase_coherence.annotations import CLASSES
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.experiment import (
-    CoherenceMeanTeacher,
-    choose_devices,
-    keep_memory,
-    make_encoder,
-    make_scheduler,
-)
+from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, make_scheduler
 from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.errors import command
+from dcase_coherence.data.desed import CLASSES
+from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.lightning import build_regularizer
+from dcase_coherence.system.devices import choose_devices, keep_memory
+from dcase_coherence.system.errors import command
 
 Step = Callable[[], None]
 

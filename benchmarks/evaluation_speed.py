@@ -27,10 +27,10 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from dcase_coherence.annotations import CLASSES
-from dcase_coherence.errors import InputError, command
-from dcase_coherence.evaluation import metrics
+from dcase_coherence.data.desed import CLASSES
+from dcase_coherence.evaluation import reference as reference_scores
 from dcase_coherence.evaluation.scores import THRESHOLDS, evaluate
+from dcase_coherence.system.errors import InputError, command
 
 FRAMES, FRAME_SECONDS, CLIP_SECONDS, WINDOW = 156, 0.064, 10.0, 7
 SCORES = ["psds1", "psds2", "event_f1_macro", "segment_f1_macro", "intersection_f1_macro"]
@@ -105,11 +105,11 @@ def step_by_step(posteriors: dict, reference: pd.DataFrame, durations: pd.DataFr
         }
         events = points.pop(0.5)
         found[name] = {
-            "psds1": metrics.psds(points, reference, durations, scenario=1),
-            "psds2": metrics.psds(points, reference, durations, scenario=2),
-            "event_f1_macro": metrics.event_based(reference, events).macro_f1,
-            "segment_f1_macro": metrics.segment_based(reference, events).macro_f1,
-            "intersection_f1_macro": metrics.intersection_based(
+            "psds1": reference_scores.psds(points, reference, durations, scenario=1),
+            "psds2": reference_scores.psds(points, reference, durations, scenario=2),
+            "event_f1_macro": reference_scores.event_based(reference, events).macro_f1,
+            "segment_f1_macro": reference_scores.segment_based(reference, events).macro_f1,
+            "intersection_f1_macro": reference_scores.intersection_based(
                 reference, events, durations
             ).macro_f1,
         }

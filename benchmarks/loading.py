@@ -26,17 +26,18 @@ import soundfile
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
-from dcase_coherence.annotations import CLASSES
 from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.datasets import (
+from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
 )
-from dcase_coherence.baseline.experiment import keep_memory, make_encoder
-from dcase_coherence.baseline.loading import DeviceBatches, pack_sets
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.data.desed import CLASSES
+from dcase_coherence.data.labels import make_encoder
+from dcase_coherence.data.loading import DeviceBatches, pack_sets
+from dcase_coherence.system.devices import keep_memory
+from dcase_coherence.system.errors import InputError, command
 
 BATCH = [12, 12, 24]
 

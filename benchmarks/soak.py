@@ -23,10 +23,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from dcase_coherence.baseline.config import load_config, official_layout
+from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import build
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.data.desed import official_layout
 from dcase_coherence.soundscapes import generate
+from dcase_coherence.system.errors import InputError, command
 
 CLIPS = {"strong": 40, "weak": 10, "unlabelled": 10, "validation": 2, "test": 2}
 STEPS_AN_EPOCH = 10

@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dcase_coherence.errors import command
 from dcase_coherence.soundscapes import generate
+from dcase_coherence.system.errors import command
 
 
 def cpu_seconds() -> float:

@@ -25,20 +25,22 @@ import soundfile
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
-from dcase_coherence import compat
-from dcase_coherence.annotations import CLASSES
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.datasets import (
+from dcase_coherence.baseline.experiment import make_scheduler
+from dcase_coherence.baseline.trainer import MeanTeacher
+from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
 )
-from dcase_coherence.baseline.experiment import keep_memory, make_encoder, make_scheduler
-from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.desed_task import importable, load_baseline
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.data.desed import CLASSES
+from dcase_coherence.data.labels import make_encoder
+from dcase_coherence.official import shims
+from dcase_coherence.official.trainers import importable, load_baseline
+from dcase_coherence.system.devices import keep_memory
+from dcase_coherence.system.errors import InputError, command
 
 Step = Callable[[], float]
 
@@ -157,7 +159,7 @@ def main() -> None:
             (folder / "sed.yaml").write_text("{}")
         config = load_config(arguments.conf_file or folder / "sed.yaml", overrides)
         tables = write_clips(folder, arguments.batch)
-        with compat.shims():
+        with shims.shims():
             contenders = {
                 "official": official(checkout, config, folder, tables, arguments.batch),
                 "bundled": bundled(config, folder, tables, arguments.batch),

@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.system.errors import InputError, command
 
 MODELS = ("baseline", "coherence")
 
@@ -45,9 +45,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config, place_data
+    from dcase_coherence.baseline.config import load_config
     from dcase_coherence.baseline.detect import load_detector
-    from dcase_coherence.baseline.experiment import choose_devices
+    from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.system.devices import choose_devices
 
     config = load_config(args.conf_file) if args.conf_file else None
     accelerator, devices = choose_devices(args.gpus)
@@ -87,8 +88,8 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
     import numpy as np
     import torch
 
-    from dcase_coherence.annotations import read_durations, read_strong_tsv
-    from dcase_coherence.baseline.datasets import StronglyAnnotatedSet
+    from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+    from dcase_coherence.data.datasets import StronglyAnnotatedSet
     from dcase_coherence.evaluation import decode, scores
     from dcase_coherence.tap import FeatureTap
 
@@ -143,7 +144,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
 
     from dcase_coherence.evaluation import boundaries, plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.files import whole_file
+    from dcase_coherence.system.files import whole_file
 
     report = Report("At the boundaries of events", command=shlex.join(sys.argv))
     found = sets["validation"]

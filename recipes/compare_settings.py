@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 SCORES = {
@@ -56,9 +56,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config, place_data, read_yaml
-    from dcase_coherence.baseline.experiment import own_rank
-    from dcase_coherence.baseline.trials import Trial, read_record, run_trials, scores_of
+    from dcase_coherence.baseline.config import load_config, read_yaml
+    from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.runs.trials import Trial, read_record, run_trials, scores_of
+    from dcase_coherence.system.devices import own_rank
 
     name = Path(args.conf_file).stem
     log_dir = Path(args.log_dir or Path("exp", f"settings_{name}" + "_fast" * args.fast_dev_run))
@@ -102,7 +103,7 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
 
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.files import whole_file
+    from dcase_coherence.system.files import whole_file
 
     tables = {setting: epochs(paths) for setting, paths in folders.items()}
     scores = {

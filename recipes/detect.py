@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.system.errors import InputError, command
 
 FORMATS = ("tsv", "json", "audacity")
 
@@ -44,8 +44,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     from dcase_coherence.baseline.config import load_config
-    from dcase_coherence.baseline.detect import events_of, load_detector, posteriors_of
-    from dcase_coherence.baseline.experiment import choose_devices
+    from dcase_coherence.baseline.detect import find_events, load_detector, posteriors_of
+    from dcase_coherence.system.devices import choose_devices
 
     accelerator, devices = choose_devices(args.gpus)
     detector = load_detector(
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             # The other recordings are worth having all the same.
             refused.append(str(error))
             continue
-        events = events_of(
+        events = find_events(
             detector,
             posteriors,
             seconds,
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def write(args: argparse.Namespace, found: list) -> None:
     """Print the detections, or write them to --out."""
-    from dcase_coherence.files import whole_file
+    from dcase_coherence.system.files import whole_file
 
     texts = {"tsv": tsv, "json": as_json, "audacity": audacity}
     if args.out is None or args.format != "audacity":

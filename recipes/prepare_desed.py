@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Iterator
 
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.system.errors import InputError, command
 
 #: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
 SYNTHETIC = "https://zenodo.org/record/6026841/files/dcase_synth.zip?download=1"
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.check:
         return check(args)
     if args.test_audio:
-        from dcase_coherence.baseline.prepare import add_test_set
+        from dcase_coherence.data.prepare import add_test_set
 
         clips = add_test_set(
             args.out, args.test_audio, args.test_tsv, args.test_durations, **running(args)
@@ -86,7 +86,7 @@ def running(args: argparse.Namespace) -> dict:
 
 
 def check(args: argparse.Namespace) -> int:
-    from dcase_coherence.baseline.doctor import check, report, write_missing
+    from dcase_coherence.data.check import check, report, write_missing
 
     diagnoses = check(args.check, **running(args))
     print(report(diagnoses))
@@ -97,7 +97,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def resample(folder: str, args: argparse.Namespace) -> None:
-    from dcase_coherence.baseline.prepare import resample_tree
+    from dcase_coherence.data.prepare import resample_tree
 
     for target, clips in resample_tree(folder, **running(args)).items():
         print(f"{clips} clips at 16 kHz in {target}")
@@ -105,7 +105,7 @@ def resample(folder: str, args: argparse.Namespace) -> None:
 
 def download(folder: Path, args: argparse.Namespace) -> None:
     """Download the recordings and the official synthetic clips with the `desed` package."""
-    from dcase_coherence.baseline.synthetic import import_desed
+    from dcase_coherence.data.scaper import import_desed
 
     package = import_desed()
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,8 +120,8 @@ def download(folder: Path, args: argparse.Namespace) -> None:
 
 def generate(folder: Path, args: argparse.Namespace) -> None:
     """Generate synthetic clips with the `desed` package, by default from its own soundbank."""
-    from dcase_coherence.baseline.config import official_layout
-    from dcase_coherence.baseline.synthetic import generate_clips, import_desed
+    from dcase_coherence.data.desed import official_layout
+    from dcase_coherence.data.scaper import generate_clips, import_desed
 
     package = import_desed()
     folder.mkdir(parents=True, exist_ok=True)

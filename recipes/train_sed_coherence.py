@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         run_official_code(args)
         return
     config = configuration(args)
-    from dcase_coherence.baseline.experiment import own_rank
+    from dcase_coherence.system.devices import own_rank
 
     if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
-    from dcase_coherence.baseline.trials import run_trials
+    from dcase_coherence.runs.trials import run_trials
 
     trials = resumed(args, config) or planned(args, config, log_dir)
     start = time.time()
@@ -112,7 +112,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def configuration(args: argparse.Namespace) -> dict:
     """Read the configuration; generate its data set where it describes one."""
-    from dcase_coherence.baseline.config import load_config, parse_overrides, place_data
+    from dcase_coherence.baseline.config import load_config, parse_overrides
+    from dcase_coherence.baseline.place import place_data
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
     config = load_config(args.conf_file, parse_overrides(args.set))
@@ -121,7 +122,7 @@ def configuration(args: argparse.Namespace) -> dict:
 
 
 def planned(args: argparse.Namespace, config: dict, log_dir: Path) -> list:
-    from dcase_coherence.baseline.trials import Trial
+    from dcase_coherence.runs.trials import Trial
 
     arms = [args.arm] if args.arm in ARMS else ARMS
     return [
@@ -135,7 +136,7 @@ def resumed(args: argparse.Namespace, config: dict) -> list:
     """The one trial that --resume_from_checkpoint names, with the arm and seed it had."""
     if not args.resume_from_checkpoint:
         return []
-    from dcase_coherence.baseline.trials import Trial
+    from dcase_coherence.runs.trials import Trial
 
     last = Path(args.resume_from_checkpoint)
     record = last.parent / "trial.json"
@@ -205,7 +206,7 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None:
-    from dcase_coherence.files import whole_file
+    from dcase_coherence.system.files import whole_file
 
     content = {
         "command": shlex.join(sys.argv),
@@ -222,9 +223,9 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None
 
 def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
     """Posteriors of both models on the test clip with the most reference events."""
-    from dcase_coherence.annotations import read_strong_tsv
-    from dcase_coherence.baseline.scoring import load_posteriors
+    from dcase_coherence.data.annotations import read_strong_tsv
     from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.posteriors import load_posteriors
 
     reference = read_strong_tsv(config["data"]["test_tsv"])
     said = {
@@ -248,7 +249,7 @@ def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> N
 
 def run_official_code(args: argparse.Namespace) -> None:
     """Hand the official flags to the official script, with the subclass in its trainer's place."""
-    from dcase_coherence.desed_task import run_official
+    from dcase_coherence.official.script import run_official
 
     if args.data or args.trials > 1 or args.set:
         raise InputError(

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from dcase_coherence.errors import InputError, command
+from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -46,9 +46,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config, place_data
-    from dcase_coherence.baseline.experiment import own_rank
-    from dcase_coherence.baseline.trials import Trial, run_trials
+    from dcase_coherence.baseline.config import load_config
+    from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.runs.trials import Trial, run_trials
+    from dcase_coherence.system.devices import own_rank
 
     config = load_config(args.conf_file)
     name = Path(args.conf_file).stem
@@ -80,10 +81,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(trial, name: str):
     """Scores of a trial on one set, from the posteriors that its test wrote."""
-    from dcase_coherence.annotations import read_durations, read_strong_tsv
-    from dcase_coherence.baseline.experiment import make_encoder
-    from dcase_coherence.baseline.scoring import load_posteriors
+    from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+    from dcase_coherence.data.labels import make_encoder
     from dcase_coherence.evaluation import scores
+    from dcase_coherence.evaluation.posteriors import load_posteriors
 
     data, encoder = trial.config["data"], make_encoder(trial.config)
     folder = trial.folder if name == "validation" else trial.folder / name
@@ -161,7 +162,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
 
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.files import whole_file
+    from dcase_coherence.system.files import whole_file
 
     compared = {
         name: compare(name, by_arm, by_arm["baseline"][0].classes)

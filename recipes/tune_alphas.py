@@ -17,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-from dcase_coherence.errors import RESUME_ME, InputError, Stopped, command
+from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 GRID = {"alpha1": [0.01, 0.03, 0.1, 0.3, 1.0], "alpha2": [0.003, 0.01, 0.03, 0.1, 0.3]}
@@ -65,15 +65,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     try:
-        from dcase_coherence.baseline import alphas
+        from dcase_coherence.runs import alphas
     except ModuleNotFoundError as error:
         raise InputError(
             f"{error.name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
         ) from None
     import optuna
 
-    from dcase_coherence.baseline.config import load_config, parse_overrides, place_data
-    from dcase_coherence.baseline.experiment import started_together
+    from dcase_coherence.baseline.config import load_config, parse_overrides
+    from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.system.devices import started_together
 
     if started_together() != (1, 1):
         raise InputError(
@@ -110,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def settings_of(config: dict, args: argparse.Namespace) -> dict:
     """What all trainings of a study have in common, on whatever machine."""
-    from dcase_coherence.baseline.trials import Trial
+    from dcase_coherence.runs.trials import Trial
 
     settings = Trial("", config, True, 0, Path()).settings()["config"]
     settings["coherence"] = {k: v for k, v in settings["coherence"].items() if k not in GRID}
@@ -123,8 +124,8 @@ def work(number: int, args: argparse.Namespace, config: dict, folder: Path, grid
     import optuna
     import torch
 
-    from dcase_coherence.baseline import alphas
-    from dcase_coherence.baseline.experiment import choose_devices, cores
+    from dcase_coherence.runs import alphas
+    from dcase_coherence.system.devices import choose_devices, cores
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     accelerator, devices = choose_devices(args.gpus)
@@ -161,7 +162,7 @@ def leave_with(parent) -> None:
 
 def side_by_side(count: int, *arguments) -> None:
     """Run workers in processes of their own."""
-    from dcase_coherence.baseline.processes import end, starting
+    from dcase_coherence.system.processes import end, starting
 
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=worker, args=(n, *arguments)) for n in range(count)]
@@ -183,7 +184,7 @@ def side_by_side(count: int, *arguments) -> None:
 
 
 def worker(number: int, *arguments) -> None:
-    from dcase_coherence.baseline.processes import leave
+    from dcase_coherence.system.processes import leave
 
     signal.signal(signal.SIGTERM, leave)
     try:
@@ -196,7 +197,7 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
     """Print the grid; write the heat map, the report and alphas.json."""
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.files import whole_file
+    from dcase_coherence.system.files import whole_file
 
     good = table[table["state"] == "ok"]
     best = (good if len(good) else table).sort_values("score", ascending=False).iloc[0]

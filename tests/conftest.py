@@ -1,7 +1,11 @@
+import json
 import os
+import runpy
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,9 +24,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Scripts that made the golden numbers: run by hand, with a checkout of the official code.
-collect_ignore = ["data"]
+collect_ignore = ["golden"]
 
 ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +37,113 @@ def shared():
     if not (folder / "golden").is_dir():
         pytest.skip("needs the recordings and golden predictions in ../shared")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Arrays of the official baseline, by name."""
+    with np.load(GOLDEN / "baseline" / "golden.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+@pytest.fixture(scope="session")
+def golden_inputs():
+    """The script that made them: its inputs and settings."""
+    return SimpleNamespace(**runpy.run_path(str(GOLDEN / "make_golden_baseline.py")))
+
+
+@pytest.fixture(scope="session")
+def golden_json():
+    """Tables of the official baseline, by file name."""
+    return {p.stem: json.loads(p.read_text()) for p in (GOLDEN / "baseline").glob("*.json")}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The same order of additions on every machine, and no fight over cores."""
+    torch.set_num_threads(1)
+
+
+def write_wav(path, seconds=1.0, rate=16000, seed=0, **options):
+    """A tone in noise."""
+    import soundfile
+
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * rate)) / rate
+    sound = 0.2 * np.sin(2 * np.pi * rng.uniform(200, 3000) * time)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, sound + 0.01 * rng.standard_normal(len(time)), rate, **options)
+
+
+def write_table(path, *rows):
+    """A tab-separated file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+
+
+def write_strong(folder, table, durations, clips, seed):
+    """Strongly labelled clips of a second; the first has no event."""
+    from dcase_coherence.data.desed import CLASSES
+
+    rng = np.random.default_rng(seed)
+    rows = [("filename", "onset", "offset", "event_label"), ("0.wav", "", "", "")]
+    for clip in range(clips):
+        write_wav(folder / f"{clip}.wav", seed=1000 * seed + clip)
+        for label in rng.permutation(10)[: 6 * (clip > 0)]:
+            row = (f"{clip}.wav", round(rng.uniform(0, 0.3), 3), round(rng.uniform(0.7, 1), 3))
+            rows.append((*row, CLASSES[label]))
+    write_table(table, *rows)
+    if durations:
+        names = [(f"{clip}.wav", 1.0) for clip in range(clips)]
+        write_table(durations, ("filename", "duration"), *names)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """A data set of clips of a second in the official layout; returns its folder."""
+    from dcase_coherence.data.desed import CLASSES, official_layout
+
+    root = tmp_path_factory.mktemp("dataset")
+    data = {name: Path(path) for name, path in official_layout(root).items()}
+    write_strong(data["synth_folder"], data["synth_tsv"], None, 6, seed=1)
+    write_strong(data["synth_val_folder"], data["synth_val_tsv"], data["synth_val_dur"], 3, seed=2)
+    write_strong(data["test_folder"], data["test_tsv"], data["test_dur"], 3, seed=3)
+    for clip in range(8):
+        write_wav(data["weak_folder"] / f"{clip}.wav", seed=4000 + clip)
+        write_wav(data["unlabeled_folder"] / f"{clip}.wav", seed=5000 + clip)
+    # One longer and one shorter clip: part of the one is drawn at random, the other padded.
+    write_wav(data["unlabeled_folder"] / "long.wav", seconds=1.5)
+    write_wav(data["unlabeled_folder"] / "short.wav", seconds=0.4)
+    tags = [(f"{c}.wav", f"{CLASSES[c]},{CLASSES[9 - c // 2]}") for c in range(7)]
+    write_table(data["weak_tsv"], ("filename", "event_labels"), *tags, ("7.wav", ""))
+    write_wav(data["eval_folder"] / "a.wav", seconds=1.0)
+    write_wav(data["eval_folder"] / "b.wav", seconds=1.3)
+    return root
+
+
+@pytest.fixture
+def config_file(tmp_path, dataset, golden_inputs):
+    """A configuration of a tiny network for `dataset`, as a YAML file."""
+    import yaml
+
+    from dcase_coherence.data.desed import official_layout
+
+    path = tmp_path / "tiny.yaml"
+    config = {
+        "training": {
+            "batch_size": [2, 2, 3],
+            "batch_size_val": 4,
+            "n_epochs": 3,
+            "n_epochs_warmup": 1,
+            "num_workers": 0,
+            "weak_split": 0.75,
+            "n_test_thresholds": 2,
+            "median_window": 3,
+            "seed": 1,
+        },
+        "data": {**official_layout(dataset), "audio_max_len": 1},
+        "net": {**golden_inputs.NET, "dropout": 0.2},
+        "coherence": {"annealing_epochs": 2},
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path

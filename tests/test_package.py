@@ -28,7 +28,9 @@ def test_modules_of_the_core_are_found_without_an_import_of_their_own():
 
 
 def test_annotations_are_the_module():
-    code = "from dcase_coherence import annotations; print(annotations.read_strong_tsv.__name__)"
+    code = (
+        "from dcase_coherence.data import annotations; print(annotations.read_strong_tsv.__name__)"
+    )
     assert run(code) == "read_strong_tsv"
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 import os
 import re
-from typing import Any, Mapping, Union
+from typing import Any, Mapping
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from dcase_coherence.errors import InputError
-from dcase_coherence.files import whole_file
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike, whole_file
 
-PathLike = Union[str, "os.PathLike[str]"]
 #: Classes that Lightning 1.2, of the official 2021 baseline, wrote into checkpoints as names of
 #: its callbacks. Empty classes stand in for them, so that nothing of Lightning is run either.
 STAND_INS = [

@@ -5,19 +5,16 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-import os
 import reprlib
 import sys
-from pathlib import Path
-from typing import Any, Callable, Mapping, NamedTuple, Sequence, Union
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-import filelock
 import yaml
 
-from dcase_coherence.errors import InputError
+from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
-
-PathLike = Union[str, "os.PathLike[str]"]
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike
 
 
 class Kind(NamedTuple):
@@ -70,41 +67,6 @@ COUNTS = _list_of(COUNT, "a list of whole numbers of at least 1")
 WHOLES = _list_of(WHOLE, "a list of whole numbers of at least 0")
 DIMS = _list_of(Kind("1 or 2", lambda value: value in (1, 2)), "a list of 1 (mels) and 2 (frames)")
 PAIRS = _list_of(_list_of(COUNT, "", 2), "a list of pairs [time, frequency] of whole numbers")
-
-
-def official_layout(data_dir: PathLike) -> dict[str, str]:
-    """Paths of the `data:` section for a data set in the official layout.
-
-    Args:
-        data_dir: the folder with `audio` and `metadata` in it.
-    """
-    audio = Path(data_dir, "audio")
-    metadata = Path(data_dir, "metadata")
-    synthetic = "synthetic21_train"
-    validation = "synthetic21_validation"
-    folders = {
-        "synth_folder": audio / "train" / synthetic / "soundscapes",
-        "weak_folder": audio / "train" / "weak",
-        "unlabeled_folder": audio / "train" / "unlabel_in_domain",
-        "synth_val_folder": audio / "validation" / validation / "soundscapes",
-        "test_folder": audio / "validation" / "validation",
-        "eval_folder": audio / "eval21",
-        "public_folder": audio / "eval" / "public",
-    }
-    tables = {
-        "synth_tsv": metadata / "train" / synthetic / "soundscapes.tsv",
-        "weak_tsv": metadata / "train" / "weak.tsv",
-        "synth_val_tsv": metadata / "validation" / validation / "soundscapes.tsv",
-        "synth_val_dur": metadata / "validation" / validation / "durations.tsv",
-        "test_tsv": metadata / "validation" / "validation.tsv",
-        "test_dur": metadata / "validation" / "validation_durations.tsv",
-        "public_tsv": metadata / "eval" / "public.tsv",
-        "public_dur": metadata / "eval" / "public_durations.tsv",
-    }
-    paths = {name: f"{path}_16k" for name, path in folders.items()}
-    paths.update({f"{name}_44k": str(path) for name, path in folders.items()})
-    paths.update({name: str(path) for name, path in tables.items()})
-    return paths
 
 
 #: Every key with what it must be and its default: the value of the official `confs/sed.yaml`.
@@ -215,51 +177,6 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "processes": (_or_empty(COUNT), None),
     },
 }
-
-
-def place_data(
-    config: dict[str, dict[str, Any]],
-    folder: PathLike | None,
-    generated: PathLike,
-    *,
-    public: bool = False,
-    progress: bool = True,
-) -> None:
-    """Point a configuration at its data set; generate it where there is none but its description.
-
-    Args:
-        config: as :func:`load_config` returns it; the paths under `data` are replaced.
-        folder: a data set in the official layout; None for the paths of the configuration or,
-            where its `soundscapes` ask for clips, generated ones.
-        generated: where generated clips go.
-        public: generate a second test set too, of other clips, as `data.public_*`.
-        progress: show the progress of the generation.
-
-    Raises:
-        InputError: the folder does not exist, or clips cannot be generated.
-    """
-    if folder is not None and not Path(folder).is_dir():
-        raise InputError(f"--data is {folder}, which is no folder; give a data set's folder")
-    settings = config["soundscapes"]
-    second = None
-    if folder is None and settings["strong"]:
-        from dcase_coherence.soundscapes import generate
-
-        Path(generated).parent.mkdir(parents=True, exist_ok=True)
-        # Processes that train together all come here; the first one does the work.
-        with filelock.FileLock(f"{os.fspath(generated)}.lock"):
-            folder = generate(generated, progress=progress, **settings)
-            if public:
-                test_only = dict.fromkeys(("strong", "weak", "unlabelled", "validation"), 0)
-                other = {**settings, **test_only, "seed": settings["seed"] + 1}
-                second = generate(f"{os.fspath(generated)}_public", progress=progress, **other)
-    if folder is not None:
-        config["data"].update(official_layout(folder))
-    if second is not None:
-        paths = official_layout(second)
-        config["data"].update(
-            {f"public_{part}": paths[f"test_{part}"] for part in ("folder", "tsv", "dur")}
-        )
 
 
 def load_config(

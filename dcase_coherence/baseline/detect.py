@@ -16,16 +16,16 @@ import soundfile
 import torch
 from torch import Tensor
 
-from dcase_coherence.baseline.audio import CUT_SHORT, resample
 from dcase_coherence.baseline.checkpoints import load_checkpoint
 from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.baseline.labels import make_encoder
-from dcase_coherence.errors import InputError
+from dcase_coherence.data.audio import CUT_SHORT, resample
+from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.evaluation import decode
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike
 
-PathLike = Union[str, "os.PathLike[str]"]
 MODELS = ("teacher", "student")
 WINDOWS_AT_ONCE = 8
 
@@ -188,7 +188,7 @@ def posteriors_of(detector: Detector, audio: PathLike) -> tuple[np.ndarray, floa
     return joined[: max(math.ceil(samples / frame), 1)], samples / encoder.fs
 
 
-def events_of(
+def find_events(
     detector: Detector,
     posteriors: np.ndarray,
     seconds: float,

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import errno
-import logging
-import os
 import random
 import sys
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple, Union
+from typing import Any, Mapping
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,28 +15,24 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import ConcatDataset
 
-from dcase_coherence.annotations import read_durations, read_strong_tsv, read_weak_tsv
 from dcase_coherence.baseline.checkpoints import MovableCheckpoint, WholeFileIO, load_checkpoint
 from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.datasets import (
-    Clips,
-    ConcatDatasetBatchSampler,
-    StronglyAnnotatedSet,
-    UnlabeledSet,
-    WeakSet,
-)
-from dcase_coherence.baseline.labels import ManyHotEncoder, make_encoder
-from dcase_coherence.baseline.loading import pack_sets
+from dcase_coherence.baseline.messages import one_sentence, quiet
 from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.errors import InputError, Stopped
+from dcase_coherence.data.datasets import (
+    ConcatDatasetBatchSampler,
+)
+from dcase_coherence.data.labels import make_encoder
+from dcase_coherence.data.sets import make_test_set, training_sets
 from dcase_coherence.lightning import CoherenceMixin
 from dcase_coherence.regularizer import CoherenceRegularizer
+from dcase_coherence.system.devices import Processes, choose_processes, cores, keep_memory
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike
 
-PathLike = Union[str, "os.PathLike[str]"]
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -79,7 +70,7 @@ class Experiment:
 
     def fit(self) -> Path:
         """Train, or go on with the training; return the path of the best checkpoint."""
-        with quiet(), sentences():
+        with quiet(), one_sentence():
             self.trainer.fit(self.module, ckpt_path=self.resume)
         return self.best
 
@@ -104,7 +95,7 @@ class Experiment:
                 f"the checkpoint {path} does not fit the network of the configuration ({reason}); "
                 "give the configuration that it was trained with"
             ) from None
-        with quiet(), sentences():
+        with quiet(), one_sentence():
             self.trainer.test(self.module, verbose=False)
         return self.module.test_results
 
@@ -245,132 +236,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def keep_memory(keep: bool = True) -> None:
-    """Let the C library keep freed memory for the next allocation, where it is glibc.
-
-    By default it hands each large block back to the system, and a training step on the CPU spends
-    much of its time on having the same pages cleared again.
-
-    Args:
-        keep: False restores the default.
-    """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(mmap_max, 0 if keep else 65536)
-    mallopt(trim_threshold, -1 if keep else 128 * 1024)  # -1: never
-
-
-def cores() -> int:
-    """Number of CPU cores that this process may use; those of torchrun share the machine's."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    found = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(found // started_together()[0], 1) if "LOCAL_WORLD_SIZE" in os.environ else found
-
-
-def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
-    """Read the official `--gpus` flag into Lightning's accelerator and devices.
-
-    Raises:
-        InputError: it is no list of numbers, or there is no such GPU.
-
-    Example:
-        >>> choose_devices("cpu")
-        ('cpu', 1)
-    """
-    found = torch.cuda.device_count()
-    if gpus == "cpu" or (gpus in (None, "0") and not found):
-        return "cpu", 1
-    if gpus is None:
-        return "gpu", [0]
-    try:
-        indices = [int(part) for part in gpus.split(",")]
-    except ValueError:
-        raise InputError(f"--gpus is {gpus!r}; give indices such as 0 or 0,1, -1, or cpu") from None
-    if indices == [-1]:
-        indices = list(range(found))
-    if not indices or not all(0 <= index < found for index in indices):
-        raise InputError(f"--gpus is {gpus!r} and there are {found} GPUs here; give cpu or fewer")
-    return "gpu", indices
-
-
-class Processes(NamedTuple):
-    """The processes that train one model.
-
-    Attributes:
-        accelerator: "cpu" or "gpu".
-        devices: how many processes on each machine; for GPUs their indices, a process each.
-        machines: how many.
-    """
-
-    accelerator: str
-    devices: Union[int, list[int]]
-    machines: int = 1
-
-    @property
-    def total(self) -> int:
-        """How many processes there are on all machines."""
-        here = self.devices if isinstance(self.devices, int) else len(self.devices)
-        return here * self.machines
-
-    @property
-    def rank(self) -> int:
-        """Which of them this is, from 0."""
-        return own_rank() if self.total > 1 else 0
-
-
-def own_rank() -> int:
-    """Which of the processes of one training this is, from 0, as its launcher says."""
-    return rank_zero_only.rank  # type: ignore[attr-defined]
-
-
-def started_together() -> tuple[int, int]:
-    """Processes a machine, and machines, of the torchrun or srun that started this process.
-
-    `(1, 1)` without one of them.
-    """
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
-        return here, int(os.environ["WORLD_SIZE"]) // here
-    machines = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) // machines, machines
-
-
-def choose_processes(gpus: str | None, backend: str | None) -> Processes:
-    """Choose the processes that train one model, and their devices.
-
-    Those that torchrun or srun started; else one, or with `backend` "ddp" one for each GPU.
-
-    Args:
-        gpus: the official flag.
-        backend: `training.backend` of the configuration.
-
-    Raises:
-        InputError: there are not as many GPUs as processes, or several without "ddp".
-    """
-    accelerator, devices = choose_devices(gpus)
-    here, machines = started_together()
-    if here * machines > 1 and accelerator == "cpu":
-        return Processes("cpu", here, machines)
-    if here * machines > 1:
-        named = gpus is not None and isinstance(devices, list)
-        found: Any = devices if named else list(range(torch.cuda.device_count()))
-        if len(found) < here or (named and len(found) > here):
-            raise InputError(
-                f"{here} processes were started on this machine for {len(found)} GPUs; start one "
-                "for each GPU, or give --gpus cpu"
-            )
-        return Processes("gpu", found[:here], machines)
-    if isinstance(devices, list) and len(devices) > 1 and backend != "ddp":
-        raise InputError(
-            f"--gpus is {gpus!r}; one training runs on one GPU, give one index, or set "
-            "training.backend to ddp"
-        )
-    return Processes(accelerator, devices)
-
-
 def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrategy | str:
     """Make the strategy of several processes; "auto" for one."""
     training = config["training"]
@@ -381,63 +246,6 @@ def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrateg
         # Rank zero alone uses the statistics of the batch normalisation, and keeps its own.
         broadcast_buffers=False,
         find_unused_parameters=config["net"]["attention"] and not weak_outputs_learn,
-    )
-
-
-def training_sets(
-    config: Mapping[str, Any], encoder: ManyHotEncoder
-) -> tuple[list[Clips | None], list[Clips]]:
-    """Strong, weak and unlabelled sets (None where the share of the batch is 0), validation sets.
-
-    Raises:
-        InputError: a table, folder or file is missing or wrong.
-    """
-    data, training = config["data"], config["training"]
-    seed = training["seed"]
-    common: dict[str, Any] = {"pad_to": data["audio_max_len"], "fs": data["fs"], "seed": seed}
-    _, weak_size, unlabelled_size = training["batch_size"]
-    strong_table = read_strong_tsv(data["synth_tsv"], encoder.labels)
-    strong = StronglyAnnotatedSet(data["synth_folder"], strong_table, encoder, **common)
-    valid_table = read_strong_tsv(data["synth_val_tsv"], encoder.labels)
-    read_durations(data["synth_val_dur"])
-    valid: list[Clips] = [
-        StronglyAnnotatedSet(
-            data["synth_val_folder"], valid_table, encoder, return_filename=True, **common
-        )
-    ]
-    weak, unlabelled = None, None
-    if weak_size:
-        table = read_weak_tsv(data["weak_tsv"], encoder.labels)
-        chosen = table.sample(frac=training["weak_split"], random_state=seed)
-        rest = table.drop(chosen.index)
-        weak = WeakSet(data["weak_folder"], chosen, encoder, **common)
-        if len(rest):
-            valid.append(
-                WeakSet(data["weak_folder"], rest, encoder, return_filename=True, **common)
-            )
-    if unlabelled_size:
-        unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
-    if data["packed"]:
-        pack_sets(filter(None, [strong, weak, unlabelled, *valid]), data["packed_folder"])
-    return [strong, weak, unlabelled], valid
-
-
-def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation: bool) -> Any:
-    """Test clips with file names: labelled ones, or the whole length of the evaluation's."""
-    data = config["data"]
-    if evaluation:
-        return UnlabeledSet(
-            data["eval_folder"], encoder, pad_to=None, fs=data["fs"], return_filename=True
-        )
-    read_durations(data["test_dur"])
-    return StronglyAnnotatedSet(
-        data["test_folder"],
-        read_strong_tsv(data["test_tsv"], encoder.labels),
-        encoder,
-        pad_to=data["audio_max_len"],
-        fs=data["fs"],
-        return_filename=True,
-        seed=config["training"]["seed"],
     )
 
 
@@ -471,60 +279,3 @@ def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
         "val/obj_metric", patience=training["early_stop_patience"], mode="max", strict=False
     )
     return [stopping, best, last]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Lightning's banners, and its advice that does not apply here."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for advice in (
-            ".*does not have many workers.*",
-            # A worker that lived on would not see the epoch of its clips change.
-            ".*persistent_workers=True.*",
-            ".*is smaller than the logging interval.*",
-            ".*exists and is not empty.*",
-            ".*isinstance.treespec, LeafSpec.*",
-            # Rank zero alone scores.
-            ".*sync_dist=True.*",
-            # Frozen batch normalisation is.
-            ".*in eval mode at the start of training.*",
-        ):
-            warnings.filterwarnings("ignore", advice)
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)
-
-
-@contextmanager
-def sentences() -> Iterator[None]:
-    """Pass on an InputError as it was raised; a loader's worker wraps it in its traceback.
-
-    A worker that was killed and a disk that TensorBoard finds full are told as one, too.
-    """
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).split("InputError: ")[-1].strip()) from None
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise InputError(
-            f"the logs of the run cannot be written ({error.strerror}); make room, and run the "
-            "same command again to go on"
-        ) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        if "Terminated" in str(error):
-            # A scheduler may stop it before it stops this process.
-            raise Stopped("a process that loads clips was told to stop") from None
-        raise InputError(
-            "a process that loads clips was killed, for want of memory perhaps; lower "
-            "training.num_workers, and run the same command again to go on"
-        ) from None

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from dcase_coherence.annotations import read_durations, read_strong_tsv
 from dcase_coherence.baseline.augment import mixup
 from dcase_coherence.baseline.checkpoints import load_statistics, save_statistics
-from dcase_coherence.baseline.datasets import ConcatDatasetBatchSampler, mix_seed
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.baseline.labels import ManyHotEncoder
-from dcase_coherence.baseline.loading import DeviceBatches, is_packed
-from dcase_coherence.baseline.scoring import Posteriors, WeakScore, write_detections
+from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+from dcase_coherence.data.datasets import ConcatDatasetBatchSampler, mix_seed
+from dcase_coherence.data.labels import ManyHotEncoder
+from dcase_coherence.data.loading import DeviceBatches, is_packed
+from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, write_detections
 from dcase_coherence.evaluation.scores import Scorer
-from dcase_coherence.files import whole_file
+from dcase_coherence.system.files import whole_file
 
 
 class MeanTeacher(pl.LightningModule):

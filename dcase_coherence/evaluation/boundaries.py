@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import linalg
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import decode, metrics
+from dcase_coherence.system.errors import InputError
 
 COLLAR = 0.2  # seconds; also how far from its boundaries the stable region of an event begins
 
@@ -83,7 +83,7 @@ def stable_events(
         InputError: shapes do not fit, or a table cannot be used.
     """
     frames = _check(models, filenames, classes, frame_seconds)
-    _, events = metrics.events_of(reference, "the reference")
+    _, events = metrics.check_events(reference, "the reference")
     unknown = set(events["event_label"]) - set(classes)
     if unknown:
         raise InputError(

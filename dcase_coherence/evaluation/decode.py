@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from dcase_coherence.errors import InputError
+from dcase_coherence.system.errors import InputError
 
 COLUMNS = ["event_label", "onset", "offset", "filename"]
 

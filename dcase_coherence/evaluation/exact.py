@@ -7,8 +7,8 @@ from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import decode, metrics
+from dcase_coherence.system.errors import InputError
 
 
 def psds(
@@ -25,7 +25,7 @@ def psds(
 ) -> float:
     """Exact polyphonic sound detection score: every threshold that changes a detection counts.
 
-    The 50 thresholds of :func:`metrics.psds` are a sample of the same curve, and mostly score
+    The 50 thresholds of :func:`reference.psds` are a sample of the same curve, and mostly score
     lower. An intersection that meets a criterion to 1e-6 seconds counts as meeting it.
 
     Args:
@@ -34,7 +34,7 @@ def psds(
         reference: annotated events of these clips.
         durations: columns filename and duration (seconds), one row a clip.
         classes: class names, in the order of the posteriors' last axis.
-        scenario: 1 or 2, as in :func:`metrics.psds`.
+        scenario: 1 or 2, as in :func:`reference.psds`.
         median_window: median filter in frames.
         frame_seconds: time from one frame to the next.
         clip_seconds: length of the clips; no event ends after it.
@@ -49,7 +49,7 @@ def psds(
     library = _library()
     criteria, weights = metrics.scenario_settings(scenario)
     decode.check_times(frame_seconds, clip_seconds)
-    files, _ = metrics.events_of(reference, "the reference")
+    files, _ = metrics.check_events(reference, "the reference")
     events, lengths = metrics.reference_and_durations(reference, durations)
     # Classes without a reference event have no curve; psds_eval leaves them out, too.
     present = sorted(set(events["event_label"]))

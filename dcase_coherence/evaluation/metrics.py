@@ -1,4 +1,4 @@
-"""Scores of detected events, by sed_eval and psds_eval with the settings of DCASE Task 4.
+"""What every score shares: the settings of DCASE Task 4, checked tables, F1 from counts.
 
 References and estimates are DataFrames with the columns filename, onset, offset (seconds) and
 event_label, as in the DESED tsv files. A row without a label stands for a clip without events.
@@ -6,17 +6,13 @@ event_label, as in the DESED tsv files. A row without a label stands for a clip 
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from dataclasses import dataclass
-from typing import Iterator, Mapping, Sequence
+from typing import Sequence
 
 import numpy as np
 import pandas as pd
-import psds_eval
-import sed_eval
 
-from dcase_coherence.errors import InputError
+from dcase_coherence.system.errors import InputError
 
 COLUMNS = ["filename", "onset", "offset", "event_label"]
 #: Criteria of the intersection-based F1.
@@ -49,168 +45,6 @@ class Scores:
     micro_f1: float
     strict_macro_f1: float
     classwise: pd.DataFrame
-
-
-def event_based(
-    reference: pd.DataFrame,
-    estimated: pd.DataFrame,
-    *,
-    collar: float = 0.2,
-    offset_ratio: float = 0.2,
-) -> Scores:
-    """Event-based F1: an event counts when label, onset and offset agree.
-
-    Args:
-        reference: annotated events; its filenames are the clips that are evaluated.
-        estimated: detected events.
-        collar: allowed difference of onsets, and of offsets, in seconds.
-        offset_ratio: an offset may also be off by this part of the reference event's length.
-
-    Raises:
-        InputError: a table cannot be used, or the estimates hold a clip the reference lacks.
-
-    Source: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016.
-
-    Example:
-        >>> reference = pd.DataFrame(
-        ...     {"filename": ["a.wav"], "onset": [1.0], "offset": [2.0], "event_label": ["Dog"]}
-        ... )
-        >>> event_based(reference, reference.assign(onset=1.15)).macro_f1
-        1.0
-        >>> event_based(reference, reference.assign(onset=1.25)).macro_f1
-        0.0
-    """
-    if not (collar > 0 and 0 <= offset_ratio <= 1):
-        raise InputError(
-            f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
-            "and a ratio in [0, 1]"
-        )
-    files, references, estimates = reference_and_estimates(reference, estimated)
-    metric = sed_eval.sound_event.EventBasedMetrics(
-        event_label_list=sorted({*references["event_label"], *estimates["event_label"]}),
-        t_collar=float(collar),
-        percentage_of_length=float(offset_ratio),
-        empty_system_output_handling="zero_score",
-    )
-    counts = _sed_eval_counts(metric, files, references, estimates)
-    return scores_from_counts(counts, undefined=counts["n_ref"] == 0)
-
-
-def segment_based(
-    reference: pd.DataFrame, estimated: pd.DataFrame, *, resolution: float = 1.0
-) -> Scores:
-    """Segment-based F1: activity of each class compared in segments of fixed length.
-
-    The official evaluation leaves a class that is never predicted out of the macro average;
-    `strict_macro_f1` counts it as 0.
-
-    Args:
-        reference: annotated events; its filenames are the clips that are evaluated.
-        estimated: detected events.
-        resolution: length of a segment in seconds.
-
-    Raises:
-        InputError: a table cannot be used, or the estimates hold a clip the reference lacks.
-
-    Source: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016.
-    """
-    if not resolution > 0:
-        raise InputError(f"resolution is {resolution}; give a time above 0 seconds")
-    files, references, estimates = reference_and_estimates(reference, estimated)
-    metric = sed_eval.sound_event.SegmentBasedMetrics(
-        event_label_list=sorted({*references["event_label"], *estimates["event_label"]}),
-        time_resolution=float(resolution),
-    )
-    counts = _sed_eval_counts(metric, files, references, estimates)
-    return scores_from_counts(counts, undefined=(counts["n_ref"] == 0) | (counts["n_est"] == 0))
-
-
-def intersection_based(
-    reference: pd.DataFrame, estimated: pd.DataFrame, durations: pd.DataFrame
-) -> Scores:
-    """Intersection-based F1 with dtc = gtc = 0.5 and cttc = 0.3.
-
-    The official evaluation leaves a class without a true positive out of the macro average;
-    `strict_macro_f1` counts it as 0.
-
-    Args:
-        reference: annotated events.
-        estimated: detected events; classes that the reference lacks do not count.
-        durations: columns filename and duration (seconds), one row a clip.
-
-    Raises:
-        InputError: a table cannot be used, events of one class overlap in a clip, or a clip has
-            no duration.
-
-    Source: Bilen et al., "A framework for the robust evaluation of sound event detection", 2020.
-    """
-    references, lengths = reference_and_durations(reference, durations)
-    estimates = detections(estimated, lengths, "the estimates")
-    labels = sorted(set(references["event_label"]))
-    confusion = np.zeros((len(labels) + 1, len(labels) + 1))
-    if not estimates.empty:
-        with _quiet():
-            evaluator = _evaluator(references, lengths, **INTERSECTION)
-            evaluator.add_operating_point(estimates)
-        confusion = evaluator.operating_points["counts"][0]
-    counts = pd.DataFrame(
-        {
-            "n_ref": references["event_label"].value_counts().reindex(labels),
-            "n_est": estimates["event_label"].value_counts().reindex(labels, fill_value=0),
-            "tp": np.diag(confusion)[:-1],
-            "fp": confusion[:-1, -1],
-        },
-        index=labels,
-    )
-    return scores_from_counts(counts, undefined=counts["tp"] == 0)
-
-
-def psds(
-    operating_points: Mapping[float, pd.DataFrame],
-    reference: pd.DataFrame,
-    durations: pd.DataFrame,
-    *,
-    scenario: int,
-) -> float:
-    """Polyphonic sound detection score of DCASE 2021 Task 4, from finitely many thresholds.
-
-    Args:
-        operating_points: detected events for each threshold; classes that the reference lacks do
-            not count.
-        reference: annotated events.
-        durations: columns filename and duration (seconds), one row a clip.
-        scenario: 1 (fast reaction: dtc = gtc = 0.7) or 2 (no confusion: dtc = gtc = 0.1,
-            cttc = 0.3, alpha_ct = 0.5); both with alpha_st = 1 and at most 100 effective false
-            positives an hour.
-
-    Returns:
-        PSDS in [0, 1]; 0.0 when nothing is detected at any threshold.
-
-    Raises:
-        InputError: a table cannot be used, events of one class overlap in a clip, a clip has no
-            duration, or there is no operating point.
-
-    Source: Bilen et al., "A framework for the robust evaluation of sound event detection", 2020.
-    """
-    criteria, weights = scenario_settings(scenario)
-    if not operating_points:
-        raise InputError("operating_points is empty; give detections for at least one threshold")
-    references, lengths = reference_and_durations(reference, durations)
-    with _quiet():
-        evaluator = _evaluator(references, lengths, **criteria)
-        for threshold, table in operating_points.items():
-            found = detections(table, lengths, f"the estimates at threshold {threshold}")
-            # No detection is the point (0, 0), which every curve holds already.
-            if not found.empty:
-                evaluator.add_operating_point(found)
-        if not evaluator.num_operating_points():
-            return 0.0
-        if len(evaluator.class_names) == 2:
-            # One class beside the "world": there is nothing to take it for, so no cross-trigger;
-            # psds_eval would average over none of them and return NaN.
-            points = evaluator.operating_points
-            points["ctr"] = [np.zeros((1, 1)) for _ in range(len(points))]
-        return float(evaluator.psds(max_efpr=MAX_EFPR, **weights).value)
 
 
 def scenario_settings(scenario: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -254,7 +88,7 @@ def scores_from_counts(counts: pd.DataFrame, undefined: Sequence[bool]) -> Score
     )
 
 
-def events_of(table: pd.DataFrame, name: str) -> tuple[list[str], pd.DataFrame]:
+def check_events(table: pd.DataFrame, name: str) -> tuple[list[str], pd.DataFrame]:
     """Check a table of events.
 
     Args:
@@ -309,7 +143,7 @@ def reference_and_durations(
         InputError: a table cannot be used, events of one class overlap in a clip, a clip of the
             reference has no duration, or there is no event at all.
     """
-    files, events = events_of(reference, "the reference")
+    files, events = check_events(reference, "the reference")
     for column in ("filename", "duration"):
         if column not in durations.columns:
             raise InputError(f"the durations lack the column {column!r}; give filename, duration")
@@ -338,7 +172,7 @@ def detections(table: pd.DataFrame, lengths: pd.DataFrame, name: str) -> pd.Data
     """Detected events longer than zero seconds, checked against the clips with a duration."""
     if table.empty:
         return pd.DataFrame(columns=COLUMNS)
-    files, events = events_of(table, name)
+    files, events = check_events(table, name)
     unknown = set(files) - set(lengths["filename"])
     if unknown:
         raise InputError(f"{min(unknown)} of {name} has no duration; add it to the table")
@@ -367,10 +201,10 @@ def reference_and_estimates(
     reference: pd.DataFrame, estimated: pd.DataFrame
 ) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
     """Clips of the reference, its events, and the estimated events."""
-    files, references = events_of(reference, "the reference")
+    files, references = check_events(reference, "the reference")
     if estimated.empty:
         return files, references, pd.DataFrame(columns=COLUMNS)
-    found, estimates = events_of(estimated, "the estimates")
+    found, estimates = check_events(estimated, "the estimates")
     unknown = set(found) - set(files)
     if unknown:
         raise InputError(
@@ -378,53 +212,3 @@ def reference_and_estimates(
             "needs a row there with its filename alone"
         )
     return files, references, estimates
-
-
-def _sed_eval_counts(
-    metric: sed_eval.sound_event.SoundEventMetrics,
-    files: Sequence[str],
-    references: pd.DataFrame,
-    estimates: pd.DataFrame,
-) -> pd.DataFrame:
-    """Counts of each class after sed_eval has seen every clip."""
-    groups = [
-        {name: rows.to_dict("records") for name, rows in table.groupby("filename", sort=False)}
-        for table in (references, estimates)
-    ]
-    for name in files:
-        metric.evaluate(
-            reference_event_list=groups[0].get(name, []),
-            estimated_event_list=groups[1].get(name, []),
-        )
-    names = {"Nref": "n_ref", "Nsys": "n_est", "Ntp": "tp", "Nfp": "fp"}
-    return pd.DataFrame(
-        [[counts[key] for key in names] for counts in metric.class_wise.values()],
-        index=list(metric.class_wise),
-        columns=list(names.values()),
-    )
-
-
-def _evaluator(
-    references: pd.DataFrame, lengths: pd.DataFrame, *, dtc: float, gtc: float, cttc: float
-) -> psds_eval.PSDSEval:
-    return psds_eval.PSDSEval(
-        ground_truth=references,
-        metadata=lengths,
-        dtc_threshold=dtc,
-        gtc_threshold=gtc,
-        cttc_threshold=cttc,
-    )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what psds_eval 0.5.3 makes pandas and numpy say about its own code.
-
-    Deprecated calls, means over classes that cannot be cross-triggers, and thresholds that give
-    the same detections twice: none of it changes a value.
-    """
-    with warnings.catch_warnings():
-        for category in (FutureWarning, DeprecationWarning, RuntimeWarning):
-            warnings.simplefilter("ignore", category)
-        warnings.filterwarnings("ignore", message="A similar operating point exists")
-        yield

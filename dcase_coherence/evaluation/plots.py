@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation.boundaries import COLLAR, Histogram, Profile
-from dcase_coherence.evaluation.metrics import events_of
-from dcase_coherence.files import whole_file
+from dcase_coherence.evaluation.metrics import check_events
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import whole_file
 
 #: Colour and line of the two models, then of any others in the order they come.
 STYLES: dict[str, dict[str, Any]] = {
@@ -487,7 +487,7 @@ def _one_clip(reference: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=["filename", "onset", "offset", "event_label"])
     if "filename" not in reference.columns:
         reference = reference.assign(filename="the clip")
-    files, events = events_of(reference, "the reference")
+    files, events = check_events(reference, "the reference")
     if len(files) > 1:
         raise InputError(f"the reference holds {len(files)} clips; give the rows of one")
     return events

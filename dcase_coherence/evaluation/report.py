@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import plots
-from dcase_coherence.files import whole_file
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import whole_file
 
 PACKAGES = (
     "dcase-coherence",

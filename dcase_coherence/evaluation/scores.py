@@ -1,7 +1,7 @@
-"""The scores of :mod:`metrics`, fast: the same values from arrays of intervals.
+"""The scores of :mod:`reference`, fast: the same values from arrays of intervals.
 
 sed_eval and psds_eval compare events one by one and through merged tables; here clips and
-classes are handled in one go. The tests hold every value against :mod:`metrics`.
+classes are handled in one go. The tests hold every value against :mod:`reference`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import decode, metrics
 from dcase_coherence.evaluation.metrics import Scores, scores_from_counts
+from dcase_coherence.system.errors import InputError
 
 #: The 50 operating points of the DCASE 2021 Task 4 baseline.
 THRESHOLDS = tuple(np.arange(0.01, 1, 0.02).tolist())
@@ -159,13 +159,13 @@ class Scorer:
         classes: sorted class names.
 
     Raises:
-        InputError: as :func:`metrics.intersection_based` raises for its tables.
+        InputError: as :func:`reference.intersection_based` raises for its tables.
     """
 
     def __init__(
         self, reference: pd.DataFrame, durations: pd.DataFrame, classes: Sequence[str] = ()
     ) -> None:
-        self.files, events = metrics.events_of(reference, "the reference")
+        self.files, events = metrics.check_events(reference, "the reference")
         solid, self.lengths = metrics.reference_and_durations(reference, durations)
         self.classes = sorted({*events["event_label"], *classes})
         others = sorted(set(self.lengths["filename"]) - set(self.files))
@@ -195,7 +195,7 @@ class Scorer:
     def event_based(
         self, estimated: Detections, *, collar: float = 0.2, offset_ratio: float = 0.2
     ) -> Scores:
-        """Event-based F1, as :func:`metrics.event_based`."""
+        """Event-based F1, as :func:`reference.event_based`."""
         counts = self.event_counts(estimated, collar=collar, offset_ratio=offset_ratio)
         table = self._table(*counts.sum(axis=0).T)
         return scores_from_counts(table, undefined=table["n_ref"] == 0)
@@ -234,7 +234,7 @@ class Scorer:
         )
 
     def segment_based(self, estimated: Detections, *, resolution: float = 1.0) -> Scores:
-        """Segment-based F1, as :func:`metrics.segment_based`."""
+        """Segment-based F1, as :func:`reference.segment_based`."""
         if not resolution > 0:
             raise InputError(f"resolution is {resolution}; give a time above 0 seconds")
         found = self._of_reference(estimated)
@@ -247,7 +247,7 @@ class Scorer:
         return scores_from_counts(table, undefined=(table["n_ref"] == 0) | (table["n_est"] == 0))
 
     def intersection_based(self, estimated: Detections) -> Scores:
-        """Intersection-based F1, as :func:`metrics.intersection_based`."""
+        """Intersection-based F1, as :func:`reference.intersection_based`."""
         found = self._of_durations(estimated, "the estimates")
         overlaps = self._overlaps(found)
         criteria = metrics.INTERSECTION
@@ -262,7 +262,7 @@ class Scorer:
         return scores_from_counts(table, undefined=table["tp"] == 0)
 
     def psds(self, operating_points: Mapping[float, Detections]) -> tuple[float, float]:
-        """PSDS of scenarios 1 and 2, as :func:`metrics.psds`."""
+        """PSDS of scenarios 1 and 2, as :func:`reference.psds`."""
         if not operating_points:
             raise InputError(
                 "operating_points is empty; give detections for at least one threshold"
@@ -307,7 +307,7 @@ class Scorer:
             return estimated
         if estimated.empty:
             return self._none()
-        files, events = metrics.events_of(estimated, "the estimates")
+        files, events = metrics.check_events(estimated, "the estimates")
         self.clip_numbers(files)
         return self._known(events, "the estimates")
 

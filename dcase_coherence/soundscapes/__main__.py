@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..errors import command
-from .generate import generate
+from dcase_coherence.soundscapes.generate import generate
+from dcase_coherence.system.errors import command
 
 
 @command

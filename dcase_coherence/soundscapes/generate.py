@@ -9,18 +9,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, Mapping, Tuple, Union
+from typing import Iterator, Mapping, Tuple
 
 from tqdm import tqdm
 
-from ..errors import InputError
-from . import layout
-from .soundbank import RecordedSounds
-from .worker import DONE, make_clips
+from dcase_coherence.soundscapes import layout
+from dcase_coherence.soundscapes.soundbank import RecordedSounds
+from dcase_coherence.soundscapes.worker import DONE, make_clips
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike
 
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1
-PathLike = Union[str, "os.PathLike[str]"]
 Clip = Tuple[str, int]
 
 

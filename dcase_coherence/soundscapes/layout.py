@@ -11,10 +11,10 @@ from typing import Iterable, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
-from .mixing import CLIP_SAMPLES, TEST, TRAINING, Conditions, Event
-from .timeline import CLIP_SECONDS
-from .waves import RATE
+from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, TEST, TRAINING, Conditions, Event
+from dcase_coherence.soundscapes.timeline import CLIP_SECONDS
+from dcase_coherence.soundscapes.waves import RATE
+from dcase_coherence.system.errors import InputError
 
 MANIFEST = "soundscapes.json"
 ANNOTATIONS = ".annotations"  # of the clips that are done, until the tables are written

@@ -11,10 +11,12 @@ import numpy as np
 import scipy.signal
 import soundfile
 
-from ..errors import InputError
+from dcase_coherence.data.desed import CLASSES
+from dcase_coherence.soundscapes.timeline import CLIP_SECONDS, PROFILES, SHORTEST_PAUSE
+from dcase_coherence.soundscapes.waves import RATE, Draw, audible, fade, loudness, samples
+from dcase_coherence.system.errors import InputError
+
 from . import sounds
-from .timeline import CLASSES, CLIP_SECONDS, PROFILES, SHORTEST_PAUSE
-from .waves import RATE, Draw, audible, fade, loudness, samples
 
 _SAME_OBJECT = 0.7  # share of repeated events that come from one dog, one alarm, one talker
 _MARGIN = 0.5  # seconds that a filling sound has beyond each end of the clip

@@ -13,7 +13,17 @@ from typing import Callable
 import numpy as np
 import scipy.signal
 
-from .waves import RATE, Draw, damped, fade, formants, noise, periodic, samples, wander
+from dcase_coherence.soundscapes.waves import (
+    RATE,
+    Draw,
+    damped,
+    fade,
+    formants,
+    noise,
+    periodic,
+    samples,
+    wander,
+)
 
 # Formants in Hz of the vowels of an average talker (Peterson & Barney, JASA 1952).
 _VOWELS = np.array(

@@ -16,10 +16,10 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from ..errors import InputError
-from . import layout
-from .mixing import soundscape
-from .soundbank import ParametricSounds, RecordedSounds, Soundbank
+from dcase_coherence.soundscapes import layout
+from dcase_coherence.soundscapes.mixing import soundscape
+from dcase_coherence.soundscapes.soundbank import ParametricSounds, RecordedSounds, Soundbank
+from dcase_coherence.system.errors import InputError
 
 DONE = "done"
 TRAINING_SPREAD = 0.7  # training sounds lack the outer part of each parameter's range

@@ -14,7 +14,7 @@ from dcase_coherence.baseline.checkpoints import (
     load_statistics,
     save_statistics,
 )
-from dcase_coherence.errors import InputError
+from dcase_coherence.system.errors import InputError
 
 
 class Attack:

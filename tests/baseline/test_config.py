@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dcase_coherence.baseline.config import SCHEMA, load_config, official_layout
+from dcase_coherence.baseline.config import SCHEMA, load_config
 from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.errors import InputError
+from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS, build_regularizer
+from dcase_coherence.system.errors import InputError
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "confs"
 

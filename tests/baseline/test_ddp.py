@@ -17,10 +17,11 @@ import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.datasets import ConcatDatasetBatchSampler
-from dcase_coherence.baseline.experiment import Processes, build, choose_processes, make_strategy
-from dcase_coherence.baseline.trials import Trial, run_trial
-from dcase_coherence.errors import InputError
+from dcase_coherence.baseline.experiment import build, make_strategy
+from dcase_coherence.data.datasets import ConcatDatasetBatchSampler
+from dcase_coherence.runs.trials import Trial, run_trial
+from dcase_coherence.system.devices import Processes, choose_processes
+from dcase_coherence.system.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,19 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcase_coherence.baseline.audio import resample
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.detect import (
     cross_fade,
-    events_of,
+    find_events,
     load_detector,
     posteriors_of,
     read_blocks,
     windows,
 )
 from dcase_coherence.baseline.experiment import build
-from dcase_coherence.baseline.scoring import load_posteriors
-from dcase_coherence.errors import InputError
+from dcase_coherence.data.audio import resample
+from dcase_coherence.evaluation.posteriors import load_posteriors
+from dcase_coherence.system.errors import InputError
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_any_length(checkpoint, tmp_path, seconds):
     assert duration == pytest.approx(seconds)
     frame_seconds = detector.encoder.frame_seconds
     assert (len(found) - 1) * frame_seconds < seconds <= (len(found) + 1) * frame_seconds
-    events = events_of(detector, found, duration, threshold=0.0)
+    events = find_events(detector, found, duration, threshold=0.0)
     assert set(events["event_label"]) == set(detector.encoder.labels)
     assert events["offset"].max() <= duration
 

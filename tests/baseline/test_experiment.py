@@ -13,8 +13,9 @@ import pytorch_lightning as pl
 import torch
 
 from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build, choose_devices
-from dcase_coherence.errors import InputError
+from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build
+from dcase_coherence.system.devices import choose_devices
+from dcase_coherence.system.errors import InputError
 
 
 class Kill(pl.Callback):

@@ -6,10 +6,10 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 
 from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.datasets import ConcatDatasetBatchSampler
-from dcase_coherence.baseline.labels import ManyHotEncoder
 from dcase_coherence.baseline.schedule import ExponentialWarmup
 from dcase_coherence.baseline.trainer import MeanTeacher
+from dcase_coherence.data.datasets import ConcatDatasetBatchSampler
+from dcase_coherence.data.labels import ManyHotEncoder
 
 # Logged under another value than the official trainer's, on purpose.
 CORRECTED = "train/student/tot_supervised"

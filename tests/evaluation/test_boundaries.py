@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation.boundaries import (
     edge_errors,
     growth_ratios,
@@ -14,6 +13,7 @@ from dcase_coherence.evaluation.boundaries import (
     rise_times,
     stable_events,
 )
+from dcase_coherence.system.errors import InputError
 
 CLASSES = ["Cat", "Dog"]
 NAMES = ["a.wav", "b.wav"]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation.decode import decode
+from dcase_coherence.system.errors import InputError
 
 CLASSES = ["Cat", "Dog", "Speech"]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import plots
 from dcase_coherence.evaluation.boundaries import Profile, histogram
+from dcase_coherence.system.errors import InputError
 
 CLASSES = ["Cat", "Dog", "Frying", "Speech"]
 REFERENCE = pd.DataFrame(

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcase_coherence.errors import InputError
-from dcase_coherence.evaluation import metrics
+from dcase_coherence.evaluation import reference as reference_scores
 from dcase_coherence.evaluation.decode import decode
 from dcase_coherence.evaluation.scores import Scorer, evaluate
+from dcase_coherence.system.errors import InputError
 
-GOLDEN = Path(__file__).parent.parent / "data" / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden" / "evaluation"
 COLUMNS = ["filename", "onset", "offset", "event_label"]
 FRAME = 0.1
 FRAMES = 60
@@ -69,11 +69,11 @@ def test_equals_sed_eval_and_psds_eval(seed, clips, classes, on_grid, window):
     times = {"median_window": window, "frame_seconds": FRAME, "clip_seconds": 6.0}
     ours = evaluate(posteriors, names, reference, durations, labels, thresholds=THRESHOLDS, **times)
     points = decode(posteriors, names, labels, thresholds=THRESHOLDS, **times)
-    same(ours.event, metrics.event_based(reference, points[0.5]))
-    same(ours.segment, metrics.segment_based(reference, points[0.5]))
-    same(ours.intersection, metrics.intersection_based(reference, points[0.5], durations))
+    same(ours.event, reference_scores.event_based(reference, points[0.5]))
+    same(ours.segment, reference_scores.segment_based(reference, points[0.5]))
+    same(ours.intersection, reference_scores.intersection_based(reference, points[0.5], durations))
     for scenario, value in ((1, ours.psds1), (2, ours.psds2)):
-        expected = metrics.psds(points, reference, durations, scenario=scenario)
+        expected = reference_scores.psds(points, reference, durations, scenario=scenario)
         assert value == pytest.approx(expected, abs=1e-12)
 
 
@@ -88,17 +88,19 @@ def test_tables_and_other_settings_equal_too(seed, resolution):
     loose = {"collar": 0.5, "offset_ratio": 0.5}
     same(
         scorer.event_based(found, **loose),
-        metrics.event_based(reference, found, **loose),
+        reference_scores.event_based(reference, found, **loose),
     )
     same(
         scorer.segment_based(found, resolution=resolution),
-        metrics.segment_based(reference, found, resolution=resolution),
+        reference_scores.segment_based(reference, found, resolution=resolution),
     )
     same(
         scorer.intersection_based(found.sample(frac=1, random_state=0)),
-        metrics.intersection_based(reference, found, durations),
+        reference_scores.intersection_based(reference, found, durations),
     )
-    expected = [metrics.psds({0.5: found}, reference, durations, scenario=n) for n in (1, 2)]
+    expected = [
+        reference_scores.psds({0.5: found}, reference, durations, scenario=n) for n in (1, 2)
+    ]
     assert scorer.psds({0.5: found}) == pytest.approx(expected, abs=1e-12)
 
 
@@ -110,7 +112,7 @@ def test_optimal_matching_where_a_greedy_one_loses_an_event():
     estimated = pd.DataFrame(
         [["a.wav", 1.15, 2.15, "Dog"], ["a.wav", 0.85, 1.85, "Dog"]], columns=COLUMNS
     )
-    assert metrics.event_based(reference, estimated).micro_f1 == 1.0
+    assert reference_scores.event_based(reference, estimated).micro_f1 == 1.0
     apart = reference.assign(filename=["a.wav", "b.wav"])
     durations = pd.DataFrame({"filename": ["a.wav", "b.wav"], "duration": 10.0})
     scorer = Scorer(apart, durations)
@@ -125,13 +127,13 @@ def test_real_predictions():
     )
     points = {t: rows[COLUMNS] for t, rows in points.groupby("threshold")}
     scorer = Scorer(reference, durations)
-    same(scorer.event_based(estimated), metrics.event_based(reference, estimated))
-    same(scorer.segment_based(estimated), metrics.segment_based(reference, estimated))
+    same(scorer.event_based(estimated), reference_scores.event_based(reference, estimated))
+    same(scorer.segment_based(estimated), reference_scores.segment_based(reference, estimated))
     same(
         scorer.intersection_based(estimated),
-        metrics.intersection_based(reference, estimated, durations),
+        reference_scores.intersection_based(reference, estimated, durations),
     )
-    expected = [metrics.psds(points, reference, durations, scenario=n) for n in (1, 2)]
+    expected = [reference_scores.psds(points, reference, durations, scenario=n) for n in (1, 2)]
     assert scorer.psds(points) == pytest.approx(expected, abs=1e-12)
 
 

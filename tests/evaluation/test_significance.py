@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation.significance import (
     comparison,
     f1_of_counts,
     paired_bootstrap,
     t_test,
 )
+from dcase_coherence.system.errors import InputError
 
 CLASSES = ["Cat", "Dog"]
 

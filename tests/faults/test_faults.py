@@ -21,10 +21,11 @@ import yaml
 
 from dcase_coherence.baseline import experiment
 from dcase_coherence.baseline.checkpoints import load_checkpoint
-from dcase_coherence.baseline.config import load_config, official_layout
-from dcase_coherence.baseline.trials import Trial, run_trial
-from dcase_coherence.errors import RESUME_ME, command
+from dcase_coherence.baseline.config import load_config
+from dcase_coherence.data.desed import official_layout
+from dcase_coherence.runs.trials import Trial, run_trial
 from dcase_coherence.soundscapes import generate
+from dcase_coherence.system.errors import RESUME_ME, command
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 300  # seconds; a machine under load is slow

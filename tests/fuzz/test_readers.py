@@ -18,18 +18,18 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dcase_coherence.annotations import (
-    CLASSES,
+from dcase_coherence.baseline.checkpoints import load_checkpoint, load_statistics
+from dcase_coherence.baseline.config import SCHEMA, load_config
+from dcase_coherence.data.annotations import (
     read_durations,
     read_filenames,
     read_strong_tsv,
     read_weak_tsv,
 )
-from dcase_coherence.baseline.audio import read_audio
-from dcase_coherence.baseline.checkpoints import load_checkpoint, load_statistics
-from dcase_coherence.baseline.config import SCHEMA, load_config
-from dcase_coherence.baseline.scoring import Posteriors, load_posteriors
-from dcase_coherence.errors import InputError
+from dcase_coherence.data.audio import read_audio
+from dcase_coherence.data.desed import CLASSES
+from dcase_coherence.evaluation.posteriors import Posteriors, load_posteriors
+from dcase_coherence.system.errors import InputError
 
 # The number of inputs is the profile's: few in the suite, many in the nightly target.
 NIGHTLY = settings().max_examples > 1000

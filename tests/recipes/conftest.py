@@ -11,8 +11,7 @@ import pytest
 import soundfile
 import yaml
 
-from dcase_coherence.annotations import CLASSES
-from dcase_coherence.baseline.config import official_layout
+from dcase_coherence.data.desed import CLASSES, official_layout
 
 ROOT = Path(__file__).parents[2]
 

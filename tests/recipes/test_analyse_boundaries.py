@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dcase_coherence.annotations import CLASSES
-from dcase_coherence.baseline.config import load_config, official_layout
+from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import build
-from dcase_coherence.baseline.trials import Trial, run_trial
+from dcase_coherence.data.desed import CLASSES, official_layout
+from dcase_coherence.runs.trials import Trial, run_trial
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import pytest
 import soundfile
 import torch
 
-from dcase_coherence.baseline.config import load_config, official_layout
+from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import build
+from dcase_coherence.data.desed import official_layout
 
 
 @pytest.fixture(scope="module")

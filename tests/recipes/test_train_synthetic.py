@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dcase_coherence.baseline.config import load_config, place_data
+from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.experiment import make_encoder, make_scheduler
+from dcase_coherence.baseline.experiment import make_scheduler
+from dcase_coherence.baseline.place import place_data
+from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.tap import FeatureTap
 
 CONFS = Path(__file__).parents[2] / "recipes" / "confs"

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence import annotations
-from dcase_coherence.errors import InputError
+from dcase_coherence.data import annotations
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.soundscapes import generate as package_generate
 from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.generate import generate
-from dcase_coherence.soundscapes.timeline import CLASSES
 from dcase_coherence.soundscapes.waves import RATE, noise
+from dcase_coherence.system.errors import InputError
 
 FEW = {"strong": 3, "weak": 2, "unlabelled": 2, "validation": 2, "test": 2}
 NONE = dict.fromkeys(FEW, 0)

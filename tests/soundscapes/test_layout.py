@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence import annotations
-from dcase_coherence.errors import InputError
+from dcase_coherence.data import annotations
 from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, Event
+from dcase_coherence.system.errors import InputError
 
 EVENTS = [
     [Event(0.5, 1.25, "Dog"), Event(1.0, 3.0, "Cat"), Event(4.0, 5.0, "Dog")],

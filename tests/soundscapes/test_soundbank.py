@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dcase_coherence.errors import InputError
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.soundscapes.soundbank import (
     ParametricSounds,
     RecordedSounds,
@@ -11,8 +11,8 @@ from dcase_coherence.soundscapes.soundbank import (
     split,
     steady,
 )
-from dcase_coherence.soundscapes.timeline import CLASSES
 from dcase_coherence.soundscapes.waves import RATE, audible, noise
+from dcase_coherence.system.errors import InputError
 
 
 def tone(frequency, seconds, rate=RATE):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dcase_coherence.annotations import CLASSES
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.soundscapes.sounds import EVENTS, background
 from dcase_coherence.soundscapes.waves import RATE, Draw, audible, loudness
 

@@ -3,9 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dcase_coherence import annotations
+from dcase_coherence.data import annotations
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.soundscapes.timeline import (
-    CLASSES,
     CLIP_SECONDS,
     MOST_REPEATS,
     PROFILES,

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcase_coherence import compat, desed_task
+from dcase_coherence.official import shims, trainers
 
 try:
     LIGHTNING = version("pytorch-lightning")
@@ -139,8 +139,8 @@ def tiny_config(case, checkout):
     """The recipe's own yaml with a small network and small batches."""
 
     def make(data=None, **training):
-        folder = desed_task.recipe_folder(checkout, case.recipe)
-        config = desed_task.default_config(folder, case.trainer)
+        folder = trainers.recipe_folder(checkout, case.recipe)
+        config = trainers.default_config(folder, case.trainer)
         for name, value in config["data"].items():
             if data is not None and isinstance(value, str):
                 config["data"][name] = re.sub(r"^.*dataset/(dcase_synth/)?", f"{data}/", value)
@@ -172,7 +172,7 @@ def make_module(case, checkout):
         config = copy.deepcopy(config)
         config["coherence"] = {"annealing_epochs": 0.0, **coherence}
         torch.manual_seed(0)
-        with compat.shims(), desed_task.importable(checkout, case.recipe):
+        with shims.shims(), trainers.importable(checkout, case.recipe):
             student = importlib.import_module("desed_task.nnet.CRNN").CRNN(**config["net"])
             warmup = importlib.import_module("desed_task.utils.schedulers").ExponentialWarmup
             opt = torch.optim.Adam(student.parameters(), 1e-3)

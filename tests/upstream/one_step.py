@@ -13,19 +13,19 @@ from pathlib import Path
 
 import torch
 
-from dcase_coherence import compat, desed_task
+from dcase_coherence.official import shims, trainers
 
 RECIPE = "dcase2021_task4_baseline"
 
 
 def main(checkout, state_file, out):
-    folder = desed_task.recipe_folder(checkout, RECIPE)
-    config = desed_task.default_config(folder, "sed_trainer")
+    folder = trainers.recipe_folder(checkout, RECIPE)
+    config = trainers.default_config(folder, "sed_trainer")
     config["training"].update(batch_size=[2, 1, 1], mixup=None, num_workers=0)
     config["net"]["dropout"] = 0.0
     config["coherence"] = {"annealing_epochs": 0.0}
     logged = {}
-    with compat.shims(), desed_task.importable(checkout, RECIPE):
+    with shims.shims(), trainers.importable(checkout, RECIPE):
         torch.manual_seed(0)
         student = importlib.import_module("desed_task.nnet.CRNN").CRNN(**config["net"])
         if not Path(state_file).exists():
@@ -36,7 +36,7 @@ def main(checkout, state_file, out):
         student.load_state_dict(state["net"])
         schedulers = importlib.import_module("desed_task.utils.schedulers")
         opt = torch.optim.Adam(student.parameters(), 1e-3)
-        module = desed_task.load_baseline(checkout, RECIPE).coherence(
+        module = trainers.load_baseline(checkout, RECIPE).coherence(
             config,
             encoder=types.SimpleNamespace(labels=list(range(10))),
             sed_student=student,

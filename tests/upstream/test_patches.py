@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from dcase_coherence import desed_task
+from dcase_coherence.official import trainers
 
 
 def test_the_yaml_of_the_patched_recipe_has_the_section(case, patched):
-    folder = desed_task.recipe_folder(patched, case.recipe)
-    config = desed_task.default_config(folder, case.trainer)
+    folder = trainers.recipe_folder(patched, case.recipe)
+    config = trainers.default_config(folder, case.trainer)
     assert config["coherence"] == {"alpha1": 0.1, "alpha2": 0.03, "annealing_epochs": 5}
-    before = desed_task.default_config(folder, case.trainer)
+    before = trainers.default_config(folder, case.trainer)
     before.pop("coherence")
     assert set(before) == set(config) - {"coherence"}
 
@@ -20,8 +20,8 @@ def test_the_patched_trainer_is_the_subclass_loss_for_loss(
     case, checkout, patched, tiny_config, make_module, train_steps
 ):
     settings = {"alpha1": 0.2, "alpha2": 0.05, "annealing_epochs": 2.0}
-    subclass = desed_task.load_baseline(checkout, case.recipe, case.trainer).coherence
-    official = desed_task.load_baseline(patched, case.recipe, case.trainer).official
+    subclass = trainers.load_baseline(checkout, case.recipe, case.trainer).coherence
+    official = trainers.load_baseline(patched, case.recipe, case.trainer).official
     modules = [make_module(cls, tiny_config(), **settings) for cls in (subclass, official)]
     losses = []
     for module in modules:

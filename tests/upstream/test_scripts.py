@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from dcase_coherence import compat, desed_task
+from dcase_coherence.official import script, shims, trainers
 
 yaml = pytest.importorskip("yaml")
 
@@ -26,7 +26,7 @@ def run(case, checkout, tiny_config, data, tmp_path, monkeypatch):
             config["coherence"] = coherence
         (tmp_path / "conf.yaml").write_text(yaml.safe_dump(config))
         argv = ["--conf_file", "conf.yaml", "--log_dir", f"exp/{arm}", "--fast_dev_run", *argv]
-        return desed_task.run_official(folder, case.recipe, argv, arm=arm, trainer=case.trainer)
+        return script.run_official(folder, case.recipe, argv, arm=arm, trainer=case.trainer)
 
     return run
 
@@ -49,7 +49,7 @@ def scalars(folder):
 
 
 def load(checkpoint):
-    with compat.shims():
+    with shims.shims():
         return torch.load(checkpoint)["state_dict"]
 
 
@@ -76,12 +76,12 @@ def test_the_official_script_started_by_hand_takes_a_coherence_checkpoint(
     if case.year == "2021":
         pytest.skip("--gpus of the 2021 script has no value for the CPU")
     trained = run(arm="coherence")
-    folder = desed_task.recipe_folder(checkout, case.recipe)
+    folder = trainers.recipe_folder(checkout, case.recipe)
     by_hand = tmp_path / "by_hand"
     by_hand.mkdir()
     result = subprocess.run(
         [
-            *(sys.executable, str(folder / desed_task.SCRIPTS[case.trainer])),
+            *(sys.executable, str(folder / trainers.SCRIPTS[case.trainer])),
             *("--conf_file", str(tmp_path / "conf.yaml"), "--gpus", "0", "--fast_dev_run"),
             *("--test_from_checkpoint", str(trained.checkpoint)),
         ],

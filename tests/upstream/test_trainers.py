@@ -6,16 +6,16 @@ import sys
 import pytest
 import torch
 
-from dcase_coherence import desed_task
-from dcase_coherence.errors import InputError
 from dcase_coherence.lightning import CoherenceMixin
+from dcase_coherence.official import shims, trainers
+from dcase_coherence.system.errors import InputError
 
 pl = pytest.importorskip("pytorch_lightning")
 
 
 @pytest.fixture
 def baseline(case, checkout):
-    return desed_task.load_baseline(checkout, case.recipe, case.trainer)
+    return trainers.load_baseline(checkout, case.recipe, case.trainer)
 
 
 def test_the_subclass_copies_no_step(baseline):
@@ -33,7 +33,7 @@ def test_two_years_in_one_process(case, checkout, baseline):
     }
     if case.year not in others:
         pytest.skip("tried with the pairs 2021 and 2022, 2023 and 2024")
-    other = desed_task.load_baseline(checkout, *others[case.year])
+    other = trainers.load_baseline(checkout, *others[case.year])
     assert other.official is not baseline.official
     assert issubclass(other.coherence, other.official)
     assert not issubclass(other.coherence, baseline.official)
@@ -135,7 +135,7 @@ def test_the_state_dict_loads_in_the_official_class(baseline, tiny_config, make_
 def test_head_is_no_2021_baseline(checkouts):
     head = checkouts("head")
     with pytest.raises(InputError) as error:
-        desed_task.load_baseline(head, "dcase2021_task4_baseline")
+        trainers.load_baseline(head, "dcase2021_task4_baseline")
     assert "[-1, 1] instead of [0, 1]" in str(error.value)
     # torchaudio 0.8 of the 2021 environment cannot even build the masks of HEAD's SpecAugment.
     assert "SpecAugment" in str(error.value) or "CRNN does not run here" in str(error.value)
@@ -147,6 +147,6 @@ def test_the_pinned_commit_has_not_drifted(checkouts):
     if pl.__version__.startswith("1."):
         pytest.importorskip("asteroid")
     pinned = checkouts("pinned")
-    folder = desed_task.recipe_folder(pinned, "dcase2021_task4_baseline")
-    with desed_task.compat.shims(), desed_task.importable(pinned):
-        assert desed_task.find_drift(desed_task.default_config(folder, "sed_trainer")) == []
+    folder = trainers.recipe_folder(pinned, "dcase2021_task4_baseline")
+    with shims.shims(), trainers.importable(pinned):
+        assert trainers.find_drift(trainers.default_config(folder, "sed_trainer")) == []

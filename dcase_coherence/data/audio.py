@@ -1,0 +1,100 @@
+"""Reading and resampling of clips, without torch, so that worker processes start quickly."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike, whole_file
+
+#: libsndfile's remark on a wav file with less audio than its header says.
+CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+def read_audio(path: PathLike, fs: int | None = 16000) -> np.ndarray:
+    """Read a clip as mono float32 `(samples,)` in [-1, 1]; channels are averaged.
+
+    Args:
+        path: audio file that libsndfile reads (wav, flac, ogg).
+        fs: the sampling rate it must have, in Hz; None for any.
+
+    Raises:
+        InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
+            short, or holds values that are not finite.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            if fs is not None and file.samplerate != fs:
+                raise InputError(
+                    f"{path} has a sampling rate of {file.samplerate} Hz; resample it to {fs} Hz, "
+                    f"for example with: sox {Path(path).name} -r {fs} resampled.wav"
+                )
+            short = CUT_SHORT.search(file.extra_info)
+            if short and int(short[1]) > int(short[2]):
+                raise InputError(
+                    f"{path} is cut short: its header announces {short[1]} bytes of audio and "
+                    f"{short[2]} are there; copy it again"
+                )
+            audio = file.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        if not os.path.isfile(path):
+            raise InputError(f"{path} does not exist; copy it there or remove its row") from None
+        raise InputError(f"{path} cannot be read as audio ({error}); copy it again") from None
+    if not len(audio):
+        raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
+    if not np.isfinite(audio).all():
+        raise InputError(f"{path} holds samples that are not finite (NaN or infinity); replace it")
+    return audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1)
+
+
+def resample(audio: np.ndarray, rate: int, fs: int) -> np.ndarray:
+    """Resample `(samples,)` from `rate` to `fs`, both in Hz (polyphase, with anti-aliasing).
+
+    Example:
+        >>> len(resample(np.zeros(44100), 44100, 16000))
+        16000
+    """
+    if rate == fs:
+        return audio
+    # Imported here: reading alone, in every training, does not wait for it.
+    from scipy.signal import resample_poly
+
+    common = math.gcd(rate, fs)
+    return resample_poly(audio, fs // common, rate // common)
+
+
+def convert(source: PathLike, target: PathLike, fs: int = 16000) -> float:
+    """Write an audio file as mono 16-bit wav at `fs` Hz; one that is there and newer is kept.
+
+    Args:
+        source: any file that libsndfile reads.
+        target: path of the wav file.
+        fs: its sampling rate in Hz.
+
+    Returns:
+        Its duration in seconds.
+
+    Raises:
+        InputError: the source cannot be used (see :func:`read_audio`), or the target cannot be
+            written.
+    """
+    try:
+        if os.path.getmtime(target) >= os.path.getmtime(source):
+            return soundfile.info(str(target)).duration
+    except (OSError, soundfile.LibsndfileError):
+        pass
+    audio = read_audio(source, None)
+    samples = resample(audio, soundfile.info(str(source)).samplerate, fs)
+    # Not to the file: libsndfile does not say why it cannot write.
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, fs, subtype="PCM_16", format="WAV")
+    with whole_file(target) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+    return len(samples) / fs

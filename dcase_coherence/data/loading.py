@@ -1,0 +1,110 @@
+"""Batches of packed clips, made on the device that trains."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler
+
+from dcase_coherence.data.datasets import Clips
+from dcase_coherence.data.packed import SCALE, Store, pack
+from dcase_coherence.system.files import PathLike
+
+
+def pack_sets(sets: Iterable[Clips], cache: PathLike | None = None) -> None:
+    """Let sets take their audio from packed stores, which are made where needed.
+
+    Args:
+        sets: whose files are wav.
+        cache: folder of the stores; None for beside the folders of the clips.
+
+    Raises:
+        InputError: see :func:`dcase_coherence.data.packed.pack`.
+    """
+    stores: dict[str, Store] = {}
+    for clips in sets:
+        places = []
+        for folder, name in map(os.path.split, clips.files):
+            if folder not in stores:
+                stores[folder] = pack(folder, clips.fs, cache=cache)
+            places.append((stores[folder], stores[folder].number(name)))
+        clips.packed = places
+
+
+def is_packed(data: Any) -> bool:
+    """Whether all of a ConcatDataset's clips lie in packed stores."""
+    return isinstance(data, ConcatDataset) and all(
+        getattr(clips, "packed", None) is not None for clips in data.datasets
+    )
+
+
+class DeviceBatches:
+    """The batches that a DataLoader would give, without one, on a device.
+
+    Audio and labels of all clips stay in the device's memory (of a CPU: the stores' memory maps);
+    a batch is a copy there. A clip of ten seconds takes 320 kB.
+
+    Args:
+        data: a ConcatDataset of packed clips, all of one length (`pad_to`).
+        device: where the batches are wanted.
+        batch_sampler: gives the numbers of each batch's clips.
+        batch_size: without a sampler, clips in a batch, in order.
+
+    Raises:
+        InputError: the device has not enough memory.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        device: torch.device,
+        batch_sampler: Any = None,
+        batch_size: int = 1,
+    ) -> None:
+        self.batch_sampler = batch_sampler or BatchSampler(
+            SequentialSampler(data), batch_size, drop_last=False
+        )
+        self.device = device
+        self.clips: list[tuple[Any, int]] = [
+            (clips, item) for clips in data.datasets for item in range(len(clips.files))
+        ]
+        labels = [torch.from_numpy(clips.labels(item, 0.0).T) for clips, item in self.clips]
+        self.labels = torch.stack([label.to(torch.uint8) for label in labels]).to(device)
+        for clips, item in self.clips:
+            clips.packed[item][0].on(device)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for numbers in self.batch_sampler:
+            yield self.batch(numbers)
+
+    def batch(self, numbers: list[int]) -> list[Any]:
+        """Audio `(batch, samples)`, labels `(batch, classes, frames)`, ones, and file names.
+
+        The names are there where the clips have `return_filename`.
+        """
+        labels = self.labels.index_select(0, torch.tensor(numbers, device=self.device)).float()
+        parts: list[Tensor] = []
+        for row, number in enumerate(numbers):
+            clips, item = self.clips[number]
+            store, clip = clips.packed[item]
+            length = store.lengths[clip]
+            start = clips.start(item, length)
+            begin = store.starts[clip] + start
+            part = store.on(self.device)[begin : begin + min(length, clips.samples)]
+            missing = clips.samples - len(part)
+            parts.append(functional.pad(part, (0, missing)) if missing else part)
+            if length > clips.samples:
+                moved = clips.labels(item, round(start / clips.fs, 3)).T
+                labels[row] = torch.from_numpy(moved).to(labels)
+        audio = torch.stack(parts).float().div_(SCALE)
+        batch = [audio, labels, torch.ones(len(numbers), dtype=torch.float64, device=self.device)]
+        if self.clips[numbers[0]][0].return_filename:
+            return [*batch, tuple(c.files[i] for c, i in (self.clips[n] for n in numbers))]
+        return batch

@@ -1,0 +1,199 @@
+"""From what was downloaded or recorded to a data set in the official layout at 16 kHz."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+import soundfile
+
+from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+from dcase_coherence.data.audio import convert
+from dcase_coherence.data.desed import official_layout
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike, remove_left_over, whole_file
+from dcase_coherence.system.processes import over_files
+
+FORMATS = (".wav", ".flac", ".ogg")
+#: Parts of the official layout, by the beginning of their keys in the `data:` section.
+PARTS = ("synth", "weak", "unlabeled", "synth_val", "test", "public", "eval")
+RATE = 16000  # Hz
+
+
+def resample_tree(
+    folder: PathLike, *, processes: int | None = None, progress: bool = True
+) -> dict[str, int]:
+    """Resample what was downloaded: `.../weak/*.wav` to `.../weak_16k/*.wav`, and so on.
+
+    What is done already is kept, so an interrupted run goes on. Tables of durations that the
+    official layout has and that are missing are written.
+
+    Args:
+        folder: data set in the official layout.
+        processes: how many; as many as there are cores when None.
+        progress: show bars, on a terminal.
+
+    Returns:
+        How many clips each folder of 16 kHz audio got or had.
+
+    Raises:
+        InputError: there is no audio to resample, or a file cannot be used.
+    """
+    paths = official_layout(folder)
+    done: dict[str, int] = {}
+    for part in PARTS:
+        source, target = Path(paths[f"{part}_folder_44k"]), Path(paths[f"{part}_folder"])
+        names = audio_names(source)
+        if not names:
+            continue
+        jobs = [(source / name, (target / name).with_suffix(".wav")) for name in names]
+        _convert_all(jobs, target, processes, part if progress else None)
+        done[str(target)] = len(jobs)
+    if not done:
+        raise InputError(
+            f"{folder} holds no audio to resample; it should be in folders such as "
+            f"{paths['weak_folder_44k']}"
+        )
+    for part in ("synth_val", "test", "public"):
+        table = Path(paths[f"{part}_dur"])
+        names = audio_names(paths[f"{part}_folder"])
+        if names and not table.exists():
+            write_durations(Path(paths[f"{part}_folder"]), names, table)
+    return done
+
+
+def add_test_set(
+    out: PathLike,
+    audio: PathLike,
+    table: PathLike,
+    durations: PathLike | None = None,
+    *,
+    processes: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Lay strongly labelled recordings into a data set as its `validation` set, the test clips.
+
+    Args:
+        out: data set in the official layout, or a new folder.
+        audio: folder of the clips (wav, flac or ogg, any sampling rate, any channels). The table
+            may name them with another suffix.
+        table: their events, see :func:`dcase_coherence.data.annotations.read_strong_tsv`.
+        durations: their durations; measured when None.
+        processes: how many; as many as there are cores when None.
+        progress: show a bar, on a terminal.
+
+    Returns:
+        Number of clips.
+
+    Raises:
+        InputError: a file is missing or cannot be used, or `out` holds another validation set.
+    """
+    paths = official_layout(out)
+    target = Path(paths["test_folder"])
+    events = read_strong_tsv(table)
+    found = _find_audio(Path(audio), list(dict.fromkeys(events["filename"])), table)
+    names = {name: PurePosixPath(name).stem + ".wav" for name in found}
+    events["filename"] = events["filename"].map(names)
+    texts = {paths["test_tsv"]: events.to_csv(sep="\t", index=False)}
+    if durations is not None:
+        lengths = read_durations(durations)
+        missing = sorted(set(found) - set(lengths["filename"]))
+        if missing:
+            raise InputError(f"{durations} has no row for {missing[0]}; give each clip a row")
+        lengths = lengths[lengths["filename"].isin(list(found))]
+        lengths["filename"] = lengths["filename"].map(names)
+        texts[paths["test_dur"]] = lengths.to_csv(sep="\t", index=False)
+    _refuse_another(Path(out), target, set(names.values()), texts)
+    jobs = [(path, target / names[name]) for name, path in found.items()]
+    _convert_all(jobs, target, processes, "test" if progress else None)
+    if durations is None:
+        write_durations(target, sorted(names.values()), Path(paths["test_dur"]))
+    # The tables last: where they are, all the audio is.
+    for path, text in texts.items():
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return len(found)
+
+
+def audio_names(folder: PathLike) -> list[str]:
+    """Names of the audio files in a folder, sorted; none where there is no folder."""
+    if not os.path.isdir(folder):
+        return []
+    # Hidden files are those that a killed conversion left unfinished.
+    return sorted(
+        name
+        for name in os.listdir(folder)
+        if name.lower().endswith(FORMATS) and not name.startswith(".")
+    )
+
+
+def write_durations(folder: Path, names: list[str], table: Path) -> None:
+    """Write the durations of clips as a table with the columns filename, duration (seconds)."""
+    seconds = [round(soundfile.info(str(folder / name)).duration, 3) for name in names]
+    with whole_file(table) as temporary:
+        pd.DataFrame({"filename": names, "duration": seconds}).to_csv(
+            temporary, sep="\t", index=False
+        )
+
+
+def _convert_all(
+    jobs: list[tuple[Path, Path]], target: Path, processes: int | None, title: str | None
+) -> None:
+    remove_left_over(target)
+    for _ in over_files(partial(_convert, fs=RATE), jobs, processes=processes, progress=title):
+        pass
+
+
+def _convert(job: tuple[Path, Path], fs: int) -> float:
+    return convert(*job, fs=fs)
+
+
+def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Path]:
+    """Path of each named clip, whatever its suffix is in the folder."""
+    if not names:
+        raise InputError(f"{table} names no clip; give each clip a row")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the folder of the clips of {table}")
+    by_stem: dict[str, list[str]] = {}
+    for name in audio_names(folder):
+        by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
+    found: dict[str, Path] = {}
+    missing = []
+    for name in names:
+        here = by_stem.get(PurePosixPath(name).stem, [])
+        if PurePosixPath(name).name != name:
+            raise InputError(f"{table} names {name}, in a folder of its own; name files alone")
+        if name not in here and len(here) > 1:
+            raise InputError(f"{folder} holds {here[0]} and {here[1]} for {name}; keep one of them")
+        if here:
+            found[name] = folder / (name if name in here else here[0])
+        else:
+            missing.append(name)
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{len(missing)} of {len(names)} clips of {table} are not in {folder}: {shown}; "
+            "copy them there or remove their rows"
+        )
+    stems = [PurePosixPath(name).stem for name in names]
+    twice = [name for name, stem in zip(names, stems) if stems.count(stem) > 1]
+    if twice:
+        raise InputError(f"{table} names {twice[0]} and {twice[1]}, the same clip; keep one name")
+    return found
+
+
+def _refuse_another(out: Path, folder: Path, names: set[str], texts: dict[str, str]) -> None:
+    """Raise where a table or clip is there that is not of this set; an empty table may go."""
+    for path, text in texts.items():
+        if os.path.exists(path):
+            there = Path(path).read_text(encoding="utf-8", errors="replace")
+            if there != text and len(there.splitlines()) > 1:
+                raise InputError(f"{path} holds another validation set; give another --out")
+    others = [name for name in audio_names(folder) if name not in names]
+    if others:
+        raise InputError(
+            f"{folder} holds {len(others)} clips of another set, such as {others[0]}; "
+            "give another --out"
+        )

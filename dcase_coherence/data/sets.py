@@ -1,0 +1,67 @@
+"""The sets of a training and of a test, from a configuration."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from dcase_coherence.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
+from dcase_coherence.data.datasets import Clips, StronglyAnnotatedSet, UnlabeledSet, WeakSet
+from dcase_coherence.data.labels import ManyHotEncoder
+from dcase_coherence.data.loading import pack_sets
+
+
+def training_sets(
+    config: Mapping[str, Any], encoder: ManyHotEncoder
+) -> tuple[list[Clips | None], list[Clips]]:
+    """Strong, weak and unlabelled sets (None where the share of the batch is 0), validation sets.
+
+    Raises:
+        InputError: a table, folder or file is missing or wrong.
+    """
+    data, training = config["data"], config["training"]
+    seed = training["seed"]
+    common: dict[str, Any] = {"pad_to": data["audio_max_len"], "fs": data["fs"], "seed": seed}
+    _, weak_size, unlabelled_size = training["batch_size"]
+    strong_table = read_strong_tsv(data["synth_tsv"], encoder.labels)
+    strong = StronglyAnnotatedSet(data["synth_folder"], strong_table, encoder, **common)
+    valid_table = read_strong_tsv(data["synth_val_tsv"], encoder.labels)
+    read_durations(data["synth_val_dur"])
+    valid: list[Clips] = [
+        StronglyAnnotatedSet(
+            data["synth_val_folder"], valid_table, encoder, return_filename=True, **common
+        )
+    ]
+    weak, unlabelled = None, None
+    if weak_size:
+        table = read_weak_tsv(data["weak_tsv"], encoder.labels)
+        chosen = table.sample(frac=training["weak_split"], random_state=seed)
+        rest = table.drop(chosen.index)
+        weak = WeakSet(data["weak_folder"], chosen, encoder, **common)
+        if len(rest):
+            valid.append(
+                WeakSet(data["weak_folder"], rest, encoder, return_filename=True, **common)
+            )
+    if unlabelled_size:
+        unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
+    if data["packed"]:
+        pack_sets(filter(None, [strong, weak, unlabelled, *valid]), data["packed_folder"])
+    return [strong, weak, unlabelled], valid
+
+
+def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation: bool) -> Any:
+    """Test clips with file names: labelled ones, or the whole length of the evaluation's."""
+    data = config["data"]
+    if evaluation:
+        return UnlabeledSet(
+            data["eval_folder"], encoder, pad_to=None, fs=data["fs"], return_filename=True
+        )
+    read_durations(data["test_dur"])
+    return StronglyAnnotatedSet(
+        data["test_folder"],
+        read_strong_tsv(data["test_tsv"], encoder.labels),
+        encoder,
+        pad_to=data["audio_max_len"],
+        fs=data["fs"],
+        return_filename=True,
+        seed=config["training"]["seed"],
+    )

@@ -1,0 +1,211 @@
+"""Run an official training script with the coherence subclass in the place of its trainer."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+
+import torch
+
+from dcase_coherence.official import shims
+from dcase_coherence.official.trainers import (
+    SCRIPTS,
+    default_conf_file,
+    derive,
+    importable,
+    read_config,
+    recipe_folder,
+    refuse_drift,
+    trainer_class,
+    trainer_module,
+)
+from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike
+
+ARMS = ("baseline", "coherence")
+
+
+class OfficialRun(NamedTuple):
+    """What an official script left: its log folder, its best checkpoint, its last metrics."""
+
+    log_dir: Path
+    checkpoint: Path | None
+    metrics: dict[str, float]
+
+
+def run_official(
+    path: PathLike,
+    recipe: str = "dcase2021_task4_baseline",
+    argv: Sequence[str] = (),
+    *,
+    arm: str = "coherence",
+    trainer: str | None = None,
+    allow_drift: bool = False,
+) -> OfficialRun:
+    """Run a recipe's own training script, with the coherence subclass in its trainer's place.
+
+    The script runs in the recipe's folder, as it expects (the relative paths of its yaml start
+    there); paths in `argv` start from the current folder. The `coherence:` section may stand in
+    the yaml given with `--conf_file`; without one the paper's settings are used. Without
+    `--log_dir`, logs go to `exp/<recipe>_<arm>` of the current folder. Where there is no GPU the
+    run goes on on the CPU, and says so. On today's stack the shims of
+    :mod:`dcase_coherence.official.shims` are applied.
+
+    Args:
+        path: a checkout of DESED_task.
+        recipe: a folder of its `recipes/`.
+        argv: flags of the official script, passed through.
+        arm: `coherence`, or `baseline` for the untouched trainer.
+        trainer: `sed_trainer` or `sed_trainer_pretrained`, see :func:`load_baseline`.
+        allow_drift: train also where :func:`find_drift` finds something.
+
+    Raises:
+        InputError: for a folder, a file or a value that cannot be used.
+    """
+    if arm not in ARMS:
+        raise InputError(f"arm is {arm!r}; it must be one of {', '.join(ARMS)}")
+    folder = recipe_folder(path, recipe)
+    module_name = trainer_module(folder, trainer)
+    flags, passed_on = _official_flags(argv)
+    conf_file = flags["conf_file"] or folder / default_conf_file(folder, module_name)
+    log_dir = flags["log_dir"] or Path.cwd() / "exp" / f"{recipe}_{arm}"
+    config = read_config(conf_file)
+    for name in ("resume_from_checkpoint", "test_from_checkpoint", "eval_from_checkpoint"):
+        checkpoint = flags[name]
+        if checkpoint is not None:
+            if not checkpoint.is_file():
+                raise InputError(f"--{name} {checkpoint} is not a file")
+            passed_on += [f"--{name}", str(checkpoint)]
+    passed_on += ["--conf_file", str(conf_file), "--log_dir", str(log_dir)]
+    training = flags["test_from_checkpoint"] is None and flags["eval_from_checkpoint"] is None
+
+    with shims.shims() as applied, importable(path, recipe):
+        if applied:
+            print(f"shims for this stack: {', '.join(applied)}")
+        if training and not allow_drift:
+            refuse_drift(recipe, module_name, config)
+        module = importlib.import_module(f"local.{module_name}")
+        official, coherence = derive(trainer_class(module), recipe)
+        print(f"{recipe}: official {SCRIPTS[module_name]}, arm {arm}, logs below {log_dir}")
+        substitute = {official.__name__: coherence} if arm == "coherence" else {}
+        script = folder / SCRIPTS[module_name]
+        with _as_script(script, passed_on), _module_with(module, substitute), _watched_trainer(
+            log_dir
+        ) as trainers:
+            runpy.run_path(str(script), run_name="__main__")
+    return _result(log_dir, trainers)
+
+
+def _official_flags(argv: Sequence[str]) -> tuple[dict[str, Path | None], list[str]]:
+    """Flags that name a file or folder, as absolute paths, and all the others as they are."""
+    names = [
+        "conf_file",
+        "log_dir",
+        "resume_from_checkpoint",
+        "test_from_checkpoint",
+        "eval_from_checkpoint",
+    ]
+    parser = argparse.ArgumentParser(add_help=False)
+    for name in names:
+        parser.add_argument(f"--{name}")
+    known, rest = parser.parse_known_args(list(argv))
+    given = {name: getattr(known, name) for name in names}
+    paths = {
+        name: None if value is None else Path(value).expanduser().resolve()
+        for name, value in given.items()
+    }
+    return paths, rest
+
+
+@contextlib.contextmanager
+def _as_script(script: Path, argv: list[str]) -> Iterator[None]:
+    """Command line, path and working folder that a script finds when it is started by hand."""
+    argv_before, path_before, folder_before = sys.argv, list(sys.path), os.getcwd()
+    sys.argv = [script.name, *argv]
+    sys.path.insert(0, str(script.parent))
+    os.chdir(script.parent)
+    try:
+        yield
+    finally:
+        os.chdir(folder_before)
+        sys.path[:] = path_before
+        sys.argv = argv_before
+
+
+@contextlib.contextmanager
+def _module_with(module: ModuleType, attributes: Mapping[str, Any]) -> Iterator[None]:
+    """Let imports of a module find some names replaced.
+
+    The module itself stays as it is: its class reaches its own name through its globals
+    (`super(SEDTask4, self)`), and would find the subclass there.
+    """
+    stand_in = ModuleType(module.__name__)
+    stand_in.__dict__.update(vars(module))
+    stand_in.__dict__.update(attributes)
+    sys.modules[module.__name__] = stand_in
+    try:
+        yield
+    finally:
+        sys.modules[module.__name__] = module
+
+
+@contextlib.contextmanager
+def _watched_trainer(log_dir: Path) -> Iterator[list[Any]]:
+    """Keep the Trainers that a script makes, and make them on the CPU where there is no GPU."""
+    import pytorch_lightning
+
+    trainers: list[Any] = []
+
+    class Trainer(pytorch_lightning.Trainer):  # a class, as Lightning asks for instances of it
+        def __init__(self, **arguments: Any) -> None:
+            # The scripts log their tests to the working folder, which here is the checkout.
+            arguments.setdefault("default_root_dir", str(log_dir))
+            super().__init__(**(arguments if torch.cuda.is_available() else on_cpu(arguments)))
+            trainers.append(self)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(shims.patched(pytorch_lightning, "Trainer", Trainer))
+        if not torch.cuda.is_available():
+            # The 2024 trainer asks for the number of its GPU to measure its energy.
+            stack.enter_context(shims.patched(torch.cuda, "current_device", lambda: 0))
+        yield trainers
+
+
+def on_cpu(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Trainer arguments of an official script (Lightning 1.2 to 1.9), changed to run on the CPU.
+
+    `--gpus 0` is GPU number 0 to the 2021 script, whose Lightning takes a string for an index;
+    the `backend: dp` of the later yaml files cannot run without a GPU.
+
+    Example:
+        >>> on_cpu({"gpus": "0", "max_epochs": 3})
+        no GPU found: the run goes on on the CPU
+        {'gpus': 0, 'max_epochs': 3}
+    """
+    changed = dict(arguments)
+    if "gpus" in changed:
+        changed["gpus"] = 0
+    if changed.get("accelerator") == "gpu":
+        changed["accelerator"] = "cpu"
+    for name in ("distributed_backend", "strategy"):
+        if changed.get(name) is not None:
+            changed[name] = None
+    print("no GPU found: the run goes on on the CPU")
+    return changed
+
+
+def _result(log_dir: Path, trainers: list[Any]) -> OfficialRun:
+    if not trainers:
+        return OfficialRun(log_dir, None, {})
+    trainer = trainers[-1]
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    folder = getattr(trainer.logger, "log_dir", None) or log_dir
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return OfficialRun(Path(folder), Path(best) if best else None, metrics)

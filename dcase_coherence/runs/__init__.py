@@ -1,0 +1,1 @@
+"""Many trainings: trials side by side, grids, and what the recipes share."""

@@ -1,0 +1,349 @@
+"""Run trials side by side, one process a core or GPU, each resumable and kept when finished."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple, Sequence
+
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
+
+from dcase_coherence.baseline.experiment import build
+from dcase_coherence.runs.epochs import EpochTable
+from dcase_coherence.system.devices import choose_devices, cores, own_rank, started_together
+from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, stop
+from dcase_coherence.system.files import remove_left_over, whole_file
+from dcase_coherence.system.processes import end, leave, starting
+
+
+class Trial(NamedTuple):
+    """One training run with its test.
+
+    Attributes:
+        name: shown in the progress.
+        config: see :func:`dcase_coherence.baseline.config.load_config`.
+        coherence: with the coherence term, or the baseline alone.
+        number: added to the seed of the configuration.
+        folder: checkpoints, logs and results go here.
+        public: test the chosen checkpoint on `data.public_*` too.
+    """
+
+    name: str
+    config: Mapping[str, Mapping[str, Any]]
+    coherence: bool
+    number: int
+    folder: Path
+    public: bool = False
+
+    @property
+    def record(self) -> Path:
+        """File with the settings and, when the trial is finished, the scores."""
+        return self.folder / "trial.json"
+
+    def settings(self) -> dict[str, Any]:
+        """What makes two runs the same run; paths and workers do not."""
+        sections = {name: dict(keys) for name, keys in self.config.items() if name != "data"}
+        sections["training"].pop("num_workers")
+        kept = ("audio_max_len", "fs", "net_subsample", "synth_folder", "test_folder")
+        sections["data"] = {key: self.config["data"][key] for key in kept}
+        if not self.coherence:
+            sections.pop("coherence")
+        return {"coherence": self.coherence, "number": self.number, "config": sections}
+
+
+def read_record(trial: Trial) -> dict[str, Any]:
+    """What is known of a trial: empty for a new one, with `scores` for a finished one.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+    """
+    try:
+        record = json.loads(trial.record.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{trial.record} cannot be read ({error}); remove its folder or give another --log_dir"
+        ) from None
+    settings = json.loads(json.dumps(trial.settings()))
+    difference = _first_difference(record.get("settings"), settings)
+    if difference:
+        raise InputError(
+            f"{trial.folder} holds a run with other settings ({difference}); "
+            "give another --log_dir, or remove that folder"
+        )
+    return record
+
+
+def scores_of(trial: Trial, record: Mapping[str, Any]) -> dict[str, float] | None:
+    """Test scores in a record by their logged names, None while some are missing."""
+    if "scores" not in record:
+        return None
+    if not trial.public:
+        return record["scores"]
+    public = record.get("public", {})
+    if public.get("folder") != trial.config["data"]["public_folder"]:
+        return None
+    return {**record["scores"], **public["scores"]}
+
+
+def _first_difference(before: Any, now: Any, name: str = "") -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(key for key in before if key not in now)]:
+            found = _first_difference(before.get(key), now.get(key), f"{name}.{key}".strip("."))
+            if found:
+                return found
+        return ""
+    return "" if before == now else f"{name.replace('config.', '', 1)} was {before!r}, is {now!r}"
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    *,
+    gpus: str | None = None,
+    progress: bool = True,
+    fast_dev_run: bool = False,
+) -> list[dict[str, float]]:
+    """Run trials, as many at a time as there are cores (or GPUs), and return their scores.
+
+    A finished trial is not run again, an interrupted one goes on from its last checkpoint. When
+    one fails the others are finished all the same.
+
+    SIGTERM ends it, and its trials, within a batch. They go on from the end of their last epoch.
+
+    Args:
+        trials: with a folder each.
+        gpus: the official flag; several GPUs take a trial each. Under torchrun or srun, or with
+            `training.backend` ddp, all processes train one trial after another instead.
+        progress: show progress bars on a terminal, lines elsewhere.
+        fast_dev_run: three epochs of two batches.
+
+    Returns:
+        Test scores by their logged names (those on the public set begin with `public/` instead of
+        `test/`), in the order of the trials.
+
+    Raises:
+        InputError: a folder holds another run, or a trial met input that it cannot use, or it
+            diverged.
+        Stopped: the process of a trial was told to stop.
+        RuntimeError: a trial failed otherwise.
+    """
+    records = [read_record(trial) for trial in trials]
+    waiting = [
+        index
+        for index, (trial, record) in enumerate(zip(trials, records))
+        if scores_of(trial, record) is None
+    ]
+    if started_together() != (1, 1) or trials[0].config["training"]["backend"] == "ddp":
+        return _run_together(trials, gpus, progress, fast_dev_run)
+    accelerator, devices = choose_devices(gpus)
+    places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
+    # From all trials, not from those that are left: the number of threads changes roundings, and
+    # a resumed run has to end as one that was not interrupted.
+    places = places[: len(trials)]
+    threads = max(cores() // len(places), 1) if accelerator == "cpu" else 1
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
+    running: dict[int, Any] = {}
+    failures: dict[int, tuple[str, str]] = {}
+    display = _Display(trials, progress)
+    # Without it a terminated parent would leave its trials running.
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        while waiting or running:
+            while waiting and places:
+                index, place = waiting.pop(0), places.pop(0)
+                process = context.Process(
+                    target=_work,
+                    args=(index, trials[index], place, threads, fast_dev_run, messages),
+                )
+                with starting():
+                    process.start()
+                running[index] = process, place
+            try:
+                index, kind, content = messages.get(timeout=0.5)
+                if kind == "progress":
+                    display.show(index, *content)
+                else:
+                    failures[index] = (kind, content)
+            except queue.Empty:
+                pass
+            for index, (process, place) in list(running.items()):
+                if process.exitcode is not None and messages.empty():
+                    process.join()
+                    places.append(place)
+                    del running[index]
+                    if process.exitcode in (RESUME_ME, -signal.SIGTERM):
+                        failures[index] = ("stopped", "was told to stop")
+                    elif process.exitcode and index not in failures:
+                        failures[index] = ("died", f"ended with exit code {process.exitcode}")
+    finally:
+        end([process for process, _ in running.values()])
+        display.close()
+        signal.signal(signal.SIGTERM, before)
+    for index, (kind, content) in failures.items():
+        if kind == "stopped":
+            raise Stopped(f"{trials[index].name} {content}")
+        message = f"{trials[index].name}: {content}"
+        raise RuntimeError(message) if kind == "died" else InputError(message)
+    return [scores_of(trial, read_record(trial)) or {} for trial in trials]
+
+
+def _run_together(
+    trials: Sequence[Trial], gpus: str | None, progress: bool, fast_dev_run: bool
+) -> list[dict[str, float]]:
+    """Run trials one after another, each in all processes of the training; this is one of them."""
+    torch.set_num_threads(cores())
+    display = _Display(trials, progress and own_rank() == 0)
+    scores = []
+    try:
+        for index, trial in enumerate(trials):
+            report = functools.partial(display.show, index)
+            scores.append(run_trial(trial, gpus, fast_dev_run=fast_dev_run, report=report))
+    except (InputError, FloatingPointError) as error:
+        raise InputError(f"{trial.name}: {error}") from None
+    finally:
+        display.close()
+    return scores
+
+
+def _work(
+    index: int, trial: Trial, place: str, threads: int, fast_dev_run: bool, messages: Any
+) -> None:
+    signal.signal(signal.SIGTERM, leave)  # Lightning's way ends with exit code 0
+    torch.set_num_threads(threads)
+
+    def report(*content: Any) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            # Killed outright: a second writer in the folder would meet the run that goes on.
+            os._exit(1)
+        messages.put((index, "progress", content))
+
+    try:
+        run_trial(
+            trial,
+            place,
+            fast_dev_run=fast_dev_run,
+            report=report,
+        )
+    except InputError as error:
+        messages.put((index, "input", str(error)))
+        raise SystemExit(2) from None
+    except FloatingPointError as error:
+        messages.put((index, "diverged", str(error)))
+        raise SystemExit(1) from None
+
+
+def run_trial(
+    trial: Trial, gpus: str | None = None, *, fast_dev_run: bool = False, report: Any = None
+) -> dict[str, float]:
+    """Train, or go on training, then test the best checkpoint, in this process.
+
+    Writes into the trial's folder, beside what the trainer writes: `trial.json` and `epochs.tsv`
+    (means of the epoch's losses and of the coherence monitor, and the validation scores).
+
+    Args:
+        trial: what to run.
+        gpus: the official flag.
+        fast_dev_run: three epochs of two batches.
+        report: called with (epochs done, epochs in all, text) during the training.
+
+    Returns:
+        Test scores by their logged names.
+    """
+    record = read_record(trial)
+    found = scores_of(trial, record)
+    if found is not None:
+        return found
+    if own_rank() == 0:
+        remove_left_over(trial.folder)
+    if "scores" not in record:
+        last = trial.folder / "last.ckpt"
+        experiment = build(
+            trial.config,
+            coherence=trial.coherence,
+            log_dir=trial.folder,
+            trial=trial.number,
+            gpus=gpus,
+            resume=last if last.exists() else None,
+            fast_dev_run=fast_dev_run,
+        )
+        write_record(trial, {})
+        # First, so that no checkpoint is ahead of the table.
+        table = EpochTable(trial.folder / "epochs.tsv", report)
+        experiment.trainer.callbacks.insert(0, table)  # type: ignore[attr-defined]
+        experiment.fit()
+        record = {
+            "scores": experiment.test(),
+            "checkpoint": experiment.best.name,
+            "processes": experiment.trainer.world_size,
+        }
+        write_record(trial, record)
+    if trial.public:
+        data = trial.config["data"]
+        place = {f"test_{part}": data[f"public_{part}"] for part in ("folder", "tsv", "dur")}
+        experiment = build(
+            {**trial.config, "data": {**data, **place}},
+            coherence=False,
+            log_dir=trial.folder / "public",
+            gpus=gpus,
+            train=False,
+            fast_dev_run=fast_dev_run,
+        )
+        scores = experiment.test(trial.folder / record["checkpoint"])
+        public = {name.replace("test/", "public/"): value for name, value in scores.items()}
+        public.pop("hp_metric")
+        record["public"] = {"folder": data["public_folder"], "scores": public}
+        write_record(trial, record)
+    return scores_of(trial, record) or {}
+
+
+@rank_zero_only
+def write_record(trial: Trial, more: Mapping[str, Any]) -> None:
+    """Write the settings of a trial and whatever else is known of it; rank zero does."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    content = {"settings": trial.settings(), "torch": torch.__version__, **more}
+    with whole_file(trial.record) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+class _Display:
+    """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over."""
+
+    def __init__(self, trials: Sequence[Trial], progress: bool) -> None:
+        self.names = [trial.name for trial in trials]
+        self.progress = progress
+        self.on_terminal = sys.stderr.isatty()
+        self.bars: dict[int, tqdm] = {}
+        self.tenths: dict[int, int] = {}
+
+    def show(self, index: int, done: float, total: float, text: str) -> None:
+        if not self.progress:
+            return
+        if self.on_terminal:
+            if index not in self.bars:
+                self.bars[index] = tqdm(
+                    total=total,
+                    desc=self.names[index],
+                    bar_format="{desc}: {percentage:3.0f}%|{bar}| epoch {n:.1f}/{total} "
+                    "[{elapsed}<{remaining}] {postfix}",
+                )
+            bar = self.bars[index]
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(done - bar.n)
+        elif int(10 * done / total) > self.tenths.get(index, 0):
+            self.tenths[index] = int(10 * done / total)
+            print(f"{self.names[index]}: epoch {done:g} of {total}, {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        for bar in self.bars.values():
+            bar.close()

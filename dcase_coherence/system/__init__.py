@@ -1,0 +1,1 @@
+"""Errors, files, processes and devices; nothing here knows of sound."""

@@ -1,0 +1,163 @@
+"""Packed batches are the DataLoader's, and a training from them is the same training."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import ConcatDataset, DataLoader
+
+from dcase_coherence.baseline.config import load_config
+from dcase_coherence.baseline.experiment import build
+from dcase_coherence.data.annotations import read_strong_tsv, read_weak_tsv
+from dcase_coherence.data.datasets import (
+    ConcatDatasetBatchSampler,
+    StronglyAnnotatedSet,
+    UnlabeledSet,
+    WeakSet,
+)
+from dcase_coherence.data.desed import CLASSES, official_layout
+from dcase_coherence.data.labels import ManyHotEncoder
+from dcase_coherence.data.loading import DeviceBatches, is_packed, pack_sets
+
+CPU = torch.device("cpu")
+
+
+def make_sets(dataset, seconds, return_filename=False):
+    data = official_layout(dataset)
+    encoder = ManyHotEncoder(CLASSES, seconds, 2048, 256, 4, 16000)
+    common = {"pad_to": seconds, "return_filename": return_filename, "seed": 3}
+    strong, weak = read_strong_tsv(data["synth_tsv"]), read_weak_tsv(data["weak_tsv"])
+    return [
+        StronglyAnnotatedSet(data["synth_folder"], strong, encoder, **common),
+        WeakSet(data["weak_folder"], weak, encoder, **common),
+        UnlabeledSet(data["unlabeled_folder"], encoder, **common),
+    ]
+
+
+@pytest.fixture
+def packed(dataset, tmp_path):
+    """Make packed sets."""
+
+    def make(*arguments):
+        sets = make_sets(dataset, *arguments)
+        pack_sets(sets, tmp_path / "stores")
+        return sets
+
+    return make
+
+
+def assert_same(ours, theirs):
+    """Equal to the bit and of equal types."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, torch.Tensor):
+        assert (ours.dtype, ours.shape, ours.stride()) == (
+            theirs.dtype,
+            theirs.shape,
+            theirs.stride(),
+        )
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs):
+            assert_same(one, other)
+    else:
+        assert ours == theirs
+
+
+# Of clips of half a second a part is drawn; at 1.2 s nearly all are padded.
+@pytest.mark.parametrize("seconds", [0.5, 1, 1.2])
+def test_training_batches_are_the_same(dataset, packed, seconds):
+    ours, theirs = packed(seconds), make_sets(dataset, seconds)
+    sampler = ConcatDatasetBatchSampler([len(clips) for clips in theirs], [2, 3, 3], seed=5)
+    fast = DeviceBatches(ConcatDataset(ours), CPU, batch_sampler=sampler)
+    slow = DataLoader(ConcatDataset(theirs), batch_sampler=sampler)
+    assert len(fast) == len(slow) == 2
+    seen = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        for clips in [*ours, *theirs]:
+            clips.epoch = epoch
+        batches = list(fast)
+        assert_same(batches, list(slow))
+        seen.append(batches[0][0].clone())
+        # What the training does to a batch stays in the batch.
+        for batch in batches:
+            batch[0].zero_()
+            batch[1].zero_()
+        assert_same(list(fast), list(slow))
+    assert not torch.equal(*seen)
+
+
+def test_validation_batches_are_the_same(dataset, packed):
+    ours = ConcatDataset(packed(1, True))
+    theirs = ConcatDataset(make_sets(dataset, 1, True))
+    fast = DeviceBatches(ours, CPU, batch_size=5)
+    slow = DataLoader(theirs, batch_size=5)
+    assert len(fast) == len(slow) == 5
+    assert_same(list(fast), list(slow))
+
+
+def test_items_are_the_same(dataset, packed):
+    for ours, theirs in zip(packed(0.5, True), make_sets(dataset, 0.5, True)):
+        for item in range(len(theirs)):
+            assert_same(ours[item], theirs[item])
+
+
+def test_packed_or_not(dataset, packed):
+    assert is_packed(ConcatDataset(packed(1)))
+    assert not is_packed(ConcatDataset(make_sets(dataset, 1)))
+    assert not is_packed(ConcatDataset([*packed(1), *make_sets(dataset, 1)]))
+    assert not is_packed(make_sets(dataset, 1)[0])
+
+
+# Trainings
+
+# A fitted scaler reads the batches once more.
+OVERRIDES = {
+    "scaler.statistic": "dataset",
+    "scaler.normtype": "standard",
+    "scaler.savepath": None,
+}
+
+
+class Die(pl.Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(config, folder, *callbacks, **arguments):
+    torch.set_num_threads(1)
+    experiment = build(config, coherence=True, log_dir=folder, gpus="cpu", **arguments)
+    experiment.trainer.callbacks[:0] = callbacks
+    experiment.fit()
+    return torch.load(folder / "last.ckpt", weights_only=True), experiment.test()
+
+
+def assert_same_training(ours, theirs):
+    for part in ("state_dict", "sed_student", "sed_teacher"):
+        assert list(ours[0][part]) == list(theirs[0][part])
+        for name, value in theirs[0][part].items():
+            assert torch.equal(ours[0][part][name], value), name
+    assert ours[0]["epoch"] == theirs[0]["epoch"]
+    assert ours[1] == theirs[1]
+
+
+def test_a_packed_training_is_the_same_killed_or_not(config_file, tmp_path, capfd):
+    config = load_config(config_file, OVERRIDES)
+    theirs = fit(config, tmp_path / "wav")
+    config["data"].update(packed=True, packed_folder=str(tmp_path / "stores"))
+    assert_same_training(fit(config, tmp_path / "packed"), theirs)
+    assert capfd.readouterr().err.count("packing ") == 4
+    process = multiprocessing.get_context("fork").Process(
+        target=fit, args=(config, tmp_path / "killed", Die())
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    last = tmp_path / "killed" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] < 2
+    assert_same_training(fit(config, tmp_path / "killed", resume=last), theirs)

@@ -1,0 +1,121 @@
+"""Resampling a tree, and laying a test set into one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from dcase_coherence.data.audio import read_audio
+from dcase_coherence.data.desed import official_layout
+from dcase_coherence.data.prepare import add_test_set, resample_tree
+from dcase_coherence.system.errors import InputError
+
+
+def write(path, seconds=1.0, rate=16000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(int(seconds * rate)) / rate
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 500 * time), rate)
+
+
+def table(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+HEAD = ("filename", "onset", "offset", "event_label")
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Three clips in other formats, and the arguments that name them."""
+    folder = tmp_path / "recordings"
+    write(folder / "a.ogg", 1.0, 16000)
+    write(folder / "b.flac", 0.5, 44100)
+    write(folder / "c.wav", 0.25, 8000)
+    events = table(
+        tmp_path / "events.tsv",
+        HEAD,
+        ("a.wav", 0.1, 0.9, "Dog"),
+        ("b.wav", 0.0, 0.25, "Cat"),
+        ("c.wav", "", "", ""),
+        ("a.wav", 0.2, 0.5, "Cat"),
+    )
+    return folder, events
+
+
+def test_a_test_set_is_laid_into_the_official_layout(tmp_path, recordings):
+    assert add_test_set(tmp_path / "out", *recordings, progress=False) == 3
+    paths = official_layout(tmp_path / "out")
+    for name, samples in (("a.wav", 16000), ("b.wav", 8000), ("c.wav", 4000)):
+        assert len(read_audio(f"{paths['test_folder']}/{name}")) == samples
+    pd.testing.assert_frame_equal(
+        pd.read_csv(paths["test_tsv"], sep="\t"), pd.read_csv(recordings[1], sep="\t")
+    )
+    durations = pd.read_csv(paths["test_dur"], sep="\t", index_col="filename")["duration"]
+    assert durations.to_dict() == {"a.wav": 1.0, "b.wav": 0.5, "c.wav": 0.25}
+    # Again: nothing changes, nothing is refused.
+    assert add_test_set(tmp_path / "out", *recordings, progress=False) == 3
+
+
+def test_given_durations_are_taken(tmp_path, recordings):
+    rows = [("filename", "duration"), ("c.wav", 0.25), ("a.wav", 1.0), ("b.wav", 0.5), ("d.wav", 1)]
+    durations = table(tmp_path / "durations.tsv", *rows)
+    add_test_set(tmp_path / "out", *recordings, durations, progress=False)
+    found = pd.read_csv(official_layout(tmp_path / "out")["test_dur"], sep="\t")
+    assert found["filename"].tolist() == ["c.wav", "a.wav", "b.wav"]
+    table(durations, *rows[:3])
+    with pytest.raises(InputError, match=r"durations\.tsv has no row for b\.wav"):
+        add_test_set(tmp_path / "other", *recordings, durations, progress=False)
+
+
+def test_another_test_set_is_not_overwritten(tmp_path, recordings):
+    add_test_set(tmp_path / "out", *recordings, progress=False)
+    folder, events = recordings
+    table(events, HEAD, ("a.wav", 0.1, 0.9, "Dog"))
+    with pytest.raises(InputError, match=r"validation\.tsv holds another validation set"):
+        add_test_set(tmp_path / "out", folder, events, progress=False)
+    other = official_layout(tmp_path / "other")
+    write(type(tmp_path)(other["test_folder"]) / "z.wav")
+    with pytest.raises(InputError, match="1 clips of another set, such as z"):
+        add_test_set(tmp_path / "other", folder, events, progress=False)
+
+
+def test_a_table_without_a_clip_gives_way(tmp_path, recordings):
+    path = official_layout(tmp_path / "out")["test_tsv"]
+    table(type(tmp_path)(path), HEAD)
+    assert add_test_set(tmp_path / "out", *recordings, progress=False) == 3
+
+
+def test_missing_and_ambiguous_clips_are_named(tmp_path, recordings):
+    folder, events = recordings
+    write(folder / "a.flac")
+    with pytest.raises(InputError, match=r"a\.flac and a\.ogg for a\.wav"):
+        add_test_set(tmp_path / "out", folder, events, progress=False)
+    (folder / "a.flac").unlink()
+    (folder / "a.ogg").unlink()
+    with pytest.raises(InputError, match=r"1 of 3 clips .* a\.wav"):
+        add_test_set(tmp_path / "out", folder, events, progress=False)
+    with pytest.raises(InputError, match="names no clip"):
+        add_test_set(tmp_path / "out", folder, table(events, HEAD), progress=False)
+
+
+def test_a_tree_is_resampled_once_and_gets_its_durations(tmp_path):
+    paths = {name: type(tmp_path)(path) for name, path in official_layout(tmp_path).items()}
+    write(paths["weak_folder_44k"] / "a.wav", 0.5, 44100)
+    write(paths["synth_val_folder_44k"] / "b.wav", 0.5, 44100)
+    paths["weak_folder"].mkdir(parents=True)
+    (paths["weak_folder"] / ".a-partial-killed.wav").write_bytes(b"RIFF")
+    done = resample_tree(tmp_path, progress=False)
+    assert done == {str(paths["weak_folder"]): 1, str(paths["synth_val_folder"]): 1}
+    assert len(read_audio(paths["weak_folder"] / "a.wav")) == 8000
+    assert [path.name for path in paths["weak_folder"].iterdir()] == ["a.wav"]
+    assert paths["synth_val_dur"].read_text() == "filename\tduration\nb.wav\t0.5\n"
+    before = (paths["weak_folder"] / "a.wav").stat().st_mtime_ns
+    resample_tree(tmp_path, progress=False)
+    assert (paths["weak_folder"] / "a.wav").stat().st_mtime_ns == before
+
+
+def test_a_tree_without_audio_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no audio to resample"):
+        resample_tree(tmp_path, progress=False)

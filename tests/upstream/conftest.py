@@ -1,16 +1,19 @@
 """The real code: DESED_TASK is a checkout at 63d8b3b, DESED_TASK_HEAD one at c6bcb45.
 
 Each yearly recipe runs in its own environment (recipes/envs), told by its Lightning: run these
-tests in each of them. Without a checkout they are skipped.
+tests in each of them. Without a checkout they are skipped. The checkouts of submissions and of
+later systems have variables of their own, named in test_submissions.py and test_systems.py.
 """
 
 import copy
 import importlib
+import importlib.util
 import os
 import random
 import re
 import shutil
 import subprocess
+import sys
 import types
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -132,6 +135,41 @@ def patched(case, checkout, tmp_path):
     for options in (["--check"], []):
         subprocess.run(["git", "apply", *options, str(patch)], cwd=folder, check=True)
     return folder
+
+
+@pytest.fixture
+def submission(tmp_path, monkeypatch):
+    """Make a patched copy of a system whose modules are importable for one test.
+
+    Skips where there is no checkout, and where a package is missing that the system imports.
+    """
+    before = dict(sys.modules)
+
+    def make(variable, name, paths=(".",), needs=()):
+        if not os.environ.get(variable):
+            pytest.skip(f"set {variable} to a checkout of the system")
+        checkout = Path(os.environ[variable]).resolve()
+        for package in needs:
+            found = importlib.util.find_spec(package)
+            if found is None:
+                pytest.skip(f"{checkout.name} needs the package {package}, see docs/upstream.md")
+        if shutil.which("git") is None:
+            pytest.skip("needs git")
+        folder = tmp_path / name
+        shutil.copytree(str(checkout), str(folder), ignore=shutil.ignore_patterns(".git"))
+        patch = PATCHES / "submissions" / f"{name}.patch"
+        subprocess.run(["git", "apply", str(patch)], cwd=str(folder), check=True)
+        monkeypatch.chdir(folder)
+        for path in paths:
+            monkeypatch.syspath_prepend(str(folder / path))
+        return folder
+
+    yield make
+    for name in set(sys.modules) - set(before):
+        file = getattr(sys.modules[name], "__file__", None)
+        roots = [file] if file else list(getattr(sys.modules[name], "__path__", []))
+        if any(str(root).startswith(str(tmp_path)) for root in roots):
+            del sys.modules[name]
 
 
 @pytest.fixture

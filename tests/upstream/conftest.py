@@ -165,11 +165,19 @@ def submission(tmp_path, monkeypatch):
         return folder
 
     yield make
-    for name in set(sys.modules) - set(before):
-        file = getattr(sys.modules[name], "__file__", None)
-        roots = [file] if file else list(getattr(sys.modules[name], "__path__", []))
-        if any(str(root).startswith(str(tmp_path)) for root in roots):
-            del sys.modules[name]
+    # All of them before the first is taken away: a namespace package asks its parent for its path.
+    gone = [
+        name
+        for name, module in sys.modules.items()
+        if name not in before and any(str(tmp_path) in place for place in _places(module))
+    ]
+    for name in gone:
+        del sys.modules[name]
+
+
+def _places(module):
+    paths = getattr(module, "__path__", ())
+    return [str(place) for place in (getattr(module, "__file__", ""), *paths)]
 
 
 @pytest.fixture

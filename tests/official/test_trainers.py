@@ -123,8 +123,10 @@ class SEDTask4_2021(pl.LightningModule):
         self.f1.reset()
 
     def test_step(self, batch, batch_indx):
-        mean = self.sed_teacher(self.scaler(batch[0]))[0].mean()
-        self.log("test/teacher/mean", mean, logger=False)
+        self.mean = self.sed_teacher(self.scaler(batch[0]))[0].mean()
+
+    def on_test_epoch_end(self):
+        self.log("test/teacher/mean", self.mean, prog_bar=True, logger=False)
 
     def configure_optimizers(self):
         return [self.opt], [self.scheduler]

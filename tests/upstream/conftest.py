@@ -214,9 +214,10 @@ def tiny_config(case, checkout):
 def make_module(case, checkout):
     """A recipe's trainer with its network and optimizer; what it logs is kept in `.logged`."""
 
-    def make(cls, config, **coherence):
+    def make(cls, config, section=(), **coherence):
         config = copy.deepcopy(config)
-        config["coherence"] = {"annealing_epochs": 0.0, **coherence}
+        settings = {"annealing_epochs": 0.0, **coherence}
+        config["coherence"] = settings if section == () else section
         torch.manual_seed(0)
         with shims.shims(), trainers.importable(checkout, case.recipe):
             student = importlib.import_module("desed_task.nnet.CRNN").CRNN(**config["net"])

@@ -15,8 +15,8 @@ import torch
 yaml = pytest.importorskip("yaml")
 
 FDY_NEEDS = ("soundfile", "psds_eval", "sed_eval", "tqdm", "torchaudio", "pytorch_lightning")
-ATST_NEEDS = ("dcase_util", "einops", "h5py", "librosa", "psds_eval", "sed_eval", "sed_scores_eval")
-ATST_NEEDS = (*ATST_NEEDS, "thop", "torchaudio", "torchmetrics", "pytorch_lightning")
+ATST_NEEDS = ("dcase_util", "einops", "h5py", "psds_eval", "pytorch_lightning", "sed_eval")
+ATST_NEEDS = (*ATST_NEEDS, "sed_scores_eval", "soundfile", "thop", "torchaudio", "torchmetrics")
 
 
 @pytest.mark.parametrize("wrap", [lambda net: net, torch.nn.DataParallel])

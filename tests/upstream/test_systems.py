@@ -15,13 +15,11 @@ import torch
 
 yaml = pytest.importorskip("yaml")
 
-PRETRAINED_NEEDS = ("datasets", "einops", "h5py", "librosa", "pytorch_lightning", "scipy")
-PRETRAINED_NEEDS = (*PRETRAINED_NEEDS, "sed_scores_eval", "timm", "transformers", "wandb")
-ATST_NEEDS = ("dcase_util", "einops", "h5py", "librosa", "psds_eval", "pytorch_lightning")
-ATST_NEEDS = (*ATST_NEEDS, "sed_eval", "sed_scores_eval", "thop", "torchaudio", "torchmetrics")
-CPJKU_NEEDS = ("codecarbon", "dcase_util", "einops", "h5py", "lightning", "munch", "psds_eval")
-CPJKU_NEEDS = (*CPJKU_NEEDS, "sacred", "sed_eval", "sed_scores_eval", "timm", "torchmetrics")
-CPJKU_NEEDS = (*CPJKU_NEEDS, "transformers", "wandb")
+COMMON = ("dcase_util", "einops", "sed_eval", "sed_scores_eval", "soundfile", "torchaudio")
+PRETRAINED_NEEDS = (*COMMON, "pytorch_lightning", "nnAudio", "timm", "transformers", "wandb")
+ATST_NEEDS = (*COMMON, "pytorch_lightning", "h5py", "psds_eval", "thop", "torchmetrics")
+CPJKU_NEEDS = (*COMMON, "codecarbon", "h5py", "lightning", "munch", "psds_eval", "sacred")
+CPJKU_NEEDS = (*CPJKU_NEEDS, "timm", "torchmetrics", "transformers", "wandb")
 
 #: Where a run stands: in its second epoch of four batches, so the term has a quarter of its weight.
 TRAINER = types.SimpleNamespace(
@@ -92,7 +90,8 @@ PRETRAINED = {
 
 @pytest.mark.parametrize("name", ["ATST-F", "BEATs"])
 def test_pretrained_sed(submission, monkeypatch, name):
-    submission("PRETRAINED_SED", "pretrained-sed", needs=PRETRAINED_NEEDS)
+    needs = (*PRETRAINED_NEEDS, "datasets", "h5py", "torchvision")
+    submission("PRETRAINED_SED", "pretrained-sed", needs=needs)
     script = importlib.import_module("ex_audioset_strong")
     torch.manual_seed(0)
     config = types.SimpleNamespace(model_name=name, **PRETRAINED)
@@ -117,7 +116,8 @@ def test_pretrained_sed(submission, monkeypatch, name):
 
 
 def test_pretrained_sed_on_a_task_of_its_own(submission, monkeypatch):
-    submission("PRETRAINED_SED", "pretrained-sed", needs=(*PRETRAINED_NEEDS, "intervaltree"))
+    needs = (*PRETRAINED_NEEDS, "intervaltree", "more_itertools", "sklearn")
+    submission("PRETRAINED_SED", "pretrained-sed", needs=needs)
     script = importlib.import_module("ex_dcase2016task2")
     monkeypatch.setattr(script, "label_vocab_nlabels", lambda path: (None, 11))
     monkeypatch.setattr(script, "label_vocab_as_dict", lambda *args, **kwargs: {"cough": 0})

@@ -144,7 +144,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
 
     from dcase_coherence.evaluation import boundaries, plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.system.files import write_whole
 
     report = Report("At the boundaries of events", command=shlex.join(sys.argv))
     found = sets["validation"]
@@ -245,8 +245,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
     numbers["posteriors"] = {"clip": clip, "class": label}
     numbers = json.loads(json.dumps(numbers, default=float), parse_constant=lambda _: None)
-    with whole_file(Path(args.log_dir, "boundaries.json")) as temporary:
-        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
+    write_whole(Path(args.log_dir, "boundaries.json"), json.dumps(numbers, indent=2) + "\n")
 
 
 def classwise(sets: dict, kind: str) -> dict:

@@ -103,7 +103,7 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
 
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.system.files import write_whole
 
     tables = {setting: epochs(paths) for setting, paths in folders.items()}
     scores = {
@@ -144,8 +144,7 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
         "differences": differences,
     }
     text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=2)
-    with whole_file(log_dir / "settings.json") as temporary:
-        temporary.write_text(text + "\n")
+    write_whole(log_dir / "settings.json", text + "\n")
     print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")
 
 

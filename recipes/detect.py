@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def write(args: argparse.Namespace, found: list) -> None:
     """Print the detections, or write them to --out."""
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.system.files import write_whole
 
     texts = {"tsv": tsv, "json": as_json, "audacity": audacity}
     if args.out is None or args.format != "audacity":
@@ -97,8 +97,7 @@ def write(args: argparse.Namespace, found: list) -> None:
         if path is None:
             print(text, end="")
             continue
-        with whole_file(path) as temporary:
-            temporary.write_text(text)
+        write_whole(path, text)
 
 
 def tsv(found: list) -> str:

@@ -206,7 +206,7 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None:
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.system.files import write_whole
 
     content = {
         "command": shlex.join(sys.argv),
@@ -215,10 +215,8 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None
             for trial, found in zip(trials, scores)
         ],
     }
-    with whole_file(log_dir / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-    with whole_file(log_dir / "comparison.txt") as temporary:
-        temporary.write_text(table + "\n")
+    write_whole(log_dir / "metrics.json", json.dumps(content, indent=2) + "\n")
+    write_whole(log_dir / "comparison.txt", table + "\n")
 
 
 def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:

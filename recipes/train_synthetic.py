@@ -162,7 +162,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
 
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.system.files import write_whole
 
     compared = {
         name: compare(name, by_arm, by_arm["baseline"][0].classes)
@@ -202,8 +202,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
         "trials": count,
         "sets": {name: one["numbers"] for name, one in compared.items()},
     }
-    with whole_file(log_dir / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(without_nan(content), indent=2) + "\n")
+    write_whole(log_dir / "metrics.json", json.dumps(without_nan(content), indent=2) + "\n")
 
 
 TESTS = (

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
-import os
 import shlex
 import signal
 import sys
@@ -126,6 +124,7 @@ def work(number: int, args: argparse.Namespace, config: dict, folder: Path, grid
 
     from dcase_coherence.runs import alphas
     from dcase_coherence.system.devices import choose_devices, cores
+    from dcase_coherence.system.processes import leave_with_parent
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     accelerator, devices = choose_devices(args.gpus)
@@ -144,38 +143,27 @@ def work(number: int, args: argparse.Namespace, config: dict, folder: Path, grid
             trials=args.trials,
             gpus=gpus,
             fast_dev_run=args.fast_dev_run,
-            report=lambda *_: leave_with(parent),
+            report=lambda *_: leave_with_parent(),
         )
         print(f"{name}: {100 * cell.score:.2f} %, {cell.state}, |z| {cell.z_norm:.3g}", flush=True)
         return cell
 
-    parent = multiprocessing.parent_process()
     study = alphas.open_study(args.storage, args.study, grid, settings)
     alphas.search(study, args.storage, grid, run)
 
 
-def leave_with(parent) -> None:
-    """End a worker whose parent was killed: nobody would end it any more."""
-    if parent is not None and not parent.is_alive():
-        os._exit(1)
-
-
 def side_by_side(count: int, *arguments) -> None:
     """Run workers in processes of their own."""
-    from dcase_coherence.system.processes import end, starting
+    from dcase_coherence.system.processes import end, start
 
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=worker, args=(n, *arguments)) for n in range(count)]
-    started = []
+    workers: list = []
     try:
-        for process in workers:
-            with starting():
-                process.start()
-            started.append(process)
+        for number in range(count):
+            workers.append(start(worker, number, *arguments))
         for process in workers:
             process.join()
     finally:
-        end(started)
+        end(workers)
     codes = {process.exitcode for process in workers}
     if codes & {RESUME_ME, -signal.SIGTERM}:
         raise Stopped("a worker was told to stop")
@@ -197,7 +185,7 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
     """Print the grid; write the heat map, the report and alphas.json."""
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.system.files import write_whole
 
     good = table[table["state"] == "ok"]
     best = (good if len(good) else table).sort_values("score", ascending=False).iloc[0]
@@ -222,8 +210,7 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
         "cells": table.to_dict("records"),
     }
     text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=2)
-    with whole_file(folder / "alphas.json") as temporary:
-        temporary.write_text(text + "\n")
+    write_whole(folder / "alphas.json", text + "\n")
     print(f"report.html, report.md, figures/alphas.png and alphas.json in {folder}")
 
 

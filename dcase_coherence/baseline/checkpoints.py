@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, whole_file
+from dcase_coherence.system.files import PathLike, write_whole
 
 #: Classes that Lightning 1.2, of the official 2021 baseline, wrote into checkpoints as names of
 #: its callbacks. Empty classes stand in for them, so that nothing of Lightning is run either.
@@ -55,8 +55,7 @@ def _save(content: Mapping[str, Any], path: PathLike) -> None:
     # Not torch.save to the file: on a full disk it raises a C++ error, not an OSError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_whole(path, buffer.getbuffer())
 
 
 class WholeFileIO(TorchCheckpointIO):

@@ -26,7 +26,7 @@ from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.data.loading import DeviceBatches, is_packed
 from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, write_detections
 from dcase_coherence.evaluation.scores import Scorer
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.system.files import write_whole
 
 
 class MeanTeacher(pl.LightningModule):
@@ -391,8 +391,7 @@ class MeanTeacher(pl.LightningModule):
         if self.evaluation:
             return {}
         results["hp_metric"] = max(results[f"test/student/psds_score_scenario{n}"] for n in (1, 2))
-        with whole_file(folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(results, indent=2) + "\n")
+        write_whole(folder / "metrics.json", json.dumps(results, indent=2) + "\n")
         if self.logger is not None:
             self.logger.log_metrics(results)
             self.logger.log_hyperparams(dict(self.hparams), results)

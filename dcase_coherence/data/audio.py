@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, whole_file
+from dcase_coherence.system.files import PathLike, write_whole
 
 #: libsndfile's remark on a wav file with less audio than its header says.
 CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -95,6 +95,5 @@ def convert(source: PathLike, target: PathLike, fs: int = 16000) -> float:
     # Not to the file: libsndfile does not say why it cannot write.
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, fs, subtype="PCM_16", format="WAV")
-    with whole_file(target) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_whole(target, buffer.getbuffer())
     return len(samples) / fs

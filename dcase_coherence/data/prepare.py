@@ -13,7 +13,7 @@ from dcase_coherence.data.annotations import read_durations, read_strong_tsv
 from dcase_coherence.data.audio import convert
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, remove_left_over, whole_file
+from dcase_coherence.system.files import PathLike, remove_left_over, whole_file, write_whole
 from dcase_coherence.system.processes import over_files
 
 FORMATS = (".wav", ".flac", ".ogg")
@@ -112,8 +112,7 @@ def add_test_set(
         write_durations(target, sorted(names.values()), Path(paths["test_dur"]))
     # The tables last: where they are, all the audio is.
     for path, text in texts.items():
-        with whole_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     return len(found)
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from dcase_coherence.evaluation import plots
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.system.files import write_whole
 
 PACKAGES = (
     "dcase-coherence",
@@ -322,5 +322,4 @@ def _slug(title: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text, "utf-8")
+    write_whole(path, text)

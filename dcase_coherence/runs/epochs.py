@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.system.files import write_whole
 
 
 class EpochTable(pl.Callback):
@@ -70,5 +70,4 @@ class EpochTable(pl.Callback):
         lines = ["\t".join(columns)]
         for row in self.rows.values():
             lines.append("\t".join(f"{row[c]:.6g}" if c in row else "" for c in columns))
-        with whole_file(self.path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n")
+        write_whole(self.path, "\n".join(lines) + "\n")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
-import os
 import queue
 import signal
 import sys
@@ -20,8 +18,8 @@ from dcase_coherence.baseline.experiment import build
 from dcase_coherence.runs.epochs import EpochTable
 from dcase_coherence.system.devices import choose_devices, cores, own_rank, started_together
 from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, stop
-from dcase_coherence.system.files import remove_left_over, whole_file
-from dcase_coherence.system.processes import end, leave, starting
+from dcase_coherence.system.files import remove_left_over, write_whole
+from dcase_coherence.system.processes import CONTEXT, end, leave, leave_with_parent, start
 
 
 class Trial(NamedTuple):
@@ -150,8 +148,7 @@ def run_trials(
     # a resumed run has to end as one that was not interrupted.
     places = places[: len(trials)]
     threads = max(cores() // len(places), 1) if accelerator == "cpu" else 1
-    context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
+    messages: Any = CONTEXT.Queue()
     running: dict[int, Any] = {}
     failures: dict[int, tuple[str, str]] = {}
     display = _Display(trials, progress)
@@ -161,12 +158,7 @@ def run_trials(
         while waiting or running:
             while waiting and places:
                 index, place = waiting.pop(0), places.pop(0)
-                process = context.Process(
-                    target=_work,
-                    args=(index, trials[index], place, threads, fast_dev_run, messages),
-                )
-                with starting():
-                    process.start()
+                process = start(_work, index, trials[index], place, threads, fast_dev_run, messages)
                 running[index] = process, place
             try:
                 index, kind, content = messages.get(timeout=0.5)
@@ -222,10 +214,7 @@ def _work(
     torch.set_num_threads(threads)
 
     def report(*content: Any) -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            # Killed outright: a second writer in the folder would meet the run that goes on.
-            os._exit(1)
+        leave_with_parent()
         messages.put((index, "progress", content))
 
     try:
@@ -312,8 +301,7 @@ def write_record(trial: Trial, more: Mapping[str, Any]) -> None:
     """Write the settings of a trial and whatever else is known of it; rank zero does."""
     trial.folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": trial.settings(), "torch": torch.__version__, **more}
-    with whole_file(trial.record) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(trial.record, json.dumps(content, indent=2) + "\n")
 
 
 class _Display:

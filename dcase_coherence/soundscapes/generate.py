@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import numbers
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Iterator, Mapping, Tuple
 
-from tqdm import tqdm
-
 from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.soundbank import RecordedSounds
-from dcase_coherence.soundscapes.worker import DONE, make_clips
+from dcase_coherence.soundscapes.worker import Bank, make_clip
+from dcase_coherence.system.devices import cores
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from dcase_coherence.system.files import PathLike, left_over, write_whole
+from dcase_coherence.system.processes import over_files
 
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1
@@ -75,45 +74,40 @@ def generate(
     for name, value in [*counts.items(), ("seed", seed)]:
         _check_integer(name, value, 0)
     if processes is None:
-        processes = _cores()
+        processes = cores()
     _check_integer("processes", processes, 1)
     if test_soundbank is not None and soundbank is None:
         raise InputError(
             f"--test-soundbank {test_soundbank} needs --soundbank: training clips cannot be "
             "parametric when test clips are recorded"
         )
+    banks = [
+        None if folder is None else Bank(Path(folder).resolve(), _fingerprint(folder))
+        for folder in (soundbank, test_soundbank)
+    ]
     settings: dict[str, object] = {
         "format": FORMAT,
         "seed": int(seed),
         **{name: int(count) for name, count in counts.items()},
-        "soundbank": _identify(soundbank),
-        "test_soundbank": _identify(test_soundbank),
+        "soundbank": banks[0] and banks[0].fingerprint,
+        "test_soundbank": banks[1] and banks[1].fingerprint,
     }
     root = Path(out)
     _claim(root, settings)
 
-    left_over = layout.partial_files(root)
+    before = left_over(root)
     clips = list(_missing_clips(root, counts))
     _check_room(root, len(clips))
-    task: dict[str, object] = {
-        "seed": int(seed),
-        "soundbank": None if soundbank is None else str(Path(soundbank).resolve()),
-        "test_soundbank": None if test_soundbank is None else str(Path(test_soundbank).resolve()),
-    }
-    with tqdm(
-        total=sum(counts.values()),
-        initial=sum(counts.values()) - len(clips),
-        desc="soundscapes",
-        unit="clip",
-        disable=None if progress else True,
-    ) as bar:
-        for _ in _run(root, task, clips, processes):
-            bar.update()
+    make = functools.partial(
+        make_clip, out=root.resolve(), seed=int(seed), bank=banks[0], test_bank=banks[1]
+    )
+    title = "soundscapes" if progress else None
+    for _ in over_files(make, clips, processes=processes, at_least=1, progress=title):
+        pass
     _write_tables(root, counts)
     # A partial file is there for milliseconds: one from before the run belongs to a killed one.
-    for path in left_over:
-        if path.exists():
-            path.unlink()
+    for path in before:
+        path.unlink(missing_ok=True)
     return root
 
 
@@ -122,14 +116,8 @@ def _check_integer(name: str, value: object, least: int) -> None:
         raise InputError(f"--{name} is {value!r}; give a whole number of at least {least}")
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _identify(soundbank: PathLike | None) -> str | None:
-    return None if soundbank is None else RecordedSounds(Path(soundbank)).fingerprint()
+def _fingerprint(soundbank: PathLike) -> str:
+    return RecordedSounds(Path(soundbank)).fingerprint()
 
 
 def _claim(root: Path, settings: Mapping[str, object]) -> None:
@@ -157,7 +145,7 @@ def _claim(root: Path, settings: Mapping[str, object]) -> None:
                 f"{_words(settings[key])}; give another --out, or the settings in {manifest}"
             )
         return
-    layout.write(manifest, (json.dumps(settings, indent=2) + "\n").encode())
+    write_whole(manifest, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def _words(value: object) -> str:
@@ -188,55 +176,6 @@ def _check_room(root: Path, clips: int) -> None:
         )
 
 
-def _run(
-    root: Path, task: Mapping[str, object], clips: list[Clip], processes: int
-) -> Iterator[None]:
-    """Make clips in processes of their own, or in this one when one is enough."""
-    processes = min(processes, len(clips))
-    if processes < 2:
-        yield from make_clips(root, clips=clips, **task)  # type: ignore[arg-type]
-        return
-    # As multiprocessing does: what this process imports from is where a worker does, too.
-    code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    code += "from dcase_coherence.soundscapes.worker import main; main()"
-    # A worker has one core to itself, so threads of its own would only be in the way.
-    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    environment = {**os.environ, **one_thread}
-    reading, writing = os.pipe()
-    workers: list[subprocess.Popen] = []
-    try:
-        for number in range(processes):
-            worker = subprocess.Popen(
-                [sys.executable, "-c", code, json.dumps(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=writing,
-                env=environment,
-            )
-            workers.append(worker)
-            assert worker.stdin is not None
-            share = {"out": str(root), **task, "clips": clips[number::processes]}
-            worker.stdin.write(json.dumps(share).encode())
-            worker.stdin.close()
-        os.close(writing)
-        with open(reading) as answers:
-            for line in answers:
-                message = json.loads(line)
-                if message != DONE:
-                    raise InputError(message)
-                yield
-        for worker in workers:
-            if worker.wait() != 0:
-                raise RuntimeError(
-                    f"a worker ended with exit status {worker.returncode}; run the same command "
-                    "again to go on from here, with fewer --processes if memory ran out"
-                )
-    finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.kill()
-            worker.wait()
-
-
 def _write_tables(root: Path, counts: Mapping[str, int]) -> None:
     """Write the tables that are missing, once all clips are there."""
     for name, count in counts.items():
@@ -245,7 +184,7 @@ def _write_tables(root: Path, counts: Mapping[str, int]) -> None:
         if subset.table is not None and not (root / subset.table).exists():
             paths = [layout.annotation_path(root, subset, index) for index in range(count)]
             events = [layout.read_annotation(path) for path in paths]
-            layout.write(root / subset.table, layout.table_bytes(subset, events))
+            write_whole(root / subset.table, layout.table_bytes(subset, events))
         if subset.durations is not None and not (root / subset.durations).exists():
-            layout.write(root / subset.durations, layout.durations_bytes(subset, count))
+            write_whole(root / subset.durations, layout.durations_bytes(subset, count))
     shutil.rmtree(root / layout.ANNOTATIONS, ignore_errors=True)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dcase_coherence.data.desed import CLASSES
+
 CLIP_SECONDS = 10.0
 MOST_REPEATS = 8  # the 98th percentile of the events of one class in a clip
 SHORTEST_EVENT = 0.25  # seconds; DESED's annotators give no event less
@@ -53,7 +55,6 @@ PROFILES: dict[str, Profile] = {
     "Speech": Profile(13.0, 3.4, 1.15, 0.75, 0.0, 0.7, False),
     "Vacuum_cleaner": Profile(9.5, 1.0, 5.5, 0.5, 0.6, 1.0, True),
 }
-CLASSES = tuple(sorted(PROFILES))
 
 # How many classes share a clip, and how often a class joins another one. Two textures never meet.
 _CLASSES_IN_CLIP = {1: 0.5, 2: 0.42, 3: 0.08}

@@ -32,7 +32,7 @@ def test_all_are_undone_at_the_end():
             hasattr(pd.DataFrame, "append"),
             pd.DataFrame.fillna,
             vars(pl.LightningModule).get("on_validation_epoch_end"),
-            torch.serialization.get_safe_globals(),
+            set(torch.serialization.get_safe_globals()),
             sorted(name for name in sys.modules if name.startswith("asteroid")),
         )
 

@@ -20,6 +20,7 @@ from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.generate import generate
 from dcase_coherence.soundscapes.waves import RATE, noise
 from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import left_over
 
 FEW = {"strong": 3, "weak": 2, "unlabelled": 2, "validation": 2, "test": 2}
 NONE = dict.fromkeys(FEW, 0)
@@ -158,7 +159,7 @@ def test_a_killed_run_is_resumed_to_the_same_files(tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in done[1:]}
 
     done[0].write_bytes(done[0].read_bytes()[:5000])
-    stale = audio / ".strong_00023.wav.1.partial"
+    stale = audio / ".strong_00023-partial-1.wav"
     stale.write_bytes(b"RIFF")
     generate(out, **settings, processes=1, progress=False)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -249,7 +250,7 @@ main(["--out", {str(tmp_path)!r}, "--strong", "2", "--processes", "1"])
     assert run.stderr.count("\n") == 1
     assert run.stderr.startswith("error: ")
     assert "cannot be written (File too large)" in run.stderr
-    assert not layout.partial_files(tmp_path)
+    assert not left_over(tmp_path)
     assert not list(tmp_path.rglob("*.wav"))
 
 

@@ -8,7 +8,6 @@ and a report.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -144,6 +143,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
 
     from dcase_coherence.evaluation import boundaries, plots
     from dcase_coherence.evaluation.report import Report
+    from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.system.files import write_whole
 
     report = Report("At the boundaries of events", command=shlex.join(sys.argv))
@@ -244,8 +244,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     report.write(args.log_dir)
     numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
     numbers["posteriors"] = {"clip": clip, "class": label}
-    numbers = json.loads(json.dumps(numbers, default=float), parse_constant=lambda _: None)
-    write_whole(Path(args.log_dir, "boundaries.json"), json.dumps(numbers, indent=2) + "\n")
+    write_whole(Path(args.log_dir, "boundaries.json"), to_json(numbers))
 
 
 def classwise(sets: dict, kind: str) -> dict:

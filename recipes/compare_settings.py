@@ -8,21 +8,20 @@ it again to go on with an interrupted run.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 
+from dcase_coherence.runs.options import (
+    add_options,
+    add_verify,
+    check_counts,
+    results_folder,
+    running,
+)
 from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
-SCORES = {
-    "event_f1_macro": "event F1, macro (%)",
-    "event_f1_micro": "event F1, micro (%)",
-    "intersection_f1_macro": "intersection F1 (%)",
-    "psds_score_scenario1": "PSDS 1",
-    "psds_score_scenario2": "PSDS 2",
-}
 MONITOR = ["z_norm", "d_boundary", "d_inside"]
 CURVES = ["val/obj_metric", "loss", *MONITOR, "threshold_ratio"]
 
@@ -30,19 +29,15 @@ CURVES = ["val/obj_metric", "loss", *MONITOR, "threshold_ratio"]
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("settings", nargs="*", help="YAML files (default: those in confs/settings)")
-    parser.add_argument(
-        "--conf_file", help="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
+    add_options(
+        parser,
+        log_dir="results (default: exp/settings_<configuration>)",
+        trials="trials of each setting, a seed each",
     )
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument("--log_dir", help="results (default: exp/settings_<configuration>)")
     parser.add_argument("--reference", default="baseline", help="setting to compare the others to")
-    parser.add_argument("--trials", type=int, default=1, help="trials of each setting")
-    parser.add_argument("--gpus", help="index, several (0,1) for trials side by side, or cpu")
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_verify(parser)
     args = parser.parse_args(argv)
-    if args.trials < 1:
-        raise InputError(f"--trials is {args.trials}; give at least 1")
+    check_counts(args, "trials")
     files = [Path(file) for file in args.settings] or sorted((CONFS / "settings").glob("*.yaml"))
     args.settings = {file.stem: file for file in files}
     if args.reference not in args.settings:
@@ -56,15 +51,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config, read_yaml
+    from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.evaluation.tables import SCORES
     from dcase_coherence.runs.trials import Trial, read_record, run_trials, scores_of
     from dcase_coherence.system.devices import own_rank
 
     name = Path(args.conf_file).stem
-    log_dir = Path(args.log_dir or Path("exp", f"settings_{name}" + "_fast" * args.fast_dev_run))
+    log_dir = results_folder(args, "settings_")
+    overrides = parse_overrides(args.set)
     configs = {
-        setting: load_config(args.conf_file, read_yaml(file))
+        setting: load_config(args.conf_file, read_yaml(file), overrides)
         for setting, file in args.settings.items()
     }
     for config in configs.values():
@@ -77,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     failure = None
     try:
-        run_trials(trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run)
+        run_trials(trials, **running(args))
     except InputError as error:
         # One that diverged has a row all the same.
         failure = error
@@ -103,9 +100,11 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
 
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
+    from dcase_coherence.evaluation.tables import SCORES, to_json
+    from dcase_coherence.runs.epochs import mean_epochs, read_epochs
     from dcase_coherence.system.files import write_whole
 
-    tables = {setting: epochs(paths) for setting, paths in folders.items()}
+    tables = {setting: read_epochs(paths) for setting, paths in folders.items()}
     scores = {
         setting: pd.DataFrame([one for one in trials if one], columns=list(SCORES))
         for setting, trials in found.items()
@@ -129,11 +128,7 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
     for title, (table, note) in parts.items():
         print(f"\n{title}\n{table.to_string()}\n{note}")
         report.table(title, table, note)
-    means = {
-        setting: pd.concat(several).groupby(level=0).mean()
-        for setting, several in tables.items()
-        if several
-    }
+    means = {setting: mean_epochs(several) for setting, several in tables.items() if several}
     known = [column for column in CURVES if any(column in table for table in means.values())]
     report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
     report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
@@ -143,17 +138,8 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
         "scores": {setting: table.to_dict("list") for setting, table in scores.items()},
         "differences": differences,
     }
-    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=2)
-    write_whole(log_dir / "settings.json", text + "\n")
+    write_whole(log_dir / "settings.json", to_json(content))
     print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")
-
-
-def epochs(folders: list[Path]) -> list:
-    """Tables of the epochs of the trials that have one."""
-    import pandas as pd
-
-    paths = [folder / "epochs.tsv" for folder in folders]
-    return [pd.read_csv(path, sep="\t", index_col="epoch") for path in paths if path.exists()]
 
 
 def compare(scores: dict, reference: str) -> dict:
@@ -171,14 +157,11 @@ def compare(scores: dict, reference: str) -> dict:
 def score_table(scores: dict):
     import pandas as pd
 
+    from dcase_coherence.evaluation.tables import SCORES, mean_and_deviation
+
     rows = {}
     for setting, table in scores.items():
-        cells = {}
-        for key, title in SCORES.items():
-            scale, digits = (100, 2) if "%" in title else (1, 3)
-            values = scale * table[key]
-            spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
-            cells[title] = f"{values.mean():.{digits}f}{spread}" if len(values) else "-"
+        cells = {title: mean_and_deviation(table[key], title) for key, title in SCORES.items()}
         rows[setting] = {"trials": str(len(table)), **cells}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -186,7 +169,7 @@ def score_table(scores: dict):
 def difference_table(differences: dict):
     import pandas as pd
 
-    from dcase_coherence.evaluation.report import interval, points, probability
+    from dcase_coherence.evaluation.tables import interval, points, probability
 
     rows = {
         setting: {

@@ -16,45 +16,33 @@ import sys
 import time
 from pathlib import Path
 
+from dcase_coherence.runs.options import (
+    add_options,
+    add_verify,
+    check_counts,
+    results_folder,
+    running,
+)
 from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
-SCORES = {
-    "event_f1_macro": "event F1, macro (%)",
-    "event_f1_micro": "event F1, micro (%)",
-    "intersection_f1_macro": "intersection F1 (%)",
-    "psds_score_scenario1": "PSDS 1",
-    "psds_score_scenario2": "PSDS 2",
-}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--conf_file", help="YAML (default: confs/mini.yaml; with --data confs/dcase2021.yaml)"
+    add_options(
+        parser,
+        conf_file="YAML (default: confs/mini.yaml; with --data confs/dcase2021.yaml)",
+        trials="trials of each arm, a seed each",
+        gpus="index, several (0,1) for trials side by side (with --set training.backend=ddp for "
+        "one training at a time on all of them), or cpu",
     )
-    parser.add_argument("--log_dir", help="folder of the results (default: exp/<configuration>)")
     parser.add_argument("--resume_from_checkpoint", help="go on from the last.ckpt of one trial")
     parser.add_argument("--test_from_checkpoint", help="only test this checkpoint")
     parser.add_argument("--eval_from_checkpoint", help="only detect events in data.eval_folder")
-    parser.add_argument(
-        "--gpus",
-        help="index, several (0,1) for trials side by side (with --set training.backend=ddp for "
-        "one training at a time on all of them), or cpu",
-    )
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
     parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
-    parser.add_argument("--trials", type=int, default=1, help="trials of each arm, a seed each")
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="values in the place of the configuration's, for instance coherence.margin=4",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_verify(parser)
     official = parser.add_argument_group("on the official code")
     official.add_argument(
         "--baseline", help="a checkout of DESED_task: its own script is run, with its own flags"
@@ -65,8 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args, args.others = parser.parse_known_args(argv)
     if args.others and not args.baseline:
         parser.error(f"unknown arguments: {' '.join(args.others)}")
-    if args.trials < 1:
-        raise InputError(f"--trials is {args.trials}; give at least 1")
+    check_counts(args, "trials")
     return args
 
 
@@ -81,8 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
-    name = Path(args.conf_file).stem + ("_fast_dev_run" if args.fast_dev_run else "")
-    log_dir = Path(args.log_dir or Path("exp", name))
+    log_dir = results_folder(args)
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
@@ -90,9 +76,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trials = resumed(args, config) or planned(args, config, log_dir)
     start = time.time()
-    scores = run_trials(
-        trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run
-    )
+    scores = run_trials(trials, **running(args))
     if own_rank():
         # One of several processes of each training: the first of them tells the results.
         return
@@ -161,6 +145,7 @@ def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> No
         train=False,
         evaluation=evaluation,
         fast_dev_run=args.fast_dev_run,
+        verify_psds=args.verify,
     )
     scores = experiment.test(args.eval_from_checkpoint or args.test_from_checkpoint)
     if experiment.trainer.is_global_zero:
@@ -177,6 +162,7 @@ def tested(scores: dict[str, float]) -> str:
 def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     """Table of the scores, mean and standard deviation over trials."""
     from dcase_coherence.evaluation.significance import t_test
+    from dcase_coherence.evaluation.tables import SCORES, mean_and_deviation, probability, scale_of
 
     trials = max(map(len, by_arm.values()))
     model = tested(next(iter(by_arm.values()))[0])
@@ -185,27 +171,24 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     heads += ["p (t-test)"] if len(by_arm) == 2 and trials > 1 else []
     lines.append(f"{'':22}" + "".join(f"{head:>16}" for head in heads))
     for key, name in SCORES.items():
-        scale = 100 if "%" in name else 1
-        digits = 2 if scale == 100 else 3
         values = {
-            arm: [scale * found[f"test/{model}/{key}"] for found in scores]
+            arm: [found[f"test/{model}/{key}"] for found in scores]
             for arm, scores in by_arm.items()
         }
-        cells = []
-        for found in values.values():
-            spread = f" +- {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
-            cells.append(f"{statistics.mean(found):.{digits}f}{spread}")
+        cells = [mean_and_deviation(found, name) for found in values.values()]
         if len(values) == 2:
             baseline, coherence = (values[arm] for arm in ARMS)
-            difference = statistics.mean(coherence) - statistics.mean(baseline)
+            scale, digits = scale_of(name)
+            difference = scale * (statistics.mean(coherence) - statistics.mean(baseline))
             cells.append(f"{difference:+.{digits}f}")
             if trials > 1:
-                cells.append(f"{t_test(baseline, coherence).p_student:.3f}")
+                cells.append(probability(t_test(baseline, coherence).p_student))
         lines.append(f"{name:22}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None:
+    from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.system.files import write_whole
 
     content = {
@@ -215,7 +198,7 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None
             for trial, found in zip(trials, scores)
         ],
     }
-    write_whole(log_dir / "metrics.json", json.dumps(content, indent=2) + "\n")
+    write_whole(log_dir / "metrics.json", to_json(content))
     write_whole(log_dir / "comparison.txt", table + "\n")
 
 

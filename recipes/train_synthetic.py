@@ -8,15 +8,19 @@ models over the same five seeds. Run it again to go on with an interrupted run.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import shlex
-import statistics
 import sys
 import time
 from pathlib import Path
 
-from dcase_coherence.system.errors import InputError, command
+from dcase_coherence.runs.options import (
+    add_options,
+    add_verify,
+    check_counts,
+    results_folder,
+    running,
+)
+from dcase_coherence.system.errors import command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -27,18 +31,10 @@ CURVES = ["val/obj_metric", "loss", "z_norm", "d_boundary", "d_inside", "thresho
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--conf_file", help="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
-    )
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument("--log_dir", help="folder of the results (default: exp/<configuration>)")
-    parser.add_argument("--trials", type=int, default=1, help="trials of each model, a seed each")
-    parser.add_argument("--gpus", help="index, several (0,1) for trials side by side, or cpu")
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_options(parser)
+    add_verify(parser)
     args = parser.parse_args(argv)
-    if args.trials < 1:
-        raise InputError(f"--trials is {args.trials}; give at least 1")
+    check_counts(args, "trials")
     args.conf_file = args.conf_file or CONFS / ("table1.yaml" if args.data else "table1_mini.yaml")
     return args
 
@@ -46,14 +42,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config
+    from dcase_coherence.baseline.config import load_config, parse_overrides
     from dcase_coherence.baseline.place import place_data
     from dcase_coherence.runs.trials import Trial, run_trials
     from dcase_coherence.system.devices import own_rank
 
-    config = load_config(args.conf_file)
+    config = load_config(args.conf_file, parse_overrides(args.set))
     name = Path(args.conf_file).stem
-    log_dir = Path(args.log_dir or Path("exp", name + "_fast_dev_run" * args.fast_dev_run))
+    log_dir = results_folder(args)
     place_data(config, args.data, Path("data", name), public=True, progress=not args.quiet)
     public = Path(config["data"]["public_tsv"]).exists()
     if not public:
@@ -64,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         for arm in ARMS
     ]
     start = time.time()
-    run_trials(trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run)
+    run_trials(trials, **running(args))
     if own_rank():
         # One of several processes of each training: the first of them tells the results.
         return
@@ -107,7 +103,13 @@ def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
     import pandas as pd
 
     from dcase_coherence.evaluation import significance
-    from dcase_coherence.evaluation.report import interval, points, probability
+    from dcase_coherence.evaluation.tables import (
+        interval,
+        mean_and_deviation,
+        percent,
+        points,
+        probability,
+    )
 
     scores = {
         arm: pd.DataFrame([found.summary() for found in several]).to_dict("list")
@@ -124,7 +126,7 @@ def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
     for key, title in SHOWN.items():
         found = tests.loc[key]
         rows[f"{name}, {title}"] = {
-            **{arm: mean_and_deviation(scores[arm][key]) for arm in ARMS},
+            **{arm: mean_and_deviation(scores[arm][key], title) for arm in ARMS},
             "difference": points(found["difference"], 2),
         }
         chances[f"{name}, {title}"] = {
@@ -162,6 +164,8 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
 
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
+    from dcase_coherence.evaluation.tables import to_json
+    from dcase_coherence.runs.epochs import mean_epochs, read_epochs
     from dcase_coherence.system.files import write_whole
 
     compared = {
@@ -190,7 +194,8 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
         report.table(f"Event F1 by class (%), {name}", one["classwise"])
     figure = plots.classwise_f1({name: one["f1"] for name, one in compared.items()})
     report.figure("Event F1 by class", figure, "Dashed: mean over the classes.")
-    curves = {arm: epochs([t for t in trials if ARMS[t.coherence] == arm]) for arm in ARMS}
+    folders = {arm: [t.folder for t in trials if ARMS[t.coherence] == arm] for arm in ARMS}
+    curves = {arm: mean_epochs(read_epochs(found)) for arm, found in folders.items()}
     known = [column for column in CURVES if any(column in table for table in curves.values())]
     report.figure("Training", plots.curves(curves, panels=known), "Means over the trials.")
     every = pd.concat([one["every"] for one in compared.values()]).rename_axis("score")
@@ -202,7 +207,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
         "trials": count,
         "sets": {name: one["numbers"] for name, one in compared.items()},
     }
-    write_whole(log_dir / "metrics.json", json.dumps(without_nan(content), indent=2) + "\n")
+    write_whole(log_dir / "metrics.json", to_json(content))
 
 
 TESTS = (
@@ -210,32 +215,6 @@ TESTS = (
     "Welch's, which does not. 95 %: interval of the difference of macro F1 (points) under another "
     "draw of the clips, the same for both models (paired bootstrap)."
 )
-
-
-def epochs(trials: list):
-    """Table of the epochs, the mean over trials."""
-    import pandas as pd
-
-    tables = [pd.read_csv(t.folder / "epochs.tsv", sep="\t", index_col="epoch") for t in trials]
-    return pd.concat(tables).groupby(level=0).mean()
-
-
-def mean_and_deviation(values: list[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{spread}"
-
-
-def percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def without_nan(content):
-    """Replace NaN, which JSON does not know, by null."""
-    if isinstance(content, dict):
-        return {key: without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 if __name__ == "__main__":

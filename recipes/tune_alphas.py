@@ -8,13 +8,13 @@ may work on it: run the same command again, here or there, to go on or to join i
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import signal
 import sys
 from pathlib import Path
 
+from dcase_coherence.runs.options import add_options, check_counts, results_folder
 from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
@@ -23,31 +23,19 @@ GRID = {"alpha1": [0.01, 0.03, 0.1, 0.3, 1.0], "alpha2": [0.003, 0.01, 0.03, 0.1
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--conf_file", help="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
+    add_options(
+        parser,
+        log_dir="folder of the results (default: exp/alphas_<configuration>)",
+        trials="trainings of each pair, a seed each",
+        gpus="index, several (0,1) for the workers in turn, or cpu",
     )
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument("--log_dir", help="folder of the results (default: exp/alphas_<conf>)")
     parser.add_argument("--storage", help="URL of a database (default: an SQLite file in log_dir)")
     parser.add_argument("--study", default="alphas", help="name of the study in the database")
     for name, values in GRID.items():
         parser.add_argument(f"--{name}", type=float, nargs="+", default=values, metavar="A")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="values in the place of the configuration's, for instance coherence.normalize=true",
-    )
-    parser.add_argument("--trials", type=int, default=1, help="trainings of each pair, a seed each")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--gpus", help="index, several (0,1) for the workers in turn, or cpu")
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
     args = parser.parse_args(argv)
-    for name in ("trials", "workers"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} is {getattr(args, name)}; give at least 1")
+    check_counts(args, "trials", "workers")
     for name in GRID:
         values = sorted(set(getattr(args, name)))
         if not 0 < values[0] <= values[-1] < float("inf"):
@@ -88,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
             )
     config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
-    folder = Path(args.log_dir or Path("exp", f"alphas_{name}" + "_fast" * args.fast_dev_run))
+    folder = results_folder(args, "alphas_")
     place_data(config, args.data, Path("data", name), progress=not args.quiet)
     folder.mkdir(parents=True, exist_ok=True)
     args.storage = args.storage or alphas.default_storage(folder)
@@ -185,6 +173,7 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
     """Print the grid; write the heat map, the report and alphas.json."""
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
+    from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.system.files import write_whole
 
     good = table[table["state"] == "ok"]
@@ -209,8 +198,7 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
         "balance": balance,
         "cells": table.to_dict("records"),
     }
-    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=2)
-    write_whole(folder / "alphas.json", text + "\n")
+    write_whole(folder / "alphas.json", to_json(content))
     print(f"report.html, report.md, figures/alphas.png and alphas.json in {folder}")
 
 

@@ -179,16 +179,14 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
 }
 
 
-def load_config(
-    path: PathLike, overrides: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, Any]]:
+def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Read a configuration file and check every key, type and range in it.
 
     Args:
         path: YAML file with some or all sections and keys of :data:`SCHEMA`; what is missing
             takes the official value.
         overrides: values that replace the file's, as sections (`{"training": {"seed": 1}}`) or
-            under dotted names (`{"training.seed": 1}`).
+            under dotted names (`{"training.seed": 1}`); the last ones win.
 
     Returns:
         All sections with all keys, as plain data.
@@ -201,7 +199,10 @@ def load_config(
         section: {key: copy.deepcopy(default) for key, (_, default) in keys.items()}
         for section, keys in SCHEMA.items()
     }
-    for source, values in ((str(path), given), ("override", _nest(overrides or {}))):
+    for source, values in (
+        (str(path), given),
+        *(("override", _nest(values)) for values in overrides),
+    ):
         for section, keys in values.items():
             _check_name(source, section, SCHEMA, "section")
             if not isinstance(keys, Mapping):

@@ -110,6 +110,7 @@ def build(
     resume: PathLike | None = None,
     train: bool = True,
     evaluation: bool = False,
+    verify_psds: bool = False,
     fast_dev_run: bool = False,
     progress: bool = True,
 ) -> Experiment:
@@ -126,6 +127,7 @@ def build(
         resume: checkpoint of an interrupted training (`last.ckpt`) to go on with.
         train: False when only a checkpoint is tested; the training data are not needed then.
         evaluation: test on `data.eval_folder`, which has no labels.
+        verify_psds: hold the PSDS of a test against psds_eval too, which takes minutes.
         fast_dev_run: three epochs of two batches.
         progress: show Lightning's progress bars, on a terminal.
 
@@ -193,6 +195,7 @@ def build(
         test_data=make_test_set(settings, encoder, evaluation),
         fast_dev_run=fast_dev_run,
         evaluation=evaluation,
+        verify_psds=verify_psds,
         **parts,
     )
     limits = (

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import random
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -20,13 +18,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dcase_coherence.baseline.augment import mixup
 from dcase_coherence.baseline.checkpoints import load_statistics, save_statistics
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+from dcase_coherence.baseline.results import validation_scores, write_test
 from dcase_coherence.data.datasets import ConcatDatasetBatchSampler, mix_seed
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.data.loading import DeviceBatches, is_packed
-from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, write_detections
-from dcase_coherence.evaluation.scores import Scorer
-from dcase_coherence.system.files import write_whole
+from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore
 
 
 class MeanTeacher(pl.LightningModule):
@@ -70,6 +66,7 @@ class MeanTeacher(pl.LightningModule):
         scheduler: `{"scheduler": ExponentialWarmup(...), "interval": "step"}`.
         fast_dev_run: load the data in the main process.
         evaluation: test without labels; only detections are written.
+        verify_psds: hold the PSDS of a test against psds_eval too, which takes minutes.
     """
 
     def __init__(
@@ -85,6 +82,7 @@ class MeanTeacher(pl.LightningModule):
         scheduler: dict[str, Any] | None = None,
         fast_dev_run: bool = False,
         evaluation: bool = False,
+        verify_psds: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(dict(hparams))
@@ -101,6 +99,7 @@ class MeanTeacher(pl.LightningModule):
         self.train_sampler: Any = train_sampler
         self.scheduler: Any = scheduler
         self.evaluation = evaluation
+        self.verify_psds = verify_psds
         self.num_workers = 0 if fast_dev_run else hparams["training"]["num_workers"]
         self.mel_spec = MelSpectrogram(**hparams["feats"])
         scaler = hparams["scaler"]
@@ -311,35 +310,11 @@ class MeanTeacher(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the epoch; `val/obj_metric` is what checkpoints are chosen by."""
-        scores = self._validation_scores() if self.trainer.is_global_zero else {}
+        scores = {}
+        if self.trainer.is_global_zero:
+            scores = validation_scores(self.hparams, self.encoder, self.val_strong, self.val_weak)
         for name, value in self.trainer.strategy.broadcast(scores).items():
             self.log(name, value, prog_bar=name == "val/obj_metric")
-
-    def _validation_scores(self) -> dict[str, float]:
-        data, training = self.hparams["data"], self.hparams["training"]
-        reference = read_strong_tsv(data["synth_val_tsv"], self.encoder.labels)
-        durations = read_durations(data["synth_val_dur"])
-        scorer = Scorer(reference, durations, self.encoder.labels)
-        scores = {}
-        objective = 0.0
-        for name, said in self.val_strong.items():
-            events = said.decode(
-                self.encoder, training["val_thresholds"], training["median_window"]
-            )
-            intersection = float(
-                np.mean([scorer.intersection_based(found).macro_f1 for found in events.values()])
-            )
-            event = scorer.event_based(events[0.5]).macro_f1
-            scores[f"val/synth/{name}/intersection_f1_macro"] = intersection
-            scores[f"val/synth/{name}/event_f1_macro"] = event
-            weak = 0.0
-            if training["batch_size"][1]:
-                weak = self.val_weak[name].macro_f1()
-                scores[f"val/weak/{name}/macro_F1"] = weak
-            if name == "student":
-                by_event = training.get("obj_metric_synth_type") == "event"
-                objective = weak + (event if by_event else intersection)
-        return {**scores, "val/obj_metric": objective}
 
     # Test
 
@@ -359,66 +334,29 @@ class MeanTeacher(pl.LightningModule):
                 self.log(f"test/{name}/loss_strong", loss, batch_size=len(audio))
             self.test_posteriors[name].add(strong, filenames)
 
-    @property
-    def test_thresholds(self) -> np.ndarray:
-        """Operating points of the test, evenly spaced in (0, 1)."""
-        count = self.hparams["training"]["n_test_thresholds"]
-        return np.arange(1 / (count * 2), 1, 1 / count)
-
     def on_test_epoch_end(self) -> None:
         """Write posteriors and detections, score them, write and log the scores.
 
         Under `<log_dir>/metrics_test`: `metrics.json` and, in `student` and `teacher`,
         `posteriors.npz`, `predictions_05_<name>.tsv` and `predictions_th_<threshold>.tsv`.
         """
-        results = self._write_test() if self.trainer.is_global_zero else {}
+        results: dict[str, float] = {}
+        if self.trainer.is_global_zero:
+            folder = Path(self._log_dir(), "metrics_test")
+            results = write_test(
+                folder,
+                self.hparams,
+                self.encoder,
+                self.test_posteriors,
+                labelled=not self.evaluation,
+                verify_psds=self.verify_psds,
+            )
+            if results and self.logger is not None:
+                self.logger.log_metrics(results)
+                self.logger.log_hyperparams(dict(self.hparams), results)
         self.test_results = self.trainer.strategy.broadcast(results)
         for key, value in self.test_results.items():
             self.log(key, value, logger=False)
-
-    def _write_test(self) -> dict[str, float]:
-        folder = Path(self._log_dir(), "metrics_test")
-        window = self.hparams["training"]["median_window"]
-        results: dict[str, float] = {}
-        for name, said in self.test_posteriors.items():
-            events = said.decode(self.encoder, [0.5], window)[0.5]
-            points = said.decode(self.encoder, list(self.test_thresholds), window)
-            said.save(folder / name / "posteriors.npz", self.encoder.labels)
-            write_detections(folder / name, name, events, points)
-            if not self.evaluation:
-                scores = self._score(events, points)
-                results.update({f"test/{name}/{key}": value for key, value in scores.items()})
-        if self.evaluation:
-            return {}
-        results["hp_metric"] = max(results[f"test/student/psds_score_scenario{n}"] for n in (1, 2))
-        write_whole(folder / "metrics.json", json.dumps(results, indent=2) + "\n")
-        if self.logger is not None:
-            self.logger.log_metrics(results)
-            self.logger.log_hyperparams(dict(self.hparams), results)
-        return results
-
-    def _score(
-        self, events: pd.DataFrame, points: Mapping[float, pd.DataFrame]
-    ) -> dict[str, float]:
-        data = self.hparams["data"]
-        reference = read_strong_tsv(data["test_tsv"], self.encoder.labels)
-        durations = read_durations(data["test_dur"])
-        scorer = Scorer(reference, durations, self.encoder.labels)
-        psds1, psds2 = scorer.psds(points)
-        event = scorer.event_based(events)
-        segment = scorer.segment_based(events)
-        intersection = scorer.intersection_based(events)
-        return {
-            "psds_score_scenario1": psds1,
-            "psds_score_scenario2": psds2,
-            "event_f1_macro": event.macro_f1,
-            "event_f1_micro": event.micro_f1,
-            "intersection_f1_macro": intersection.macro_f1,
-            "intersection_f1_macro_strict": intersection.strict_macro_f1,
-            "segment_f1_macro": segment.macro_f1,
-            "segment_f1_macro_strict": segment.strict_macro_f1,
-            "segment_f1_micro": segment.micro_f1,
-        }
 
     def _log_dir(self) -> str:
         log_dir = None if self.logger is None else self.logger.log_dir

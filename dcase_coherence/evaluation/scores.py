@@ -76,7 +76,7 @@ class Evaluation:
             named[f"{name}_f1_macro"] = scores.macro_f1
             named[f"{name}_f1_micro"] = scores.micro_f1
             named[f"{name}_f1_macro_strict"] = scores.strict_macro_f1
-        return {**named, "psds1": self.psds1, "psds2": self.psds2}
+        return {**named, "psds_score_scenario1": self.psds1, "psds_score_scenario2": self.psds2}
 
 
 def evaluate(
@@ -130,18 +130,7 @@ def evaluate(
             parts.append(Events(clips[found.clip], label_numbers[found.label], onset, offset))
         return Events(*map(np.concatenate, zip(*parts)))
 
-    at_threshold = events(threshold)
-    psds1, psds2 = scorer.psds({at: events(at) for at in thresholds})
-    return Evaluation(
-        event=scorer.event_based(at_threshold),
-        segment=scorer.segment_based(at_threshold),
-        intersection=scorer.intersection_based(at_threshold),
-        psds1=psds1,
-        psds2=psds2,
-        counts=scorer.event_counts(at_threshold),
-        clips=scorer.files,
-        classes=scorer.classes,
-    )
+    return scorer.evaluate(events(threshold), {at: events(at) for at in thresholds})
 
 
 class Scorer:
@@ -176,6 +165,22 @@ class Scorer:
         self.solid = self._sorted(self._numbers(solid))
         seconds = self.lengths.set_index("filename")["duration"]
         self.duration = seconds.reindex(self._clips).to_numpy()
+
+    def evaluate(
+        self, estimated: Detections, operating_points: Mapping[float, Detections]
+    ) -> Evaluation:
+        """All scores of detections at one threshold and, for PSDS, at several."""
+        psds1, psds2 = self.psds(operating_points)
+        return Evaluation(
+            event=self.event_based(estimated),
+            segment=self.segment_based(estimated),
+            intersection=self.intersection_based(estimated),
+            psds1=psds1,
+            psds2=psds2,
+            counts=self.event_counts(estimated),
+            clips=self.files,
+            classes=self.classes,
+        )
 
     def clip_numbers(self, filenames: Sequence[str]) -> np.ndarray:
         """Numbers of clips by name.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
+import pandas as pd
 import pytorch_lightning as pl
 
 from dcase_coherence.system.files import write_whole
@@ -71,3 +72,14 @@ class EpochTable(pl.Callback):
         for row in self.rows.values():
             lines.append("\t".join(f"{row[c]:.6g}" if c in row else "" for c in columns))
         write_whole(self.path, "\n".join(lines) + "\n")
+
+
+def read_epochs(folders: Sequence[Path]) -> list[pd.DataFrame]:
+    """Read the tables of trials, of those that have one: index the epoch, from 0."""
+    paths = [folder / "epochs.tsv" for folder in folders]
+    return [pd.read_csv(path, sep="\t", index_col="epoch") for path in paths if path.exists()]
+
+
+def mean_epochs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Means over trials, epoch by epoch."""
+    return pd.concat(tables).groupby(level=0).mean()

@@ -109,6 +109,7 @@ def run_trials(
     gpus: str | None = None,
     progress: bool = True,
     fast_dev_run: bool = False,
+    verify_psds: bool = False,
 ) -> list[dict[str, float]]:
     """Run trials, as many at a time as there are cores (or GPUs), and return their scores.
 
@@ -123,6 +124,7 @@ def run_trials(
             `training.backend` ddp, all processes train one trial after another instead.
         progress: show progress bars on a terminal, lines elsewhere.
         fast_dev_run: three epochs of two batches.
+        verify_psds: hold the PSDS of each test against psds_eval too, which takes minutes.
 
     Returns:
         Test scores by their logged names (those on the public set begin with `public/` instead of
@@ -134,6 +136,7 @@ def run_trials(
         Stopped: the process of a trial was told to stop.
         RuntimeError: a trial failed otherwise.
     """
+    options = {"fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
     records = [read_record(trial) for trial in trials]
     waiting = [
         index
@@ -141,7 +144,7 @@ def run_trials(
         if scores_of(trial, record) is None
     ]
     if started_together() != (1, 1) or trials[0].config["training"]["backend"] == "ddp":
-        return _run_together(trials, gpus, progress, fast_dev_run)
+        return _run_together(trials, gpus, progress, options)
     accelerator, devices = choose_devices(gpus)
     places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
     # From all trials, not from those that are left: the number of threads changes roundings, and
@@ -158,7 +161,7 @@ def run_trials(
         while waiting or running:
             while waiting and places:
                 index, place = waiting.pop(0), places.pop(0)
-                process = start(_work, index, trials[index], place, threads, fast_dev_run, messages)
+                process = start(_work, index, trials[index], place, threads, options, messages)
                 running[index] = process, place
             try:
                 index, kind, content = messages.get(timeout=0.5)
@@ -190,7 +193,7 @@ def run_trials(
 
 
 def _run_together(
-    trials: Sequence[Trial], gpus: str | None, progress: bool, fast_dev_run: bool
+    trials: Sequence[Trial], gpus: str | None, progress: bool, options: Mapping[str, bool]
 ) -> list[dict[str, float]]:
     """Run trials one after another, each in all processes of the training; this is one of them."""
     torch.set_num_threads(cores())
@@ -199,7 +202,7 @@ def _run_together(
     try:
         for index, trial in enumerate(trials):
             report = functools.partial(display.show, index)
-            scores.append(run_trial(trial, gpus, fast_dev_run=fast_dev_run, report=report))
+            scores.append(run_trial(trial, gpus, report=report, **options))
     except (InputError, FloatingPointError) as error:
         raise InputError(f"{trial.name}: {error}") from None
     finally:
@@ -208,7 +211,12 @@ def _run_together(
 
 
 def _work(
-    index: int, trial: Trial, place: str, threads: int, fast_dev_run: bool, messages: Any
+    index: int,
+    trial: Trial,
+    place: str,
+    threads: int,
+    options: Mapping[str, bool],
+    messages: Any,
 ) -> None:
     signal.signal(signal.SIGTERM, leave)  # Lightning's way ends with exit code 0
     torch.set_num_threads(threads)
@@ -218,12 +226,7 @@ def _work(
         messages.put((index, "progress", content))
 
     try:
-        run_trial(
-            trial,
-            place,
-            fast_dev_run=fast_dev_run,
-            report=report,
-        )
+        run_trial(trial, place, report=report, **options)
     except InputError as error:
         messages.put((index, "input", str(error)))
         raise SystemExit(2) from None
@@ -233,7 +236,12 @@ def _work(
 
 
 def run_trial(
-    trial: Trial, gpus: str | None = None, *, fast_dev_run: bool = False, report: Any = None
+    trial: Trial,
+    gpus: str | None = None,
+    *,
+    fast_dev_run: bool = False,
+    verify_psds: bool = False,
+    report: Any = None,
 ) -> dict[str, float]:
     """Train, or go on training, then test the best checkpoint, in this process.
 
@@ -244,6 +252,7 @@ def run_trial(
         trial: what to run.
         gpus: the official flag.
         fast_dev_run: three epochs of two batches.
+        verify_psds: see :func:`run_trials`.
         report: called with (epochs done, epochs in all, text) during the training.
 
     Returns:
@@ -265,6 +274,7 @@ def run_trial(
             gpus=gpus,
             resume=last if last.exists() else None,
             fast_dev_run=fast_dev_run,
+            verify_psds=verify_psds,
         )
         write_record(trial, {})
         # First, so that no checkpoint is ahead of the table.
@@ -287,6 +297,7 @@ def run_trial(
             gpus=gpus,
             train=False,
             fast_dev_run=fast_dev_run,
+            verify_psds=verify_psds,
         )
         scores = experiment.test(trial.folder / record["checkpoint"])
         public = {name.replace("test/", "public/"): value for name, value in scores.items()}

@@ -15,9 +15,11 @@ from dcase_coherence.regularizer import CoherenceRegularizer, check_finite, sum_
 DEFAULTS = {
     "alpha1": 0.1,
     "alpha2": 0.03,
+    "lags": [1],
     "reduction": "mean",
     "margin": None,
     "normalize": False,
+    "center": False,
     "tolerance": 0.0,
     "annealing": "linear",
     "annealing_epochs": 5.0,
@@ -40,8 +42,8 @@ def build_regularizer(model: Any, settings: Mapping[str, Any]) -> CoherenceRegul
     Example:
         >>> from torch import nn
         >>> build_regularizer(nn.Sequential(nn.Linear(2, 2)), {"path": "0", "alpha1": 0.3}).loss
-        CoherenceLoss(alpha1=0.3, alpha2=0.03, reduction='mean', margin=None, normalize=False, \
-tolerance=0.0)
+        CoherenceLoss(alpha1=0.3, alpha2=0.03, lags=(1,), reduction='mean', margin=None, \
+normalize=False, center=False, tolerance=0.0)
     """
     unknown = sorted(set(settings) - set(DEFAULTS))
     if unknown:
@@ -54,7 +56,10 @@ tolerance=0.0)
             f"coherence: annealing is {values['annealing']!r}; it must be one of "
             f"{', '.join(ANNEALINGS)} (annealing_epochs: 0 turns it off)"
         )
-    loss_keys = ("alpha1", "alpha2", "reduction", "margin", "normalize", "tolerance")
+    loss_keys = (
+        *("alpha1", "alpha2", "lags", "reduction"),
+        *("margin", "normalize", "center", "tolerance"),
+    )
     return CoherenceRegularizer(
         model,
         values["path"],
@@ -74,7 +79,7 @@ class CoherenceMixin:
     where a trainer differs.
 
     Logged, beside what the trainer logs: `train/coherence/` + `term`, `weight`, `z_norm`,
-    `d_boundary`, `d_inside`, `boundary_rate`, `threshold_ratio`
+    `d_boundary`, `d_inside`, `boundary_rate`, `threshold_ratio`, `pulse_share`
     (see :class:`~dcase_coherence.regularizer.CoherenceRegularizer`). Under DDP these are the
     values of the whole batch, the same in all processes.
     """

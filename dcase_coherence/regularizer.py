@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dcase_coherence.annealing import LinearAnnealing
-from dcase_coherence.functional import label_transitions, transition_distances
+from dcase_coherence.functional import (
+    comparable_features,
+    counted_pairs,
+    label_transitions,
+    several_processes,
+    transition_distances,
+)
 from dcase_coherence.loss import CoherenceLoss
 from dcase_coherence.tap import FeatureTap
 
@@ -23,7 +29,23 @@ class CoherenceRegularizer:
 
     The monitor in :attr:`metrics` tells where the term drives the features: scaling z up lowers
     the loss while `d_boundary / d_inside` is above `threshold_ratio`, and scaling it down does
-    while it is below (the loss is homogeneous of degree 2 in z).
+    while it is below (the loss is homogeneous of degree 2 in z). All of them are of the features
+    as the loss compares them (`center`, `normalize`) and over the pairs of all its lags:
+
+    - `term`: the term, annealed by `weight`;
+    - `z_norm`: mean |z|, of the features as they are;
+    - `d_boundary`, `d_inside`: mean squared distance of the pairs with different labels, and with
+      the same;
+    - `boundary_rate`: the share of pairs with different labels;
+    - `threshold_ratio`: alpha2 / alpha1 times the number of the latter over the former;
+    - `pulse_share`: the shape of z at label changes, at lag 1 whatever the loss's lags. A change
+      from frame t - 1 to t with the same labels in the two frames before it and in the two after
+      it has the distance |z[t] - z[t-1]|^2; what is left of it one frame further out on either
+      side is |z[t+1] - z[t-2]|^2. The share that is gone, 1 - sum |z[t+1] - z[t-2]|^2 / sum
+      |z[t] - z[t-1]|^2 over all such changes, cut to [0, 1], is 1 for a pulse on the frame before
+      or after the change, 0 for a step, and 0 for noise.
+
+    A number without a pair to take it from is NaN.
 
     Where several processes train one model (torch.distributed) each makes the call in each step:
     the monitor is of all their rows, and `term` their mean, as DDP averages the gradients. With
@@ -45,8 +67,9 @@ class CoherenceRegularizer:
         >>> _ = model(torch.randn(6, 1, 50, 8))
         >>> labels = torch.zeros(2, 50, 10)                     # the strong rows are the first two
         >>> term = regularizer(labels, rows=slice(0, 2), epoch=3.0)
-        >>> sorted(regularizer.metrics)
-        ['boundary_rate', 'd_boundary', 'd_inside', 'term', 'threshold_ratio', 'weight', 'z_norm']
+        >>> sorted(regularizer.metrics)  # doctest: +NORMALIZE_WHITESPACE
+        ['boundary_rate', 'd_boundary', 'd_inside', 'pulse_share', 'term', 'threshold_ratio',
+         'weight', 'z_norm']
     """
 
     def __init__(
@@ -141,6 +164,8 @@ class CoherenceRegularizer:
         if not math.isfinite(z_norm):
             # The other processes wait for this one's part of the monitor; it stops them, too.
             labels = features.new_zeros((*features.shape[:2], 1))
+            with torch.no_grad():
+                self.loss(features, labels)  # with center=True they wait in here first
             self._monitor(features, labels, None, features.new_tensor(z_norm))
         check_finite(z_norm, "the norm of the features", {"z_norm": z_norm})
 
@@ -153,35 +178,41 @@ class CoherenceRegularizer:
     def _monitor(
         self, features: Tensor, labels: Tensor, valid: Tensor | None, term: Tensor
     ) -> dict[str, float]:
-        boundary = label_transitions(
-            labels if valid is None else labels.masked_fill(~valid.unsqueeze(-1), 0),
-            tolerance=self.loss.tolerance,
-        )
-        distances = transition_distances(features, normalize=self.loss.normalize)
+        loss = self.loss
         norms = features.float().norm(dim=-1)
-        if valid is not None:
-            counted = valid[:, 1:] & valid[:, :-1]
-            boundary, distances, norms = boundary[counted], distances[counted], norms[valid]
+        if valid is None:
+            valid = torch.ones_like(norms, dtype=torch.bool)
+        labels = labels.masked_fill(~valid.unsqueeze(-1), 0)
+        z = comparable_features(features, center=loss.center, normalize=loss.normalize, valid=valid)
+        by_lag = []
+        for lag in loss.lags:
+            counted = counted_pairs(valid, lag=lag)
+            boundary = label_transitions(labels, lag=lag, tolerance=loss.tolerance) & counted
+            distances = transition_distances(z, lag=lag) * counted
+            by_lag.append(
+                [counted.sum(), boundary.sum(), distances.sum(), (distances * boundary).sum()]
+            )
+        changes = label_transitions(labels, tolerance=loss.tolerance)
+        alone = changes[:, 1:-1] & ~changes[:, :-2] & ~changes[:, 2:] & counted_pairs(valid, lag=3)
+        single = [
+            (transition_distances(z)[:, 1:-1] * alone).sum(),
+            (transition_distances(z, lag=3) * alone).sum(),
+            valid.sum(),
+            norms.masked_fill(~valid, 0.0).sum(),
+            term,
+        ]
         # One copy from the device for all of it; sums, which add up over processes.
-        sums = torch.stack(
-            [
-                boundary.sum().to(distances.dtype),
-                (distances * boundary).sum(),
-                distances.sum(),
-                norms.sum().to(distances.dtype),
-                term.to(distances.dtype),
-            ]
-        )
-        counts = (boundary.numel(), norms.numel(), 1)
-        totals = sum_over_processes(sums, counts)
-        n_boundary, d_boundary, d_all, norm, terms, transitions, frames, processes = totals
-        n_inside = transitions - n_boundary
+        sums = [sum(column) for column in zip(*by_lag)] + single
+        totals = sum_over_processes(torch.stack([value.to(z.dtype) for value in sums]), (1,))
+        pairs, n_boundary, d_all, d_boundary, near, far, frames, norm, terms, processes = totals
+        n_inside = pairs - n_boundary
         return {
             "z_norm": _ratio(norm, frames),
             "d_boundary": _ratio(d_boundary, n_boundary),
             "d_inside": _ratio(d_all - d_boundary, n_inside),
-            "boundary_rate": _ratio(n_boundary, transitions),
-            "threshold_ratio": _ratio(self.loss.alpha2 * n_inside, self.loss.alpha1 * n_boundary),
+            "boundary_rate": _ratio(n_boundary, pairs),
+            "threshold_ratio": _ratio(loss.alpha2 * n_inside, loss.alpha1 * n_boundary),
+            "pulse_share": 1.0 - min(_ratio(far, near), 1.0),
             "term": terms / processes,
         }
 
@@ -200,11 +231,10 @@ def sum_over_processes(sums: Tensor, counts: Sequence[float] = ()) -> list[float
         >>> sum_over_processes(torch.tensor([0.5, 2.0]), [3])
         [0.5, 2.0, 3]
     """
-    group = torch.distributed
-    if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
+    if not several_processes():
         return [*sums.tolist(), *counts]
     joined = torch.cat([sums.double(), sums.new_tensor(counts).double()])
-    group.all_reduce(joined)
+    torch.distributed.all_reduce(joined)
     return joined.tolist()
 
 

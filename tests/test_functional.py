@@ -8,25 +8,45 @@ from hypothesis import strategies as st
 from dcase_coherence import coherence_loss, label_transitions
 
 
-def oracle(z, y, alpha1, alpha2, margin=None, normalize=False, tolerance=0.0, valid=None):
+def oracle(
+    z,
+    y,
+    alpha1,
+    alpha2,
+    lags=(1,),
+    margin=None,
+    normalize=False,
+    center=False,
+    tolerance=0.0,
+    valid=None,
+):
     """Eq. (3), frame by frame and dimension by dimension; returns the sum and each term."""
     terms = torch.zeros(z.shape[0], max(z.shape[1] - 1, 0), dtype=torch.float64)
-    for i in range(z.shape[0]):
-        for t in range(1, z.shape[1]):
-            if valid is not None and not (valid[i, t] and valid[i, t - 1]):
-                continue
-            now, before = z[i, t].tolist(), z[i, t - 1].tolist()
-            if normalize:
-                now = [v / math.sqrt(sum(w * w for w in now)) for v in now]
-                before = [v / math.sqrt(sum(w * w for w in before)) for v in before]
-            distance = sum((a - b) ** 2 for a, b in zip(now, before))
-            changed = any(
-                abs(a - b) > tolerance for a, b in zip(y[i, t].tolist(), y[i, t - 1].tolist())
-            )
-            if changed:
-                terms[i, t - 1] = -alpha1 * (distance if margin is None else min(distance, margin))
-            else:
-                terms[i, t - 1] = alpha2 * distance
+    batch, frames, dims = z.shape
+    counted = [
+        (i, t) for i in range(batch) for t in range(frames) if valid is None or bool(valid[i, t])
+    ]
+    rows = {(i, t): z[i, t].tolist() for i, t in counted}
+    if center:
+        mean = [sum(row[d] for row in rows.values()) / max(len(rows), 1) for d in range(dims)]
+        rows = {at: [v - m for v, m in zip(row, mean)] for at, row in rows.items()}
+    if normalize:
+        lengths = {at: max(math.sqrt(sum(v * v for v in row)), 1e-6) for at, row in rows.items()}
+        rows = {at: [v / lengths[at] for v in row] for at, row in rows.items()}
+    for lag in lags:
+        for i in range(batch):
+            for t in range(lag, frames):
+                if any((i, between) not in rows for between in range(t - lag, t + 1)):
+                    continue
+                distance = sum((a - b) ** 2 for a, b in zip(rows[i, t], rows[i, t - lag]))
+                changed = any(
+                    abs(a - b) > tolerance for a, b in zip(y[i, t].tolist(), y[i, t - lag].tolist())
+                )
+                if changed:
+                    distance = distance if margin is None else min(distance, margin)
+                    terms[i, t - 1] -= alpha1 * distance / len(lags)
+                else:
+                    terms[i, t - 1] += alpha2 * distance / len(lags)
     return terms.sum(), terms
 
 
@@ -45,18 +65,25 @@ def problems(draw):
     return z, y, valid
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     problems(),
     st.floats(0, 2),
     st.floats(0, 2),
     st.sampled_from([None, 0.5, 4.0]),
     st.booleans(),
+    st.booleans(),
     st.sampled_from([0.0, 0.2]),
+    st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True),
 )
-def test_equals_the_double_loop(problem, alpha1, alpha2, margin, normalize, tolerance):
+def test_equals_the_double_loop(
+    problem, alpha1, alpha2, margin, normalize, center, tolerance, lags
+):
     z, y, valid = problem
-    options = {"margin": margin, "normalize": normalize, "tolerance": tolerance, "valid": valid}
+    options = {
+        **{"lags": lags, "margin": margin, "normalize": normalize, "center": center},
+        **{"tolerance": tolerance, "valid": valid},
+    }
     total, terms = oracle(z, y, alpha1, alpha2, **options)
     ours = {
         reduction: coherence_loss(z, y, alpha1, alpha2, reduction=reduction, **options)
@@ -95,7 +122,17 @@ def test_float32_under_autocast():
     torch.testing.assert_close(loss, coherence_loss(z.float(), y))
 
 
-@pytest.mark.parametrize("options", [{}, {"margin": 2.0}, {"normalize": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"margin": 2.0},
+        {"normalize": True},
+        {"lags": (1, 2, 4)},
+        {"normalize": True, "center": True, "lags": (3, 1)},
+        {"margin": 2.0, "center": True, "lags": [2, 9], "tolerance": 0.5},
+    ],
+)
 def test_gradient(options):
     torch.manual_seed(1)
     z = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
@@ -193,6 +230,114 @@ def test_any_class_makes_a_boundary_and_tolerance_forgives_small_changes():
     assert label_transitions(soft, tolerance=0.3).tolist() == [[False, False, True]]
 
 
+def test_a_transition_between_distant_frames():
+    labels = torch.tensor([[[0.0], [1.0], [0.0], [0.0]]])
+    assert label_transitions(labels, lag=2).tolist() == [[False, True]]
+    assert label_transitions(labels, lag=3).tolist() == [[False]]
+    assert (
+        label_transitions(labels, lag=4).shape == label_transitions(labels, lag=9).shape == (1, 0)
+    )
+
+
+def test_one_lag_of_one_is_the_exact_loss_to_the_bit():
+    torch.manual_seed(4)
+    z, y = torch.randn(3, 40, 16), torch.rand(3, 40, 4).round()
+    changed = (y[:, 1:] != y[:, :-1]).any(-1)
+    distances = (z[:, 1:] - z[:, :-1]).pow(2).sum(-1)
+    exact = torch.where(changed, -0.1 * distances, 0.03 * distances)
+    assert torch.equal(coherence_loss(z, y, reduction="none"), exact)
+    assert torch.equal(coherence_loss(z, y), exact.sum() / y.numel())
+
+
+def test_several_lags_are_averaged_and_one_without_pairs_counts_zero():
+    torch.manual_seed(5)
+    z, y = torch.randn(2, 6, 3), torch.rand(2, 6, 2).round()
+    one, three = (coherence_loss(z, y, lags=(lag,)) for lag in (1, 3))
+    torch.testing.assert_close(coherence_loss(z, y, lags=(1, 3)), (one + three) / 2)
+    torch.testing.assert_close(coherence_loss(z, y, lags=(1, 6)), one / 2)
+    assert coherence_loss(z, y, lags=(6, 100)) == 0
+
+
+def test_unreduced_pairs_stand_at_their_later_frame():
+    z, y = torch.tensor([[[0.0], [1.0], [3.0], [7.0]]]), torch.zeros(1, 4, 1)
+    unreduced = coherence_loss(z, y, 0.0, 1.0, lags=(1, 2), reduction="none")
+    assert (2 * unreduced).tolist() == [[1.0, 4.0 + 9.0, 16.0 + 36.0]]
+
+
+def test_no_pair_spans_padding():
+    z = torch.tensor([[[0.0], [1.0], [3.0], [9.0], [9.5]]])
+    valid = torch.tensor([[True, True, False, True, True]])
+    pairs = coherence_loss(z, 0 * z, 0.0, 1.0, lags=(2,), reduction="none", valid=valid)
+    assert pairs.tolist() == [[0.0, 0.0, 0.0, 0.0]]
+
+
+def test_center_takes_off_the_mean_of_the_frames_that_count():
+    torch.manual_seed(6)
+    z, y = torch.randn(2, 7, 3), torch.rand(2, 7, 2).round()
+    valid = torch.arange(7) < torch.tensor([[7], [4]])
+    options = {"normalize": True, "valid": valid}
+    centred = z - z[valid].mean(0)
+    ours = coherence_loss(z, y, center=True, **options)
+    torch.testing.assert_close(ours, coherence_loss(centred, y, **options))
+    torch.testing.assert_close(coherence_loss(z + 5, y, center=True, **options), ours)
+    assert not torch.isclose(coherence_loss(z + 5, y, **options), ours)
+
+
+def test_center_without_normalize_changes_nothing():
+    torch.manual_seed(7)
+    z, y = torch.randn(2, 7, 3), torch.rand(2, 7, 2).round()
+    torch.testing.assert_close(coherence_loss(z, y, center=True), coherence_loss(z, y))
+
+
+def shapes(step, pulse, length=12):
+    """An event from frame 10 on that z marks by a step, and by a pulse after each of its edges."""
+    event, edges = torch.zeros(2, 1, 36, 1)
+    event[:, 10 : 10 + length] = 1.0
+    edges[:, [10, 10 + length]] = 1.0
+    return torch.cat([step * event, pulse * edges], dim=-1), event
+
+
+LAGS = (1, 2, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pulse_grows"),
+    [
+        ({"alpha1": 0.1, "alpha2": 0.03}, 1),
+        ({"alpha1": 0.1, "alpha2": 0.03, "lags": LAGS}, 1),
+        ({"alpha1": 0.1, "alpha2": 0.1, "lags": LAGS}, 0),
+        ({"alpha1": 0.1, "alpha2": 0.11, "lags": LAGS}, -1),
+    ],
+)
+def test_which_shape_a_gradient_step_makes_grow(settings, pulse_grows):
+    step, pulse = (torch.tensor(0.5, requires_grad=True) for _ in "12")
+    coherence_loss(*shapes(step, pulse), reduction="sum", **settings).backward()
+    assert -step.grad > 0.1
+    if pulse_grows:
+        assert torch.sign(-pulse.grad) == pulse_grows
+    else:
+        assert pulse.grad == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("lag", LAGS)
+def test_a_lag_rewards_a_step_at_an_edge_as_many_times_and_a_pulse_once(lag):
+    def rewarded_and_paid(step, pulse):
+        z, labels = shapes(step, pulse)
+        rewarded = -coherence_loss(z, labels, 1.0, 0.0, lags=(lag,), reduction="sum")
+        return rewarded, coherence_loss(z, labels, 0.0, 1.0, lags=(lag,), reduction="sum")
+
+    assert rewarded_and_paid(1.0, 0.0) == (2 * lag, 0)
+    assert rewarded_and_paid(0.0, 1.0) == (2, 2)
+
+
+def test_a_lag_that_outlasts_the_event_rewards_its_pulse_twice():
+    z, labels = shapes(0.0, 1.0, length=4)
+    z[:, 14] = 0.0  # of the two pulses, the one at the onset
+    terms = coherence_loss(z, labels, 1.0, 1.0, lags=(6,), reduction="none")
+    assert terms[0, [9, 15]].tolist() == [-1.0, -1.0]
+    assert terms.sum() == -2
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -206,6 +351,10 @@ def test_any_class_makes_a_boundary_and_tolerance_forgives_small_changes():
         ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"tolerance": -1}, "tolerance is -1"),
         ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"margin": 0}, "margin is 0"),
         ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"reduction": "avg"}, "'avg'"),
+        *(
+            ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"lags": lags}, "lags is .* whole")
+            for lags in (2, (), (0,), (1, -1), (1.0,), (True,), "12", (2, 2), None)
+        ),
         (
             (torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)),
             {"valid": torch.ones(1, 3, dtype=torch.bool)},

@@ -62,8 +62,8 @@ class Trainer(pl.LightningModule):
 
     def loader(self):
         torch.manual_seed(3)
-        labels = [(torch.arange(5) >= onset).float().expand(3, 5) for onset in range(1, 5)]
-        data = [(torch.randn(8, 10), labels[i % 4].clone()) for i in range(16)]
+        labels = [(torch.arange(5) >= onset).float().expand(3, 5) for onset in range(1, 4)]
+        data = [(torch.randn(8, 10), labels[i % 3].clone()) for i in range(16)]
         return torch.utils.data.DataLoader(data, batch_size=4)
 
     train_dataloader = val_dataloader = loader
@@ -124,6 +124,7 @@ def test_the_term_changes_training_and_is_logged(tmp_path, monkeypatch):
         "d_inside",
         "boundary_rate",
         "threshold_ratio",
+        "pulse_share",
     }
 
 
@@ -191,6 +192,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         ({"alpha": 1}, "unknown key 'alpha'; the keys are: alpha1, alpha2"),
         ({"annealing": "cosine"}, "annealing is 'cosine'"),
         ({"alpha1": -1}, "alpha1 is -1"),
+        ({"lags": 4}, "lags is 4; it must be a list"),
         ({"path": "conv"}, "no submodule 'conv'"),
     ],
 )
@@ -207,4 +209,11 @@ def test_defaults_are_the_papers():
         0.5,
         1,
     )
+    assert (regularizer.loss.lags, regularizer.loss.center) == ((1,), False)
     assert set(DEFAULTS) >= {"alpha1", "alpha2", "margin", "normalize", "path"}
+
+
+def test_a_section_names_the_lags():
+    section = {"lags": [1, 2, 4], "center": True, "normalize": True}
+    loss = build_regularizer(Student(), section).loss
+    assert (loss.lags, loss.center, loss.normalize) == ((1, 2, 4), True, True)

@@ -10,6 +10,8 @@ from torch import nn
 
 from dcase_coherence import CoherenceLoss, CoherenceRegularizer, LinearAnnealing, coherence_loss
 
+VALID = torch.arange(9) < torch.tensor([[9], [5], [3]])
+
 
 @pytest.fixture
 def model():
@@ -59,6 +61,7 @@ def test_monitor_against_a_plain_count(model, labels):
         "d_inside": sum(distances[i] for i in inside) / 6,
         "boundary_rate": 2 / 8,
         "threshold_ratio": (0.03 / 0.1) * (6 / 2),
+        "pulse_share": max(0.0, 1 - (z[0, 3] - z[0, 0]).pow(2).sum() / distances[0, 1]),
         "term": term.detach(),
         "weight": 1.0,
     }
@@ -97,7 +100,58 @@ def test_monitor_ignores_padding(model, labels):
     model(torch.cat([x, torch.randn(2, 2, 4)], dim=1))
     padded = torch.cat([labels, torch.full((2, 2, 1), math.nan)], dim=1)
     regularizer(padded, valid=(torch.arange(7) < 5).expand(2, 7))
-    assert regularizer.metrics == pytest.approx(whole, rel=1e-5)
+    assert regularizer.metrics == pytest.approx(whole, rel=1e-5, nan_ok=True)
+
+
+STEPS = {"lags": (1, 3), "normalize": True, "center": True}
+
+
+@pytest.mark.parametrize("options", [{}, {"lags": (1, 2, 4)}, STEPS])
+def test_monitor_is_of_the_pairs_that_the_loss_compares(options):
+    torch.manual_seed(1)
+    z, labels = torch.randn(3, 9, 4), (torch.rand(3, 9, 2) > 0.6).float()
+    regularizer = CoherenceRegularizer(nn.Identity(), None, loss=CoherenceLoss(0.3, 0.2, **options))
+    regularizer.model(z)
+    term = regularizer(labels, valid=VALID)
+    metrics = regularizer.metrics
+    # The pairs of all lags: their count a lag, which the term's divisors are made of.
+    pairs = {lag: sum(max(n - lag, 0) for n in (9, 5, 3)) for lag in regularizer.loss.lags}
+    boundaries = metrics["boundary_rate"] * sum(pairs.values())
+    inside = sum(pairs.values()) - boundaries
+    total = -0.3 * boundaries * metrics["d_boundary"] + 0.2 * inside * metrics["d_inside"]
+    assert float(term) == pytest.approx(total / len(pairs) / (17 * 2), rel=1e-5)
+    assert metrics["threshold_ratio"] == pytest.approx(0.2 / 0.3 * inside / boundaries)
+    assert metrics["z_norm"] == pytest.approx(float(z[VALID].norm(dim=-1).mean()))
+
+
+def shape_of(values, labels, **options):
+    features = torch.tensor([values]).unsqueeze(-1)
+    regularizer = CoherenceRegularizer(nn.Identity(), None, loss=CoherenceLoss(**options))
+    regularizer.model(features)
+    regularizer(torch.tensor([labels]).unsqueeze(-1))
+    return regularizer.metrics["pulse_share"]
+
+
+@pytest.mark.parametrize("options", [{}, {"lags": (2, 4)}, {"center": True}])
+def test_pulse_share_tells_a_pulse_from_a_step(options):
+    event = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert shape_of(event, event, **options) == 0
+    for pulses in ([3, 7], [2, 6], [2, 7]):  # after the edges, before them, one of each
+        z = [2.0 if t in pulses else 0.0 for t in range(10)]
+        assert shape_of(z, event, **options) == 1
+    both = [0.0, 0.0, 0.0, 2.0, 1.0, 1.0, 1.0, -1.0, 0.0, 0.0]  # a step that overshoots
+    assert shape_of(both, event, **options) == pytest.approx(1 - 1 / 4)
+    ramp = [0.0, 0.0, 1.0, 2.0, 3.0, 3.0, 2.0, 1.0, 0.0, 0.0]
+    assert shape_of(ramp, event, **options) == 0
+
+
+def test_pulse_share_is_of_changes_that_stand_alone():
+    quick = [0.0, 0.0, 1.0, 0.0, 0.0]
+    assert math.isnan(shape_of(quick, quick))
+    assert math.isnan(shape_of([0.0, 0.0, 1.0], [0.0, 0.0, 1.0]))
+    # The first of two changes is too near to the beginning.
+    labels = [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    assert shape_of([0.0, 1.0, 0.0, 0.0, -1.0, -1.0], labels) == 0
 
 
 @pytest.mark.parametrize("frames", [4, 6])
@@ -162,45 +216,66 @@ def test_unreduced_loss_is_refused(model, labels):
         step(model, regularizer, labels, batch=2)
 
 
-def monitor(rows, valid):
+def monitor(rows, valid, options):
     """A regularizer that has seen these rows of a batch of three clips, two partly padding."""
     torch.manual_seed(0)
     features, labels = torch.randn(3, 9, 4), (torch.rand(3, 9, 2) > 0.6).float()
-    regularizer = CoherenceRegularizer(nn.Identity(), None, loss=CoherenceLoss(0.1, 0.03))
+    labels[0, 3:7] = labels[0, 3]
+    labels[0, 5:7] = 1 - labels[0, 4]
+    loss = CoherenceLoss(0.1, 0.03, **options)
+    regularizer = CoherenceRegularizer(nn.Linear(4, 4), None, loss=loss)
     regularizer.model(features[rows])
-    regularizer(labels[rows], valid=valid[rows])
+    term = regularizer(labels[rows], valid=valid[rows])
+    if options:
+        term.backward()
     return regularizer
 
 
-VALID = torch.arange(9) < torch.tensor([[9], [5], [3]])
-
-
-def one_of_two(rank, folder):
+def one_of_two(rank, folder, options):
     torch.set_num_threads(1)
     address = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    regularizer = monitor([slice(0, 1), slice(1, 3)][rank], VALID)
+    regularizer = monitor([slice(0, 1), slice(1, 3)][rank], VALID, options)
     said = dict(regularizer.metrics)
+    gradient = regularizer.model.weight.grad
+    if options:
+        torch.distributed.all_reduce(gradient)  # the sum over the losses of both
     # In one process NaN posteriors have stopped the trainer before there was a term.
     regularizer.model(torch.full((1, 9, 4), math.nan if rank else 1.0))
     with pytest.raises(FloatingPointError, match="lower alpha1"):
         regularizer.check_features() if rank else regularizer(torch.zeros(1, 9, 2))
-    torch.save(said, folder / str(rank))
+    torch.save((said, gradient), folder / str(rank))
 
 
-def test_processes_share_one_monitor_and_stop_together(tmp_path):
+NO_FORK = pytest.mark.skipif(
+    not hasattr(torch, "autocast"), reason="this torch makes no backward pass after a fork"
+)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({**STEPS, "reduction": "sum"}, marks=NO_FORK)]
+)
+def test_processes_share_one_monitor_and_stop_together(tmp_path, options):
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=one_of_two, args=(rank, tmp_path)) for rank in (0, 1)]
+    arguments = [(rank, tmp_path, options) for rank in (0, 1)]
+    processes = [context.Process(target=one_of_two, args=each) for each in arguments]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
         process.kill()
         assert process.exitcode == 0
-    zero, one = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
+    (zero, gradient), (one, same) = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
     assert zero == one
-    # Of the joined batch, but for the term: its parts' mean, whatever their sizes.
-    expected = monitor(slice(0, 3), VALID).metrics
-    parts = [monitor(rows, VALID).metrics["term"] for rows in (slice(0, 1), slice(1, 3))]
-    expected["term"] = sum(parts) / 2
+    joined = monitor(slice(0, 3), VALID, options)
+    expected = joined.metrics
+    if options:
+        # Summed losses: the processes' are one process's, the common centre included.
+        torch.testing.assert_close(gradient, joined.model.weight.grad)
+        assert torch.equal(gradient, same)
+        expected["term"] /= 2
+    else:
+        # Of the joined batch, but for the term: its parts' mean, whatever their sizes.
+        parts = [monitor(rows, VALID, {}).metrics["term"] for rows in (slice(0, 1), slice(1, 3))]
+        expected["term"] = sum(parts) / 2
     assert zero == pytest.approx(expected, rel=1e-5)

@@ -64,6 +64,10 @@ PROBABILITY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <
 BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value))
 COUNTS = _list_of(COUNT, "a list of whole numbers of at least 1")
+DIFFERENT = Kind(
+    "a list of different whole numbers of at least 1",
+    lambda value: COUNTS.test(value) and 0 < len(value) == len(set(value)),
+)
 WHOLES = _list_of(WHOLE, "a list of whole numbers of at least 0")
 DIMS = _list_of(Kind("1 or 2", lambda value: value in (1, 2)), "a list of 1 (mels) and 2 (frames)")
 PAIRS = _list_of(_list_of(COUNT, "", 2), "a list of pairs [time, frequency] of whole numbers")
@@ -155,9 +159,11 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
     "coherence": {
         "alpha1": (NOT_NEGATIVE, COHERENCE["alpha1"]),
         "alpha2": (NOT_NEGATIVE, COHERENCE["alpha2"]),
+        "lags": (DIFFERENT, COHERENCE["lags"]),
         "reduction": (_choice("mean", "sum"), COHERENCE["reduction"]),
         "margin": (_or_empty(POSITIVE), COHERENCE["margin"]),
         "normalize": (BOOLEAN, COHERENCE["normalize"]),
+        "center": (BOOLEAN, COHERENCE["center"]),
         "tolerance": (NOT_NEGATIVE, COHERENCE["tolerance"]),
         "annealing": (_choice("linear", "exponential"), COHERENCE["annealing"]),
         "annealing_epochs": (NOT_NEGATIVE, COHERENCE["annealing_epochs"]),

@@ -108,6 +108,8 @@ def test_official_layout_is_the_official_one():
         ({"data": {"weak_tsv": 3}}, "a text"),
         ({"data": {"audio_max_len": 0.1}}, "longer clips"),
         ({"coherence": {"alpha1": -1}}, "coherence.alpha1 is -1"),
+        ({"coherence": {"lags": [1, 1]}}, "a list of different whole numbers"),
+        ({"coherence": {"lags": [0]}}, "coherence.lags is"),
         ({"coherence": {"annealing": "none"}}, "one of linear"),
         ("- a", "holds no sections"),
         ("training: [", "not valid YAML"),

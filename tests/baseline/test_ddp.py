@@ -145,6 +145,19 @@ def test_two_processes_are_one_with_the_joined_batch(config, tmp_path, net):
     assert tested.test(zero["best"]) == zero["tested"]
 
 
+def test_features_are_centred_by_the_mean_of_all_processes(config, tmp_path):
+    config["coherence"].update(lags=[1, 2], center=True, normalize=True)
+    config["training"]["n_epochs"] = 1
+    alone = fit(config, tmp_path / "alone", JOINED)
+    zero, _ = in_two_processes(fit, tmp_path / "two", config, tmp_path / "two", SHARE)
+    for name, gradient in alone["gradients"][0].items():
+        # An untrained network's features differ little: centred, they are half rounding.
+        assert_close(
+            {name: zero["gradients"][0][name]}, {name: gradient}, 1e-3 * gradient.abs().max()
+        )
+    assert zero["monitor"][0] == pytest.approx(alone["monitor"][0], rel=1e-3)
+
+
 def test_a_checkpoint_goes_on_in_any_number_of_processes(config, tmp_path):
     whole = fit(config, tmp_path / "alone", JOINED)
     in_two_processes(fit, tmp_path / "two", config, tmp_path / "two", SHARE)

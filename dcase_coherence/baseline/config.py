@@ -101,6 +101,10 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: "test" chooses the epoch on the test set, as the paper's Table 1 does; empty is the
         # baseline's choice on synth_val_*.
         "select_on": (_or_empty(_choice("test")), None),
+        # Ours: augmentation of the training's clips; 0 leaves it out.
+        "time_shift": (NOT_NEGATIVE, 0),  # circular, in seconds
+        "gain": (NOT_NEGATIVE, 0),  # standard deviation, in dB
+        "frequency_mask": (WHOLE, 0),  # mel bands
     },
     "scaler": {
         "statistic": (_choice("instance", "dataset"), "instance"),
@@ -124,6 +128,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: the paper's Table 1 multiplies the rate by 0.8 every 5 epochs.
         "decay_factor": (_or_empty(SHARE), None),
         "decay_epochs": (_or_empty(COUNT), None),
+        # Ours: after the warm-up the rate falls to 0, which it reaches at n_epochs.
+        "schedule": (_or_empty(_choice("cosine")), None),
     },
     "feats": {
         "n_mels": (COUNT, 128),
@@ -155,6 +161,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "freeze_bn": (BOOLEAN, False),
         # Ours: the last dropout of the CNN draws one mask for all frames of a clip.
         "shared_dropout": (BOOLEAN, False),
+        # Ours: share that a batch has in the batch normalisation's statistics.
+        "norm_momentum": (SHARE, 0.99),
     },
     "coherence": {
         "alpha1": (NOT_NEGATIVE, COHERENCE["alpha1"]),
@@ -394,6 +402,25 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
     require(
         (config["opt"]["decay_factor"] is None) == (config["opt"]["decay_epochs"] is None),
         "opt.decay_factor and opt.decay_epochs belong together; give both or neither",
+    )
+    require(
+        config["opt"]["schedule"] is None or config["opt"]["decay_factor"] is None,
+        "opt.schedule and opt.decay_factor both set the learning rate; give one of them",
+    )
+    require(
+        config["opt"]["schedule"] is None or training["n_epochs_warmup"] < training["n_epochs"],
+        f"training.n_epochs_warmup is {training['n_epochs_warmup']} and training.n_epochs "
+        f"{training['n_epochs']}; with opt.schedule give a shorter warm-up",
+    )
+    require(
+        training["time_shift"] <= data["audio_max_len"],
+        f"training.time_shift is {training['time_shift']} s and data.audio_max_len "
+        f"{data['audio_max_len']} s; give a shift of at most a clip",
+    )
+    require(
+        training["frequency_mask"] < feats["n_mels"],
+        f"training.frequency_mask is {training['frequency_mask']} and feats.n_mels "
+        f"{feats['n_mels']}; give fewer bands",
     )
 
 

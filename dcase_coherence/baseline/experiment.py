@@ -20,7 +20,7 @@ from torch.utils.data import ConcatDataset
 from dcase_coherence.baseline.checkpoints import MovableCheckpoint, WholeFileIO, load_checkpoint
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.messages import one_sentence, quiet
-from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
+from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
 from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
@@ -178,7 +178,9 @@ def build(
             rank=processes.rank,
             processes=processes.total,
         )
-        optimizer = torch.optim.Adam(student.parameters(), 1e-3, betas=(0.9, 0.999))
+        optimizer = torch.optim.Adam(
+            student.parameters(), 1e-3, betas=(0.9, 0.999), fused=processes.accelerator == "cpu"
+        )
         scheduler = make_scheduler(settings, optimizer, len(sampler))
         parts = {
             "opt": optimizer,
@@ -255,12 +257,15 @@ def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrateg
 def make_scheduler(
     config: Mapping[str, Any], optimizer: torch.optim.Optimizer, batches: int
 ) -> ExponentialWarmup:
-    """Warm-up over `n_epochs_warmup`, or the decay of `opt`; `batches` are those of an epoch."""
+    """Warm-up over `n_epochs_warmup`, or what `opt` says; `batches` are those of an epoch."""
     opt, training = config["opt"], config["training"]
     steps = max(batches // training["accumulate_batches"], 1)
     if opt["decay_factor"] is not None:
         return StepDecay(optimizer, opt["lr"], opt["decay_epochs"] * steps, opt["decay_factor"])
-    return ExponentialWarmup(optimizer, opt["lr"], training["n_epochs_warmup"] * steps)
+    warmup = training["n_epochs_warmup"] * steps
+    if opt["schedule"] == "cosine":
+        return CosineDecay(optimizer, opt["lr"], warmup, training["n_epochs"] * steps)
+    return ExponentialWarmup(optimizer, opt["lr"], warmup)
 
 
 def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:

@@ -77,3 +77,26 @@ class StepDecay(ExponentialWarmup):
     def rate(self) -> float:
         """Learning rate at the current step."""
         return self.max_lr * self.factor ** ((self.step_num - 1) // self.every)
+
+
+class CosineDecay(ExponentialWarmup):
+    """After the ramp let the learning rate fall to 0 as half a cosine (Loshchilov & Hutter, 2017).
+
+    Args:
+        optimizer: its parameter groups get the rate.
+        max_lr: rate at the end of the ramp.
+        rampup_length: in steps.
+        steps: of the whole training, ramp included.
+    """
+
+    def __init__(self, optimizer: Optimizer, max_lr: float, rampup_length: int, steps: int) -> None:
+        super().__init__(optimizer, max_lr, rampup_length)
+        self.steps = steps
+
+    def rate(self) -> float:
+        """Learning rate at the current step."""
+        if self.step_num <= self.rampup_len:
+            return super().rate()
+        # The ramp counts from 1.
+        done = (self.step_num - 1 - self.rampup_len) / max(self.steps - self.rampup_len, 1)
+        return self.max_lr * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from dcase_coherence.baseline.augment import mixup
+from dcase_coherence.baseline.augment import frequency_mask, gain, mixup, time_shift
 from dcase_coherence.baseline.checkpoints import load_statistics, save_statistics
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
 from dcase_coherence.baseline.results import validation_scores, write_test
@@ -40,6 +40,8 @@ class MeanTeacher(pl.LightningModule):
     - In evaluation the folder `teacher` gets the teacher's detections; the official trainer
       writes the student's into both.
     - A scaler fitted on the data set is kept in the checkpoint.
+    - `training.time_shift`, `gain` and `frequency_mask` change the clips of a batch, for student
+      and teacher alike.
     - A share of 0 in `training.batch_size` leaves a set out; `training.teacher: false` trains
       the student alone (the paper's Table 1).
 
@@ -132,6 +134,11 @@ class MeanTeacher(pl.LightningModule):
         strong_rows, weak_rows = self.labelled_rows()
         mels = self.mel_spec(audio)
         labels_weak = (labels[weak_rows].sum(-1) > 0).float()
+        if training.get("time_shift"):
+            most = round(training["time_shift"] / self.encoder.frame_seconds)
+            mels, labels[:] = time_shift(mels, labels, most, strong_rows)
+        if training.get("gain"):
+            mels = gain(mels, training["gain"])
         kind = training.get("mixup")
         if kind is not None and random.random() < 0.5:
             if len(labels_weak):
@@ -142,6 +149,8 @@ class MeanTeacher(pl.LightningModule):
                 mels[strong_rows], labels[strong_rows], mixup_label_type=kind
             )
         features = self.features(mels)
+        if training.get("frequency_mask"):
+            features = frequency_mask(features, training["frequency_mask"])
 
         def supervised(name: str, strong: Tensor, weak: Tensor) -> Tensor:
             loss = self.supervised_loss(strong[strong_rows], labels[strong_rows])

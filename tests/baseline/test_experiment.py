@@ -89,6 +89,9 @@ def config(config_file):
     [(True, (5, "on_train_batch_end")), (False, (6, "on_validation_batch_end"))],
 )
 def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, kill):
+    if coherence:
+        config["training"].update(time_shift=5, gain=3, frequency_mask=4)
+        config["opt"]["schedule"] = "cosine"
     whole = fit(config, tmp_path / "whole", coherence=coherence)
     fit_and_die(config, tmp_path / "killed", kill, coherence=coherence)
     # Found again elsewhere: the folder may have been moved before going on.

@@ -105,3 +105,58 @@ def test_student_and_teacher_end_with_the_official_weights(golden, golden_inputs
     assert len(trained) > 100
     for name, value in trained.items():
         torch.testing.assert_close(state[name], value, rtol=1e-4, atol=2e-5, msg=name)
+
+
+class Seen(Recorded):
+    """Keeps the magnitudes, the labels and the network's input of each step."""
+
+    def training_step(self, batch, batch_indx):
+        weak = batch[1][self.labelled_rows()[1]].clone()
+        loss = super().training_step(batch, batch_indx)
+        assert torch.equal(batch[1][self.labelled_rows()[1]], weak)
+        self.keep("labels", batch[1])
+        return loss
+
+    def features(self, mels):
+        self.keep("mels", mels)
+        return super().features(mels)
+
+    def keep(self, name, value):
+        self.__dict__.setdefault(name, []).append(value.clone())
+
+
+def turns(before, after):
+    """By how many of its frames `before` was turned to become `after`, but for its level."""
+    scale = after.sum() / before.sum()
+    frames = range(before.size(-1))
+    return {n for n in frames if torch.allclose(scale * before.roll(n, -1), after, rtol=1e-4)}
+
+
+def test_clips_are_turned_with_their_labels_in_training_alone(golden_inputs, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "Recorded", Seen)
+    plain = train(golden_inputs, tmp_path, None, "mse")
+    other = train(golden_inputs, tmp_path, None, "mse", time_shift=1, gain=3)
+    steps, frames = golden_inputs.STEPS, plain.labels[0].size(-1)
+    found = set()
+    for step in range(steps):
+        assert len(plain.mels[step]) == len(plain.labels[step])
+        for row in range(golden_inputs.BATCH[0]):
+            sound = turns(*(m.mels[step][row, :, : 4 * frames] for m in (plain, other)))
+            label = turns(*(m.labels[step][row] for m in (plain, other)))
+            assert {n // 4 for n in sound} <= label
+            assert len(sound) == 1
+            found |= sound
+    assert len(found) > 3
+    assert len(plain.mels) > steps
+    for ours, theirs in zip(plain.mels[steps:], other.mels[steps:]):
+        assert torch.equal(ours, theirs)
+
+
+def test_masked_bands_reach_student_and_teacher(golden_inputs, tmp_path):
+    loss = [
+        train(golden_inputs, tmp_path, None, "mse", frequency_mask=bands).record
+        for bands in (0, 60)
+    ]
+    for name in ("student", "teacher"):
+        plain, masked = (record[f"train/{name}/loss_strong"][0] for record in loss)
+        assert masked != pytest.approx(plain)

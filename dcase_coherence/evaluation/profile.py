@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from dcase_coherence.errors import InputError
 from dcase_coherence.evaluation import metrics
+from dcase_coherence.system.errors import InputError
 
 #: What becomes of a reference event, from right to lost.
 OF_REFERENCE = ("hit", "onset_wrong", "offset_wrong", "both_wrong", "fragmented", "missed")
@@ -31,7 +31,7 @@ COLUMNS = ["events", *OF_REFERENCE, "estimated", *OF_ESTIMATES]
 ALL = "all"
 #: Name and counts of the yardstick: the teacher of the DCASE 2021 Task 4 baseline on DESED's
 #: validation set (1,168 clips), from its published predictions at threshold 0.5.
-OFFICIAL = "DCASE 2021 on DESED"
+OFFICIAL = "official, on DESED"
 OFFICIAL_COUNTS = {
     "events": 4224,
     "hit": 1604,
@@ -109,11 +109,7 @@ def error_profile(
         >>> found.loc["Dog", ["events", "hit", "onset_wrong", "est_boundary_wrong"]].tolist()
         [2, 1, 1, 1]
     """
-    if not (collar > 0 and 0 <= offset_ratio <= 1):
-        raise InputError(
-            f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
-            "and a ratio in [0, 1]"
-        )
+    metrics.check_collar(collar, offset_ratio)
     _, references, estimates = metrics.reference_and_estimates(reference, estimated)
     labels = sorted({*references["event_label"], *estimates["event_label"]})
     if ALL in labels:
@@ -234,7 +230,7 @@ def profile_table(counts: pd.DataFrame, of: str = "events") -> pd.DataFrame:
     shares = 100 * counts[list(outcomes)].div(counts[of].where(counts[of] > 0), axis=0)
     table = shares.apply(lambda column: column.map(lambda x: "-" if np.isnan(x) else f"{x:.1f}"))
     table.insert(0, of, counts[of].map("{:,}".format))
-    return table.rename(columns=readable)
+    return table.rename(columns=readable).rename_axis(None)
 
 
 def profile_text(counts: pd.DataFrame) -> str:

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcase_coherence.errors import InputError
-from dcase_coherence.evaluation import metrics
+from dcase_coherence.evaluation import reference as reference_scores
 from dcase_coherence.evaluation.profile import (
     ALL,
     OF_ESTIMATES,
@@ -20,6 +19,7 @@ from dcase_coherence.evaluation.profile import (
     profile_table,
     profile_text,
 )
+from dcase_coherence.system.errors import InputError
 
 TABLE = ["filename", "onset", "offset", "event_label"]
 
@@ -257,7 +257,7 @@ def test_the_official_teacher_on_desed(official):
 
 
 def test_hits_are_the_true_positives_of_the_event_based_f1(official):
-    classwise = metrics.event_based(*official).classwise
+    classwise = reference_scores.event_based(*official).classwise
     assert (error_profile(*official)["est_hit"].drop(ALL) == classwise["tp"]).all()
 
 

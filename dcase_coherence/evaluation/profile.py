@@ -29,6 +29,11 @@ OF_ESTIMATES = (
 COLUMNS = ["events", *OF_REFERENCE, "estimated", *OF_ESTIMATES]
 #: The row of a profile that sums the classes.
 ALL = "all"
+#: What a reader of the tables should know.
+NOTE = (
+    "An onset is right within 0.2 s, an offset within 0.2 s or 20 % of the event. Official: the "
+    "teacher of the DCASE 2021 Task 4 baseline on DESED's validation set, for comparison."
+)
 #: Name and counts of the yardstick: the teacher of the DCASE 2021 Task 4 baseline on DESED's
 #: validation set (1,168 clips), from its published predictions at threshold 0.5.
 OFFICIAL = "official, on DESED"

@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.data.annotations import read_strong_tsv
     from dcase_coherence.evaluation.tables import SCORES
+    from dcase_coherence.runs.profiles import profiles_of_trials
     from dcase_coherence.runs.trials import Trial, read_record, run_trials, scores_of
     from dcase_coherence.system.devices import own_rank
 
@@ -89,16 +91,31 @@ def main(argv: list[str] | None = None) -> None:
             scores and {key: scores[f"test/{model}/{key}"] for key in SCORES}
         )
     folders = {s: [t.folder for t in trials if t.folder.parent.name == s] for s in configs}
-    write(log_dir, args, found, folders, model)
+    finished = {
+        setting: [folder for folder, one in zip(folders[setting], found[setting]) if one]
+        for setting in configs
+    }
+    reference = read_strong_tsv(configs[args.reference]["data"]["test_tsv"])
+    profiles = profiles_of_trials(finished, model, reference)
+    write(log_dir, args, found, folders, model, *profiles)
     if failure is not None:
         raise failure
 
 
-def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, model: str) -> None:
+def write(
+    log_dir: Path,
+    args: argparse.Namespace,
+    found: dict,
+    folders: dict,
+    model: str,
+    profiles: dict,
+    errors: dict,
+) -> None:
     """Print the tables; write the report and settings.json."""
     import pandas as pd
 
     from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.tables import SCORES, to_json
     from dcase_coherence.runs.epochs import mean_epochs, read_epochs
@@ -125,11 +142,18 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
             "Means over the epoch and the trials; growth is |z| in the last epoch over the first.",
         ),
     }
+    if profiles:
+        counts = of_systems(profiles)
+        parts["Reference events (%)"] = (profile_table(counts), f"All trials. {NOTE}")
+        parts["Estimated events (%)"] = (profile_table(counts, "estimated"), "All trials.")
     for title, (table, note) in parts.items():
         print(f"\n{title}\n{table.to_string()}\n{note}")
         report.table(title, table, note)
     means = {setting: mean_epochs(several) for setting, several in tables.items() if several}
     known = [column for column in CURVES if any(column in table for table in means.values())]
+    if profiles:
+        figure = plots.error_profiles(profiles, errors)
+        report.figure("Error profile", figure, "All trials.")
     report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
     report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
     report.write(log_dir)
@@ -137,6 +161,7 @@ def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, m
         "command": command_line,
         "scores": {setting: table.to_dict("list") for setting, table in scores.items()},
         "differences": differences,
+        "profiles": {setting: table.loc["all"].to_dict() for setting, table in profiles.items()},
     }
     write_whole(log_dir / "settings.json", to_json(content))
     print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")

@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
+    from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.profile import of_systems, profile_text
     from dcase_coherence.runs.trials import run_trials
 
     trials = resumed(args, config) or planned(args, config, log_dir)
@@ -83,11 +85,13 @@ def main(argv: list[str] | None = None) -> None:
     by_arm: dict[str, list[dict[str, float]]] = {}
     for trial, found in zip(trials, scores):
         by_arm.setdefault(ARMS[trial.coherence], []).append(found)
-    table = comparison(by_arm)
+    profiles, errors = profile(config, trials, tested(scores[0]))
+    table = f"{comparison(by_arm)}\n\n{profile_text(of_systems(profiles))}"
     print(f"\n{table}\n")
     if not args.quiet:
         print(f"trained and tested in {time.time() - start:.0f} s")
-    write_results(log_dir, table, trials, scores)
+    write_results(log_dir, table, trials, scores, profiles)
+    plots.save(plots.error_profiles(profiles, errors), log_dir / "profile")
     if len(by_arm) == 2:
         folders = {ARMS[t.coherence]: t.folder for t in reversed(trials)}
         draw(log_dir, config, folders, tested(scores[0]))
@@ -187,7 +191,18 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None:
+def profile(config: dict, trials: list, model: str) -> tuple[dict, dict]:
+    """What became of the events of the test set, and the errors of the edges, by arm."""
+    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.runs.profiles import profiles_of_trials
+
+    folders = {
+        arm: [trial.folder for trial in trials if ARMS[trial.coherence] == arm] for arm in ARMS
+    }
+    return profiles_of_trials(folders, model, read_strong_tsv(config["data"]["test_tsv"]))
+
+
+def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
     from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.system.files import write_whole
 
@@ -197,6 +212,7 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None
             {"arm": ARMS[trial.coherence], "folder": str(trial.folder), **found}
             for trial, found in zip(trials, scores)
         ],
+        "profiles": {arm: found.loc["all"].to_dict() for arm, found in profiles.items()},
     }
     write_whole(log_dir / "metrics.json", to_json(content))
     write_whole(log_dir / "comparison.txt", table + "\n")

@@ -71,7 +71,9 @@ def main(argv: list[str] | None = None) -> None:
         for name in SETS
         if name == "validation" or public
     }
-    write(log_dir, config, trials, evaluations)
+    write(
+        log_dir, config, trials, evaluations, {name: profile(trials, name) for name in evaluations}
+    )
     print(f"report.html, report.md, tables, figures and metrics.json in {log_dir}")
 
 
@@ -95,6 +97,19 @@ def evaluate(trial, name: str):
         frame_seconds=encoder.frame_seconds,
         clip_seconds=float(encoder.audio_len),
     )
+
+
+def profile(trials: list, name: str) -> tuple[dict, dict]:
+    """What became of the events of one set, and the errors of the edges, by arm."""
+    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.runs.profiles import profiles_of_trials
+
+    folders: dict = {arm: [] for arm in ARMS}
+    for trial in trials:
+        folder = trial.folder if name == "validation" else trial.folder / name
+        folders[ARMS[trial.coherence]].append(folder)
+    reference = read_strong_tsv(trials[0].config["data"][f"{SETS[name]}_tsv"])
+    return profiles_of_trials(folders, "student", reference)
 
 
 def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
@@ -158,11 +173,12 @@ def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
     }
 
 
-def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
+def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles: dict) -> None:
     """Print Table 1; write the report and metrics.json."""
     import pandas as pd
 
     from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table, profile_text
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.runs.epochs import mean_epochs, read_epochs
@@ -192,6 +208,12 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
     for name, one in compared.items():
         print(f"\nEvent F1 by class (%), {name}\n{one['classwise'].to_string()}")
         report.table(f"Event F1 by class (%), {name}", one["classwise"])
+    for name, found in profiles.items():
+        counts = of_systems(found[0])
+        print(f"\n{name}: {profile_text(counts)}")
+        report.table(f"Reference events (%), {name}", profile_table(counts), NOTE)
+        report.table(f"Estimated events (%), {name}", profile_table(counts, "estimated"))
+        report.figure(f"Error profile, {name}", plots.error_profiles(*found), "All trials.")
     figure = plots.classwise_f1({name: one["f1"] for name, one in compared.items()})
     report.figure("Event F1 by class", figure, "Dashed: mean over the classes.")
     folders = {arm: [t.folder for t in trials if ARMS[t.coherence] == arm] for arm in ARMS}
@@ -206,6 +228,10 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
         "command": command_line,
         "trials": count,
         "sets": {name: one["numbers"] for name, one in compared.items()},
+        "profiles": {
+            name: {arm: table.loc["all"].to_dict() for arm, table in found.items()}
+            for name, (found, _) in profiles.items()
+        },
     }
     write_whole(log_dir / "metrics.json", to_json(content))
 

@@ -41,6 +41,23 @@ def read_strong_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.Data
           filename  onset  offset event_label
         0    a.wav    0.5     2.0         Dog
     """
+    table = read_events(path)
+    has_event = table["event_label"].notna()
+    _refuse_order(path, has_event & (table["onset"] == table["offset"]), table)
+    unknown = has_event & ~table["event_label"].isin(list(classes))
+    _refuse(path, unknown, lambda row: _unknown_class(table["event_label"][row], classes))
+    return table
+
+
+def read_events(path: PathLike) -> pd.DataFrame:
+    """Read events of any classes, as any system may have written them.
+
+    As :func:`read_strong_tsv`, but for the names of the classes and events of no length, which
+    are taken as they are; a file that ends in `.csv` is separated by commas.
+
+    Raises:
+        InputError: the file, a column or a row cannot be used.
+    """
     table = _read(path, ("filename", "onset", "offset", "event_label"))
     empty = table[["onset", "offset", "event_label"]].eq("")
     partly = empty.any(axis=1) & ~empty.all(axis=1)
@@ -55,16 +72,7 @@ def read_strong_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.Data
         has_event & (table["onset"] < 0),
         lambda row: f"the onset {table['onset'][row]:g} is negative; give seconds from the start",
     )
-    _refuse(
-        path,
-        has_event & ~(table["onset"] < table["offset"]),
-        lambda row: (
-            f"the onset {table['onset'][row]:g} is not before the offset "
-            f"{table['offset'][row]:g} (seconds)"
-        ),
-    )
-    unknown = has_event & ~table["event_label"].isin(list(classes))
-    _refuse(path, unknown, lambda row: _unknown_class(table["event_label"][row], classes))
+    _refuse_order(path, has_event & (table["onset"] > table["offset"]), table)
     table["event_label"] = table["event_label"].where(has_event, np.nan)
     return table
 
@@ -134,6 +142,7 @@ def read_filenames(path: PathLike) -> list[str]:
 
 def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
     """Read the columns as text, blanks and "nan" as ""; check that filenames stay inside."""
+    separator, word = (",", "comma") if str(path).endswith(".csv") else ("\t", "tab")
     if not os.path.isfile(path):
         raise InputError(f"{path} does not exist or is not a file; give the path of a tsv file")
     try:
@@ -141,7 +150,7 @@ def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
         # swallows the lines after it.
         table = pd.read_csv(
             path,
-            sep="\t",
+            sep=separator,
             dtype=str,
             keep_default_na=False,
             quoting=csv.QUOTE_NONE,
@@ -152,17 +161,17 @@ def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no content"
-        raise InputError(f"{path} is not a tab-separated table: {reason}") from None
+        raise InputError(f"{path} is not a {word}-separated table: {reason}") from None
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise InputError(
-            f"{path} has no column {missing[0]!r}; its first line must name, separated by tabs: "
-            f"{', '.join(columns)} (it names: {', '.join(map(str, table.columns[:8]))})"
+            f"{path} has no column {missing[0]!r}; its first line must name, separated by "
+            f"{word}s: {', '.join(columns)} (it names: {', '.join(map(str, table.columns[:8]))})"
         )
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError(
             f"{path} has rows with more fields than its first line names; "
-            "separate the fields by single tabs"
+            f"separate the fields by single {word}s"
         )
     # A short row reads as missing values.
     table = table[list(columns)].fillna("").apply(lambda column: column.str.strip())
@@ -197,6 +206,18 @@ def _seconds(path: PathLike, table: pd.DataFrame, column: str) -> pd.Series:
         lambda row: f"{column} is {table[column][row]!r}; give a number of seconds",
     )
     return numbers
+
+
+def _refuse_order(path: PathLike, bad: pd.Series, table: pd.DataFrame) -> None:
+    """Raise for the first row whose onset is not before its offset."""
+    _refuse(
+        path,
+        bad,
+        lambda row: (
+            f"the onset {table['onset'][row]:g} is not before the offset "
+            f"{table['offset'][row]:g} (seconds)"
+        ),
+    )
 
 
 def _refuse(path: PathLike, bad: pd.Series, sentence) -> None:

@@ -140,7 +140,8 @@ class Scorer:
 
     Args:
         reference: annotated events; its filenames are the clips that are evaluated.
-        durations: columns filename and duration (seconds), one row a clip.
+        durations: columns filename and duration (seconds), one row a clip. Without it, there is
+            no intersection-based score and no PSDS.
         classes: class names that detections may have beside those of the reference.
 
     Attributes:
@@ -152,10 +153,15 @@ class Scorer:
     """
 
     def __init__(
-        self, reference: pd.DataFrame, durations: pd.DataFrame, classes: Sequence[str] = ()
+        self,
+        reference: pd.DataFrame,
+        durations: pd.DataFrame | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         self.files, events = metrics.check_events(reference, "the reference")
-        solid, self.lengths = metrics.reference_and_durations(reference, durations)
+        solid, self.lengths = events, pd.DataFrame(columns=["filename", "duration"])
+        if durations is not None:
+            solid, self.lengths = metrics.reference_and_durations(reference, durations)
         self.classes = sorted({*events["event_label"], *classes})
         others = sorted(set(self.lengths["filename"]) - set(self.files))
         self._clips = pd.Index([*self.files, *others])
@@ -213,11 +219,7 @@ class Scorer:
         Returns:
             Integers `(clips, classes, 3)`: clips in the order of `files`, classes of `classes`.
         """
-        if not (collar > 0 and 0 <= offset_ratio <= 1):
-            raise InputError(
-                f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
-                "and a ratio in [0, 1]"
-            )
+        metrics.check_collar(collar, offset_ratio)
         found = self._of_reference(estimated)
         reference = self.reference
         est, ref = _pairs(self._key(found), self._key(reference))
@@ -318,6 +320,8 @@ class Scorer:
 
     def _of_durations(self, estimated: Detections, name: str) -> Events:
         """Detections longer than zero seconds, of classes of the reference."""
+        if self.lengths.empty:
+            raise InputError("there are no durations; intersection-based scores and PSDS need them")
         if not isinstance(estimated, Events):
             table = metrics.detections(estimated, self.lengths, name)
             estimated = self._none() if table.empty else self._known(table, name)

@@ -4,7 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
+from dcase_coherence.data.annotations import (
+    read_durations,
+    read_events,
+    read_strong_tsv,
+    read_weak_tsv,
+)
 from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.system.errors import InputError
 
@@ -155,3 +160,23 @@ def test_bad_durations_are_named(table, rows, words):
 def test_other_classes(table):
     path = table(f"{STRONG}a.wav\t1\t2\tWolf\n")
     assert len(read_strong_tsv(path, classes=["Wolf"])) == 1
+
+
+def test_events_of_any_system(table, tmp_path):
+    rows = "a.wav\t1\t2\tWolf\nb.wav\t\t\t\na.wav\t10\t10\tSnow\n"
+    found = read_events(table(f"{STRONG}{rows}"))
+    assert found["event_label"].dropna().tolist() == ["Wolf", "Snow"]
+    # As pandas writes it by default: commas, and a column of numbers in front.
+    found.to_csv(tmp_path / "table.csv")
+    pd.testing.assert_frame_equal(read_events(tmp_path / "table.csv"), found)
+    assert read_events(table(STRONG)).empty
+    with pytest.raises(InputError, match="line 2: the onset 2 is not before the offset 1"):
+        read_events(table(f"{STRONG}a.wav\t2\t1\tWolf\n"))
+
+
+def test_commas_are_told_from_tabs(table, tmp_path):
+    with pytest.raises(InputError, match=r"table\.tsv has no column .* separated by tabs"):
+        read_events(table("filename,onset,offset,event_label\n"))
+    (tmp_path / "table.csv").write_text(STRONG)
+    with pytest.raises(InputError, match=r"table\.csv has no column .* separated by commas"):
+        read_events(tmp_path / "table.csv")

@@ -137,6 +137,19 @@ def test_real_predictions():
     assert scorer.psds(points) == pytest.approx(expected, abs=1e-12)
 
 
+def test_without_durations():
+    reference, durations, estimated = (
+        pd.read_csv(GOLDEN / f"{name}.tsv", sep="\t")
+        for name in ("reference", "durations", "predictions")
+    )
+    without, scorer = Scorer(reference), Scorer(reference, durations)
+    same(without.event_based(estimated), scorer.event_based(estimated))
+    same(without.segment_based(estimated), scorer.segment_based(estimated))
+    for call in (without.intersection_based, lambda table: without.psds({0.5: table})):
+        with pytest.raises(InputError, match="there are no durations"):
+            call(estimated)
+
+
 def test_published_scores_of_the_official_teacher(shared):
     golden = shared / "golden" / "desed2021_teacher"
     reference = pd.read_csv(shared / "golden/desed_metadata/validation.tsv", sep="\t")

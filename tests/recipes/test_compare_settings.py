@@ -41,7 +41,12 @@ def test_one_that_diverges_is_said_and_costs_the_others_nothing(finished):
         "diverging": 0,
     }
     assert "diverging" in (folder / "report.md").read_text()
-    assert {"report.html", "scores.tex", "training.svg"} <= {p.name for p in folder.rglob("*")}
+    written = {path.name for path in folder.rglob("*")}
+    assert {"report.html", "scores.tex", "training.svg", "error_profile.svg"} <= written
+    assert "Reference events (%)" in done.stdout
+    # Two trials on five clips, of which one has no event and the others have two.
+    events = {name: counts["events"] for name, counts in content["profiles"].items()}
+    assert events == {"baseline": 16, "strong": 16}
 
 
 def test_scores_and_differences_are_those_of_the_trials(finished):

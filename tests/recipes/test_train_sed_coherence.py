@@ -84,6 +84,15 @@ def test_compares_both_models_and_leaves_everything_behind(finished, folder):
         assert ("d_boundary" in epochs) == (arm == "coherence")
     assert (results / "posteriors.png").stat().st_size > 10_000
     assert (results / "comparison.txt").read_text().strip() in finished
+    # The error profile of both arms beside the official one, printed, drawn and kept.
+    assert "What became of the reference events (%)" in finished
+    assert "official, on DESED" in finished
+    assert (results / "profile.png").stat().st_size > 10_000
+    profiles = json.loads((results / "metrics.json").read_text())["profiles"]
+    reference = pd.read_csv(folder / "data/metadata/validation/validation.tsv", sep="\t")
+    for found in profiles.values():
+        assert found["events"] == reference["event_label"].count()
+    assert set(profiles) == {"baseline", "coherence"}
 
 
 def test_a_second_run_shows_the_first_ones_scores(run, finished, folder):

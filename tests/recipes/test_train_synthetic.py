@@ -45,6 +45,11 @@ def test_what_a_run_prints_and_leaves(finished):
         assert len(found["classwise"]) == 10
     written = {path.name for path in folder.rglob("*")}
     assert {"report.html", "report.md", "table_1.tex", "training.svg"} <= written
+    assert {"error_profile_validation.svg", "reference_events_public.tex"} <= written
+    assert "validation: What became of the reference events (%)" in said
+    for name, clips in (("validation", 5), ("public", 4)):
+        # Two trials; all clips but the last have two events.
+        assert content["profiles"][name]["coherence"]["events"] == 2 * 2 * (clips - 1)
     assert "Table 1" in (folder / "report.md").read_text()
 
 

@@ -62,6 +62,9 @@ NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _is_number(value) an
 SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 PROBABILITY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
 BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
+TEACHER = Kind(
+    "true, false or average", lambda value: isinstance(value, bool) or value == "average"
+)
 TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value))
 COUNTS = _list_of(COUNT, "a list of whole numbers of at least 1")
 DIFFERENT = Kind(
@@ -96,8 +99,9 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "seed": (WHOLE, 42),
         "mixup": (_or_empty(_choice("soft", "hard")), "soft"),
         "obj_metric_synth_type": (_or_empty(_choice("event", "intersection")), "intersection"),
-        # Ours: without a teacher the strong and weak labels alone train the student.
-        "teacher": (BOOLEAN, True),
+        # Ours: false trains the student alone, on strong and weak labels; so does average, whose
+        # teacher is the moving average of the student, statistics included, and is what is tested.
+        "teacher": (TEACHER, True),
         # Ours: "test" chooses the epoch on the test set, as the paper's Table 1 does; empty is the
         # baseline's choice on synth_val_*.
         "select_on": (_or_empty(_choice("test")), None),

@@ -246,7 +246,7 @@ def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrateg
     training = config["training"]
     if processes.total == 1 and training["backend"] != "ddp":
         return "auto"
-    weak_outputs_learn = training["batch_size"][1] or training["teacher"]
+    weak_outputs_learn = training["batch_size"][1] or training["teacher"] is True
     return DDPStrategy(
         # Rank zero alone uses the statistics of the batch normalisation, and keeps its own.
         broadcast_buffers=False,

@@ -51,7 +51,7 @@ def validation_scores(
         if training["batch_size"][1]:
             tags = weak[name].macro_f1()
             scores[f"val/weak/{name}/macro_F1"] = tags
-        if name == "student":
+        if name == ("teacher" if training.get("teacher") == "average" else "student"):
             by_event = training.get("obj_metric_synth_type") == "event"
             objective = tags + (event if by_event else intersection)
     return {**scores, "val/obj_metric": objective}

@@ -43,7 +43,8 @@ class MeanTeacher(pl.LightningModule):
     - `training.time_shift`, `gain` and `frequency_mask` change the clips of a batch, for student
       and teacher alike.
     - A share of 0 in `training.batch_size` leaves a set out; `training.teacher: false` trains
-      the student alone (the paper's Table 1).
+      the student alone (the paper's Table 1), and `average` does, but tests the moving average of
+      the student, statistics of the batch normalisation included.
 
     As in the official trainer the moving average covers parameters only: the teacher's batch
     normalisation follows its own forward passes.
@@ -91,7 +92,10 @@ class MeanTeacher(pl.LightningModule):
         self.encoder = encoder
         self.sed_student = sed_student
         self.sed_teacher: nn.Module | None = None
-        if hparams["training"].get("teacher", True):
+        teacher = hparams["training"].get("teacher", True)
+        #: Whether the teacher only averages: it sees no batch and the student does not follow it.
+        self.averages = teacher == "average"
+        if teacher:
             self.sed_teacher = copy.deepcopy(sed_student).requires_grad_(False)
         # Typed loosely: a module that is only tested has none of them.
         self.opt: Any = opt
@@ -165,7 +169,7 @@ class MeanTeacher(pl.LightningModule):
         loss = supervised("student", strong, weak)
         self.log("train/student/tot_supervised", loss, prog_bar=True)
         scheduler = self.warmup
-        if self.sed_teacher is not None:
+        if self.sed_teacher is not None and not self.averages:
             with torch.no_grad():
                 strong_teacher, weak_teacher = self.sed_teacher(features)
                 supervised("teacher", strong_teacher, weak_teacher)
@@ -200,7 +204,10 @@ class MeanTeacher(pl.LightningModule):
         """
         if self.sed_teacher is not None:
             factor = self.hparams["training"]["ema_factor"]
-            self.update_ema(factor, self.warmup.step_num, self.sed_student, self.sed_teacher)
+            step = self.warmup.step_num
+            self.update_ema(factor, step, self.sed_student, self.sed_teacher)
+            if self.averages:
+                self.average_statistics(factor, step, self.sed_student, self.sed_teacher)
 
     @staticmethod
     @torch.no_grad()
@@ -216,6 +223,17 @@ class MeanTeacher(pl.LightningModule):
         alpha = min(1 - 1 / (global_step + 1), alpha)
         for average, parameter in zip(ema_model.parameters(), model.parameters()):
             average.mul_(alpha).add_(parameter, alpha=1 - alpha)
+
+    @staticmethod
+    @torch.no_grad()
+    def average_statistics(alpha: float, step: int, model: nn.Module, average: nn.Module) -> None:
+        """Move the buffers of `average` towards those of `model`, as :meth:`update_ema` does."""
+        alpha = min(1 - 1 / (step + 1), alpha)
+        for mean, buffer in zip(average.buffers(), model.buffers()):
+            if buffer.is_floating_point():
+                mean.mul_(alpha).add_(buffer, alpha=1 - alpha)
+            else:
+                mean.copy_(buffer)
 
     def configure_optimizers(self) -> Any:
         """Give Lightning the optimizer and the scheduler."""

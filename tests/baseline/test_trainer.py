@@ -160,3 +160,34 @@ def test_masked_bands_reach_student_and_teacher(golden_inputs, tmp_path):
     for name in ("student", "teacher"):
         plain, masked = (record[f"train/{name}/loss_strong"][0] for record in loss)
         assert masked != pytest.approx(plain)
+
+
+class Averaging(Recorded):
+    """Keeps the student's states, the first one and those that the average takes in."""
+
+    def on_train_start(self):
+        self.keep_state()
+
+    def on_before_zero_grad(self, optimizer):
+        super().on_before_zero_grad(optimizer)
+        self.keep_state()
+
+    def keep_state(self):
+        state = {name: value.clone() for name, value in self.sed_student.state_dict().items()}
+        self.__dict__.setdefault("states", []).append(state)
+
+
+def test_an_averaging_teacher_is_the_mean_of_the_students(golden_inputs, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "Recorded", Averaging)
+    module = train(golden_inputs, tmp_path, None, "mse", teacher="average", ema_factor=0.9)
+    logged = [name for name in module.record if name.startswith("train/")]
+    assert not any("teacher" in name or "self_" in name for name in logged)
+    average, *steps = module.states
+    assert len(steps) == golden_inputs.STEPS
+    for number, state in enumerate(steps, start=1):
+        share = min(1 - 1 / (number + 1), 0.9)
+        for name, value in state.items():
+            average[name] = share * average[name] + (1 - share) * value
+    for name, value in module.sed_teacher.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6, msg=name)

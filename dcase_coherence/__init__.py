@@ -3,9 +3,10 @@
 The names below are imported on first use, so that parts without torch start quickly.
 """
 
-# No `from __future__ import annotations`: it would stand in the place of the module of that name.
+from __future__ import annotations
+
 import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcase_coherence.annealing import ExponentialAnnealing, LinearAnnealing
@@ -48,5 +49,5 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])

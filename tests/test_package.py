@@ -27,13 +27,6 @@ def test_modules_of_the_core_are_found_without_an_import_of_their_own():
     assert run(code) == "True"
 
 
-def test_annotations_are_the_module():
-    code = (
-        "from dcase_coherence.data import annotations; print(annotations.read_strong_tsv.__name__)"
-    )
-    assert run(code) == "read_strong_tsv"
-
-
 def test_an_unknown_name_is_an_attribute_error():
     code = "import dcase_coherence as d; print(hasattr(d, 'nothing'), 'FeatureTap' in dir(d))"
     assert run(code) == "False True"

@@ -20,7 +20,7 @@ from torch.utils.data import ConcatDataset
 from dcase_coherence.baseline.checkpoints import MovableCheckpoint, WholeFileIO, load_checkpoint
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.messages import one_sentence, quiet
-from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, StepDecay
+from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, Schedule, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
 from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
@@ -256,7 +256,7 @@ def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrateg
 
 def make_scheduler(
     config: Mapping[str, Any], optimizer: torch.optim.Optimizer, batches: int
-) -> ExponentialWarmup:
+) -> Schedule:
     """Warm-up over `n_epochs_warmup`, or what `opt` says; `batches` are those of an epoch."""
     opt, training = config["opt"], config["training"]
     steps = max(batches // training["accumulate_batches"], 1)

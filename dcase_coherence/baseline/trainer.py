@@ -21,7 +21,7 @@ from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
 from dcase_coherence.baseline.results import validation_scores, write_test
 from dcase_coherence.data.datasets import ConcatDatasetBatchSampler, mix_seed
 from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.data.loading import DeviceBatches, is_packed
+from dcase_coherence.data.loading import load
 from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore
 
 
@@ -66,7 +66,7 @@ class MeanTeacher(pl.LightningModule):
             `data.synth_val_folder` as strong.
         test_data: clips with file names.
         train_sampler: gives the batches.
-        scheduler: `{"scheduler": ExponentialWarmup(...), "interval": "step"}`.
+        scheduler: `{"scheduler": Schedule(...), "interval": "step"}`.
         fast_dev_run: load the data in the main process.
         evaluation: test without labels; only detections are written.
         verify_psds: hold the PSDS of a test against psds_eval too, which takes minutes.
@@ -297,12 +297,7 @@ class MeanTeacher(pl.LightningModule):
         return self._loader(data, batch_size=self.hparams["training"]["batch_size_val"])
 
     def _loader(self, data: Any, **batches: Any) -> Any:
-        if is_packed(data):
-            return DeviceBatches(data, self.device, **batches)
-        # Its own generator: starting workers takes no number from the training's.
-        return DataLoader(
-            data, num_workers=self.num_workers, generator=torch.Generator(), **batches
-        )
+        return load(data, self.device, num_workers=self.num_workers, **batches)
 
     # Validation
 

@@ -1,4 +1,4 @@
-"""Batches of packed clips, made on the device that trains."""
+"""Batches of clips: read by a DataLoader, or of packed clips made on the device that trains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler
 
 from dcase_coherence.data.datasets import Clips
 from dcase_coherence.data.packed import SCALE, Store, pack
@@ -40,6 +40,21 @@ def is_packed(data: Any) -> bool:
     return isinstance(data, ConcatDataset) and all(
         getattr(clips, "packed", None) is not None for clips in data.datasets
     )
+
+
+def load(data: Any, device: torch.device, *, num_workers: int = 0, **batches: Any) -> Any:
+    """Give batches of clips: a DataLoader or, where all lie in packed stores, without one.
+
+    Args:
+        data: a set of clips or a ConcatDataset.
+        device: where packed clips are wanted.
+        num_workers: of a DataLoader.
+        batches: `batch_sampler` or `batch_size`.
+    """
+    if is_packed(data):
+        return DeviceBatches(data, device, **batches)
+    # Its own generator: starting workers takes no number from the training's.
+    return DataLoader(data, num_workers=num_workers, generator=torch.Generator(), **batches)
 
 
 class DeviceBatches:

@@ -15,6 +15,7 @@ from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
+from dcase_coherence.tap import LAYOUT, is_layout
 
 
 class Kind(NamedTuple):
@@ -181,6 +182,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "annealing_epochs": (NOT_NEGATIVE, COHERENCE["annealing_epochs"]),
         "path": (TEXT, COHERENCE["path"]),
         "then": (_or_empty(TEXT), COHERENCE["then"]),
+        "layout": (_or_empty(Kind(LAYOUT, is_layout)), COHERENCE["layout"]),
     },
     # What to generate where there is no data set; the arguments of dcase_coherence.soundscapes.
     "soundscapes": {

@@ -20,7 +20,7 @@ from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import build, make_strategy
 from dcase_coherence.data.datasets import ConcatDatasetBatchSampler
 from dcase_coherence.runs.trials import Trial, run_trial
-from dcase_coherence.system.devices import Processes, choose_processes
+from dcase_coherence.system.devices import Processes
 from dcase_coherence.system.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -300,47 +300,6 @@ def test_processes_share_each_batch_without_overlap_and_in_order():
 def test_a_set_that_cannot_fill_the_shares_of_all_processes_is_named():
     with pytest.raises(InputError, match=r"weak set .* batch size of 4 in each of 2 processes"):
         ConcatDatasetBatchSampler([100, 7, 100], [4, 4, 4], processes=2)
-
-
-@pytest.fixture
-def gpus(monkeypatch):
-    def gpus(count, **environment):
-        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, str(value))
-
-    for name in ("LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"):
-        monkeypatch.delenv(name, raising=False)
-    return gpus
-
-
-def test_processes_without_a_launcher(gpus):
-    gpus(2)
-    assert choose_processes(None, None) == Processes("gpu", [0])
-    assert choose_processes("0,1", "ddp") == Processes("gpu", [0, 1])
-    assert choose_processes("0,1", "ddp").total == 2
-    with pytest.raises(InputError, match=r"runs on one GPU.*training\.backend to ddp"):
-        choose_processes("0,1", None)
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 6},
-        {"SLURM_STEP_NUM_TASKS": 6, "SLURM_STEP_NUM_NODES": 3},
-    ],
-)
-def test_processes_of_torchrun_and_srun(gpus, environment):
-    gpus(4, **environment)
-    assert choose_processes(None, None) == Processes("gpu", [0, 1], 3)
-    assert choose_processes("2,3", None) == Processes("gpu", [2, 3], 3)
-    assert choose_processes("cpu", None) == Processes("cpu", 2, 3)
-    assert choose_processes("cpu", None).total == 6
-    with pytest.raises(InputError, match="2 processes were started on this machine for 1 GPUs"):
-        choose_processes("0", None)
-    gpus(1)
-    with pytest.raises(InputError, match="start one for each GPU"):
-        choose_processes(None, None)
 
 
 def test_settings_of_ddp(config):

@@ -120,6 +120,7 @@ def assert_close(ours, theirs, tolerance):
         assert difference <= tolerance, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [{}, {"normalization": "batch", "freeze_bn": True}])
 def test_two_processes_are_one_with_the_joined_batch(config, tmp_path, net):
     config["net"].update(net)
@@ -145,6 +146,7 @@ def test_two_processes_are_one_with_the_joined_batch(config, tmp_path, net):
     assert tested.test(zero["best"]) == zero["tested"]
 
 
+@pytest.mark.slow
 def test_features_are_centred_by_the_mean_of_all_processes(config, tmp_path):
     config["coherence"].update(lags=[1, 2], center=True, normalize=True)
     config["training"]["n_epochs"] = 1
@@ -158,6 +160,7 @@ def test_features_are_centred_by_the_mean_of_all_processes(config, tmp_path):
     assert zero["monitor"][0] == pytest.approx(alone["monitor"][0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_in_any_number_of_processes(config, tmp_path):
     whole = fit(config, tmp_path / "alone", JOINED)
     in_two_processes(fit, tmp_path / "two", config, tmp_path / "two", SHARE)
@@ -181,6 +184,7 @@ def test_a_checkpoint_goes_on_in_any_number_of_processes(config, tmp_path):
         assert resumed["state"].keys() == whole["state"].keys()
 
 
+@pytest.mark.slow
 def test_dropout_differs_between_processes_and_rank_zero_draws_as_one_alone(config, tmp_path):
     config["training"]["n_epochs"] = 1
     alone = fit(config, tmp_path / "alone", JOINED)
@@ -208,6 +212,7 @@ def fail(config, folder, how):
         return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["audio", "term"])
 def test_what_is_not_finite_in_one_process_stops_both_with_the_sentence(config, tmp_path, how):
     config["scaler"]["statistic"] = "instance"
@@ -229,6 +234,7 @@ def run_and_listen(config, folder):
     return scores, [path for path in written if path.startswith(str(folder))]
 
 
+@pytest.mark.slow
 def test_rank_zero_alone_writes(config, tmp_path):
     config["training"].update(batch_size=SHARE, n_epochs=1)
     config["scaler"]["savepath"] = str(tmp_path / "trial" / "scaler.ckpt")
@@ -239,6 +245,7 @@ def test_rank_zero_alone_writes(config, tmp_path):
         assert any(f".{name}-partial-" in path for path in zero[1]), name
 
 
+@pytest.mark.slow
 def test_the_recipe_under_torchrun_leaves_the_files_of_one_process(config_file, tmp_path):
     config = yaml.safe_load(config_file.read_text())
     config["training"].update(batch_size=SHARE, n_epochs=2)

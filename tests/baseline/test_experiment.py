@@ -82,6 +82,7 @@ def config(config_file):
     return load_config(config_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("coherence", "kill"),
     # In the second batch, and in the validation, of the second epoch of three batches.
@@ -121,6 +122,7 @@ def test_a_finished_run_resumes_to_its_end(config, tmp_path):
     assert resumed.test() == whole.test()
 
 
+@pytest.mark.slow
 def test_workers_and_their_number_change_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)
     config["training"]["n_epochs"] = 2

@@ -14,7 +14,6 @@ import torch
 
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build
-from dcase_coherence.system.devices import choose_devices
 from dcase_coherence.system.errors import InputError
 
 
@@ -83,6 +82,7 @@ def config(config_file):
     return load_config(config_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("coherence", "kill"),
     # In the second batch, and in the validation, of the second epoch of three batches.
@@ -122,6 +122,7 @@ def test_a_finished_run_resumes_to_its_end(config, tmp_path):
     assert resumed.test() == whole.test()
 
 
+@pytest.mark.slow
 def test_workers_and_their_number_change_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)
     config["training"]["n_epochs"] = 2
@@ -240,19 +241,6 @@ def test_fast_dev_run(config, tmp_path):
     experiment = fit(config, tmp_path, coherence=False, fast_dev_run=True)
     assert experiment.trainer.current_epoch == 3
     assert "test/student/event_f1_macro" in experiment.test()
-
-
-def test_choice_of_devices(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert choose_devices(None) == choose_devices("0") == choose_devices("cpu") == ("cpu", 1)
-    with pytest.raises(InputError, match="0 GPUs"):
-        choose_devices("0,1")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert choose_devices(None) == choose_devices("0") == ("gpu", [0])
-    assert choose_devices("-1") == ("gpu", [0, 1])
-    for flag in ("two", "2", ""):
-        with pytest.raises(InputError, match="--gpus"):
-            choose_devices(flag)
 
 
 def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ from dcase_coherence.baseline.config import load_config, read_yaml
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.lightning import build_regularizer
 
+pytestmark = pytest.mark.slow
+
 CONFS = Path(__file__).parents[2] / "recipes" / "confs"
 SETTINGS = {
     "baseline": "coherence: {alpha1: 0, alpha2: 0}",

@@ -13,6 +13,8 @@ import yaml
 
 from dcase_coherence.soundscapes import generate
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPE = "train_sed_coherence.py"
 TINY = {

@@ -262,11 +262,12 @@ def run_official_code(args: argparse.Namespace) -> None:
     # The official script does not go on by itself: nothing here may say so.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    scores = {}
     for arm in arms:
         folder = args.log_dir
         if folder and args.arm == "both":
             folder = str(Path(folder, arm))
-        run_official(
+        result = run_official(
             args.baseline,
             args.recipe,
             flags + (["--log_dir", folder] if folder else []),
@@ -274,6 +275,26 @@ def run_official_code(args: argparse.Namespace) -> None:
             trainer=args.trainer,
             allow_drift=args.allow_drift,
         )
+        scores[arm] = result.scores
+    if len(scores) == 2 and all(scores.values()):
+        print(f"\n{official_comparison(scores)}\n")
+
+
+def official_comparison(by_arm: dict[str, dict[str, float]]) -> str:
+    """Table of what the official test logged, under its own names, which differ from year to year.
+
+    The scores are fractions, as the official code logs them.
+    """
+    names = [name for name in by_arm["baseline"] if name in by_arm["coherence"]]
+    width = max(map(len, names)) + 2
+    heads = (*ARMS, "difference")
+    lines = ["test set, as the official code logs it", ""]
+    lines.append(" " * width + "".join(f"{head:>12}" for head in heads))
+    for name in names:
+        baseline, coherence = (by_arm[arm][name] for arm in ARMS)
+        cells = (f"{baseline:.4f}", f"{coherence:.4f}", f"{coherence - baseline:+.4f}")
+        lines.append(f"{name:{width}}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: load from packed copies of the clips' folders, kept beside them or in a folder.
         "packed": (BOOLEAN, False),
         "packed_folder": (_or_empty(TEXT), None),
+        # Ours: with packed clips make each mel spectrogram once and keep it in memory.
+        "keep_mels": (BOOLEAN, False),
     },
     "opt": {
         "lr": (POSITIVE, 0.001),
@@ -395,6 +397,10 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
     require(
         (config["opt"]["decay_factor"] is None) == (config["opt"]["decay_epochs"] is None),
         "opt.decay_factor and opt.decay_epochs belong together; give both or neither",
+    )
+    require(
+        data["packed"] or not data["keep_mels"],
+        "data.keep_mels is true and data.packed false; set data.packed: true, too",
     )
     require(
         config["opt"]["schedule"] is None or config["opt"]["decay_factor"] is None,

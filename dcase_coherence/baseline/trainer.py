@@ -23,7 +23,7 @@ from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
 from dcase_coherence.data.annotations import read_durations, read_strong_tsv
 from dcase_coherence.data.datasets import ConcatDatasetBatchSampler, mix_seed
 from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.data.loading import DeviceBatches, is_packed
+from dcase_coherence.data.loading import DeviceBatches, MelBatches, is_packed
 from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, write_detections
 from dcase_coherence.evaluation.scores import Scorer
 from dcase_coherence.system.files import whole_file
@@ -122,6 +122,10 @@ class MeanTeacher(pl.LightningModule):
         teacher = {} if self.sed_teacher is None else {"teacher": self.sed_teacher}
         return {"student": self.sed_student, **teacher}
 
+    def mels(self, sound: Tensor) -> Tensor:
+        """Mel spectrograms `(batch, mels, frames)` of audio, or what is given if it is that."""
+        return sound if sound.dim() == 3 else self.mel_spec(sound)
+
     def features(self, mels: Tensor) -> Tensor:
         """Log and normalise mel spectrograms `(batch, mels, frames)`."""
         return self.scaler(take_log(mels))
@@ -133,7 +137,7 @@ class MeanTeacher(pl.LightningModule):
         audio, labels = batch[0], batch[1]
         training = self.hparams["training"]
         strong_rows, weak_rows = self.labelled_rows()
-        mels = self.mel_spec(audio)
+        mels = self.mels(audio)
         labels_weak = (labels[weak_rows].sum(-1) > 0).float()
         if training.get("time_shift"):
             most = round(training["time_shift"] / self.encoder.frame_seconds)
@@ -238,7 +242,7 @@ class MeanTeacher(pl.LightningModule):
             self.scaler.set_statistics(*(t.to(self.device) for t in load_statistics(path, of)))
             return
         self.scaler.fit(
-            take_log(self.mel_spec(batch[0].to(self.device))) for batch in self.train_dataloader()
+            take_log(self.mels(batch[0].to(self.device))) for batch in self.train_dataloader()
         )
         # Each process has seen its part of each batch.
         reduce = self.trainer.strategy.reduce
@@ -281,6 +285,8 @@ class MeanTeacher(pl.LightningModule):
 
     def _loader(self, data: Any, **batches: Any) -> Any:
         if is_packed(data):
+            if self.hparams["data"].get("keep_mels"):
+                return MelBatches(data, self.device, self.mel_spec, **batches)
             return DeviceBatches(data, self.device, **batches)
         # Its own generator: starting workers takes no number from the training's.
         return DataLoader(
@@ -297,7 +303,7 @@ class MeanTeacher(pl.LightningModule):
     def validation_step(self, batch: Any, batch_indx: int) -> None:
         """Collect what student and teacher say about a batch."""
         audio, labels, _, filenames = batch
-        features = self.features(self.mel_spec(audio))
+        features = self.features(self.mels(audio))
         weak_rows = self._rows_in(filenames, "weak_folder")
         strong_rows = self._rows_in(filenames, "synth_val_folder")
         labels_weak = (labels[weak_rows].sum(-1) >= 1).float()
@@ -360,7 +366,7 @@ class MeanTeacher(pl.LightningModule):
     def test_step(self, batch: Any, batch_indx: int) -> None:
         """Collect what student and teacher say about a batch."""
         audio, labels, _, filenames = batch
-        features = self.features(self.mel_spec(audio))
+        features = self.features(self.mels(audio))
         for name, model in self.models.items():
             strong, _ = model(features)
             if not self.evaluation:

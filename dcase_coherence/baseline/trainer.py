@@ -187,6 +187,18 @@ class MeanTeacher(pl.LightningModule):
         self.log("train/lr", self.opt.param_groups[-1]["lr"], prog_bar=True)
         return loss
 
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log a value; a training's only where it is shown or written.
+
+        Of a small network Lightning's bookkeeping would take a tenth of each step.
+        """
+        trainer = self._trainer
+        if trainer is not None and trainer.training and not trainer.progress_bar_callback:
+            every = getattr(trainer, "log_every_n_steps", 1)
+            if (trainer.global_step + 1) % max(every, 1):
+                return
+        super().log(name, value, *args, **kwargs)
+
     def labelled_rows(self) -> tuple[slice, slice]:
         """Rows of a training batch with strong labels, and those with weak labels."""
         strong, weak, _ = self.hparams["training"]["batch_size"]

@@ -277,6 +277,7 @@ def run_trial(
             gpus=gpus,
             resume=last if last.exists() else None,
             fast_dev_run=fast_dev_run,
+            progress=False,
         )
         write_record(trial, {})
         # First, so that no checkpoint is ahead of the table.
@@ -299,6 +300,7 @@ def run_trial(
             gpus=gpus,
             train=False,
             fast_dev_run=fast_dev_run,
+            progress=False,
         )
         scores = experiment.test(trial.folder / record["checkpoint"])
         public = {name.replace("test/", "public/"): value for name, value in scores.items()}

@@ -97,6 +97,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: "test" chooses the epoch on the test set, as the paper's Table 1 does; empty is the
         # baseline's choice on synth_val_*.
         "select_on": (_or_empty(_choice("test")), None),
+        # Ours: of the loss of weak labels; a few clips a batch give noisy gradients.
+        "weak_weight": (NOT_NEGATIVE, 1),
         # Ours: augmentation of the training's clips; 0 leaves it out.
         "time_shift": (NOT_NEGATIVE, 0),  # circular, in seconds
         "gain": (NOT_NEGATIVE, 0),  # standard deviation, in dB

@@ -163,7 +163,7 @@ class MeanTeacher(pl.LightningModule):
             if len(labels_weak):
                 loss_weak = self.supervised_loss(weak[weak_rows], labels_weak)
                 self.log(f"train/{name}/loss_weak", loss_weak)
-                loss = loss + loss_weak
+                loss = loss + training.get("weak_weight", 1) * loss_weak
             return loss
 
         strong, weak = self.sed_student(features)

@@ -160,3 +160,11 @@ def test_masked_bands_reach_student_and_teacher(golden_inputs, tmp_path):
     for name in ("student", "teacher"):
         plain, masked = (record[f"train/{name}/loss_strong"][0] for record in loss)
         assert masked != pytest.approx(plain)
+
+
+@pytest.mark.parametrize("weight", [0, 0.25])
+def test_weak_labels_count_as_much_as_asked_for(golden_inputs, tmp_path, weight):
+    record = train(golden_inputs, tmp_path, None, "mse", weak_weight=weight).record
+    losses = (record[f"train/student/{name}"] for name in ("loss_strong", "loss_weak"))
+    expected = [strong + weight * weak for strong, weak in zip(*losses)]
+    assert record[CORRECTED] == pytest.approx(expected)

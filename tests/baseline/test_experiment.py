@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build
@@ -177,6 +178,18 @@ def test_what_a_run_leaves_behind(config, tmp_path):
     }
     assert [path.name for path in folder.glob("*.ckpt")].count("last.ckpt") == 1
     assert not list(folder.glob(".*"))
+
+
+def test_logged_is_every_so_many_steps(config, tmp_path):
+    experiment = build(config, coherence=True, log_dir=tmp_path)
+    experiment.trainer.log_every_n_steps = 2
+    experiment.fit()
+    written = EventAccumulator(str(tmp_path)).Reload()
+    steps = experiment.trainer.global_step
+    for name in ("train/student/tot_supervised", "train/coherence/d_inside"):
+        assert [event.step for event in written.Scalars(name)] == list(range(1, steps, 2))
+    epochs = range(config["training"]["n_epochs"])
+    assert len(written.Scalars("val/synth/teacher/loss_strong")) == len(epochs)
 
 
 def test_a_training_is_not_overwritten(config, tmp_path):

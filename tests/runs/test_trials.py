@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import threading
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -249,3 +250,24 @@ def test_a_process_that_is_killed_or_told_to_stop(trial, strike, expected, words
     striker.join()
     if expected is Stopped:
         assert (error.value.code, error.value.what) == (RESUME_ME, "baseline was told to stop")
+
+
+def test_lines_tell_how_far_it_is_and_the_time_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(trials.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trials.sys.stderr, "isatty", lambda: False, raising=False)
+    display = trials._Display([SimpleNamespace(name="baseline 1")], progress=True)
+    # Resumed after four epochs: what was trained before says nothing about the pace.
+    for quarter in range(17, 41):
+        now[0] += 15
+        display.show(0, quarter / 4, 10, "loss 0.500")
+    display.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "baseline 1: epoch 4.25 of 10, loss 0.500",
+        "baseline 1: epoch 5 of 10, loss 0.500, 05:00 left",
+        "baseline 1: epoch 6 of 10, loss 0.500, 04:00 left",
+        "baseline 1: epoch 7 of 10, loss 0.500, 03:00 left",
+        "baseline 1: epoch 8 of 10, loss 0.500, 02:00 left",
+        "baseline 1: epoch 9 of 10, loss 0.500, 01:00 left",
+        "baseline 1: epoch 10 of 10, loss 0.500",
+    ]

@@ -37,7 +37,7 @@ DESED = [
 ]
 EXACT = ["sed_scores_eval>=0.0.4"]
 TUNE = ["optuna>=4", "sqlalchemy"]
-TEST = ["pytest>=8", "hypothesis>=6"]
+TEST = ["pytest>=8", "hypothesis>=6", "sybil>=9"]  # sybil runs the examples of the documentation
 
 setup(
     name="dcase-coherence",

@@ -41,7 +41,12 @@ def check_settings(
         )
 
 
-def _check_labels(labels: Tensor) -> None:
+def check_labels(labels: Tensor) -> None:
+    """Check that labels have the axes `(batch, frames, classes)`.
+
+    Raises:
+        ValueError: when they have another number of them.
+    """
     if labels.dim() != 3:
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}; they must be (batch, frames, classes)"
@@ -71,7 +76,7 @@ def label_transitions(labels: Tensor, *, lag: int = 1, tolerance: float = 0.0) -
         >>> label_transitions(labels, lag=3)
         tensor([[False]])
     """
-    _check_labels(labels)
+    check_labels(labels)
     if labels.is_floating_point() and bool(torch.isnan(labels).any()):
         raise ValueError("labels hold NaN; every frame needs a number for every class")
     if not labels.is_floating_point():
@@ -271,6 +276,33 @@ def coherence_loss(
     return total / max(elements, 1)
 
 
+def transposed_hint(features: Tensor, labels: Tensor, apart: int = 0) -> str:
+    """What to transpose where frames are found in the axis of the classes or of the dims.
+
+    Args:
+        features: `(batch, frames, dims)`, as they should be.
+        labels: `(batch, frames, classes)`, as they should be.
+        apart: how many frames the two may differ by.
+
+    Returns:
+        The end of a sentence, or nothing.
+
+    Example:
+        >>> transposed_hint(torch.zeros(2, 50, 8), torch.zeros(2, 10, 50))
+        '; labels seem to be (batch, classes, frames): give labels.transpose(1, 2)'
+    """
+    if features.shape[1] == labels.shape[1]:
+        return ""
+    if abs(features.shape[1] - labels.shape[2]) <= apart:
+        return "; labels seem to be (batch, classes, frames): give labels.transpose(1, 2)"
+    if abs(features.shape[2] - labels.shape[1]) <= apart:
+        return (
+            "; features seem to be (batch, dims, frames): give features.transpose(1, 2), or a tap "
+            "the layout of the output (layout='bdt')"
+        )
+    return ""
+
+
 def _check_pair(features: Tensor, labels: Tensor, valid: Tensor | None = None) -> None:
     """Check that features, labels and the mask of valid frames belong together.
 
@@ -283,11 +315,11 @@ def _check_pair(features: Tensor, labels: Tensor, valid: Tensor | None = None) -
         )
     if not features.is_floating_point():
         raise ValueError(f"features are {features.dtype}; they must be floating point")
-    _check_labels(labels)
+    check_labels(labels)
     if features.shape[:2] != labels.shape[:2]:
         raise ValueError(
             f"features have (batch, frames) = {tuple(features.shape[:2])} but labels have "
-            f"{tuple(labels.shape[:2])}; they must be equal"
+            f"{tuple(labels.shape[:2])}; they must be equal{transposed_hint(features, labels)}"
         )
     if valid is None:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Mapping, Union
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcase_coherence.annealing import ExponentialAnnealing, LinearAnnealing
 from dcase_coherence.loss import CoherenceLoss
@@ -25,6 +25,7 @@ DEFAULTS = {
     "annealing_epochs": 5.0,
     "path": "cnn",
     "then": None,
+    "layout": None,
 }
 ANNEALINGS = {"linear": LinearAnnealing, "exponential": ExponentialAnnealing}
 
@@ -66,6 +67,7 @@ normalize=False, center=False, tolerance=0.0)
         loss=CoherenceLoss(**{key: values[key] for key in loss_keys}),
         annealing=ANNEALINGS[values["annealing"]](values["annealing_epochs"]),
         then=values["then"],
+        layout=values["layout"],
     )
 
 
@@ -75,7 +77,9 @@ class CoherenceMixin:
     Put it first: `class Coherence(CoherenceMixin, SEDTask4_2021): pass`. The defaults fit the DCASE
     Task 4 baselines of 2021 to 2023: the student is `self.sed_student`, the settings are
     `self.hparams["coherence"]`, the strong rows come first in the batch and its labels are
-    `(batch, classes, frames)`. Override :meth:`strong_labels` or :meth:`configure_coherence`
+    `(batch, classes, frames)`. The trainer's optimisation is automatic: under manual optimisation
+    call a :class:`~dcase_coherence.regularizer.CoherenceRegularizer` before `manual_backward`.
+    Override :meth:`strong_labels` or :meth:`configure_coherence`
     where a trainer differs.
 
     Logged, beside what the trainer logs: `train/coherence/` + `term`, `weight`, `z_norm`,
@@ -85,6 +89,17 @@ class CoherenceMixin:
     """
 
     coherence: CoherenceRegularizer
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class in which the trainer's `training_step` would hide this one."""
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if nn.Module in order and order.index(nn.Module) < order.index(CoherenceMixin):
+            names = [base.__name__ for base in cls.__bases__ if base is not CoherenceMixin]
+            raise TypeError(
+                f"class {cls.__name__} names CoherenceMixin after the trainer, where it adds "
+                f"nothing; write class {cls.__name__}({', '.join(['CoherenceMixin', *names])})"
+            )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -104,13 +119,25 @@ class CoherenceMixin:
         Called after the trainer's own step, which mixes up the labels of `batch[1]` in place.
 
         Returns:
-            rows (a slice, bool mask or indices) and labels `(rows, frames, classes)`.
+            rows (a slice, bool mask or indices) and labels `(rows, frames, classes)`, or of the
+            whole batch.
         """
         rows = slice(0, self.hparams["training"]["batch_size"][0])  # type: ignore[attr-defined]
         return rows, batch[1][rows].transpose(1, 2)
 
     def training_step(self, batch: Any, batch_indx: int, *args: Any, **kwargs: Any) -> Any:
-        """Make the trainer's own step, then add the term to its loss."""
+        """Make the trainer's own step, then add the term to its loss.
+
+        Raises:
+            RuntimeError: when the trainer optimises by hand (`automatic_optimization = False`).
+        """
+        if not getattr(self, "automatic_optimization", True):
+            raise RuntimeError(
+                f"{type(self).__name__} optimises by hand (automatic_optimization = False), so the "
+                "mixin cannot add to its loss; in the place of the mixin make a "
+                "CoherenceRegularizer in __init__ and add its term to the loss before "
+                "self.manual_backward(loss)"
+            )
         if not self.coherence.tap.attached:
             self.coherence.attach()
         # A forward without a training step (validation, a scaler's fit) may have left something.

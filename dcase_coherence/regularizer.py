@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from dcase_coherence.annealing import LinearAnnealing
 from dcase_coherence.functional import (
+    check_labels,
     comparable_features,
     counted_pairs,
     label_transitions,
     several_processes,
     transition_distances,
+    transposed_hint,
 )
 from dcase_coherence.loss import CoherenceLoss
 from dcase_coherence.tap import FeatureTap
@@ -60,6 +62,8 @@ class CoherenceRegularizer:
         annealing: from a (fractional) epoch to a weight in [0, 1].
         then: submodule that the output passes through once more, see
             :class:`~dcase_coherence.tap.FeatureTap`.
+        layout: the axes of the output where they are not `(batch, channels, frames, bins)` or
+            `(batch, frames, dims)`, for instance `"bdt"`, see there.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d((1, 8)))
@@ -79,16 +83,19 @@ class CoherenceRegularizer:
         loss: CoherenceLoss | None = None,
         annealing: Callable[[float], float] | None = None,
         then: Union[str, nn.Module, None] = None,
+        layout: str | None = None,
     ) -> None:
         self.model = model
         self.path = path
         self.then = then
+        self.layout = layout
         self.loss = CoherenceLoss() if loss is None else loss
         self.annealing = LinearAnnealing() if annealing is None else annealing
         self.metrics: dict[str, float] = {}
-        self.tap = FeatureTap(model, path, then)
+        self.tap = FeatureTap(model, path, then, layout)
         self._first_norm = math.nan
         self._warned = False
+        self._warned_of_gradient = False
 
     def __call__(
         self,
@@ -100,25 +107,40 @@ class CoherenceRegularizer:
         """Coherence term of the forward pass that has just been made.
 
         Args:
-            labels: the strong labels of those rows that have any, `(rows, frames, classes)`, as
-                the supervised loss saw them (after mixup).
+            labels: the labels as the supervised loss saw them (after mixup), `(batch, frames,
+                classes)` of the whole batch or `(rows, frames, classes)` of the rows alone, in
+                their order.
             rows: which rows of the batch are strongly labelled (a slice, a bool mask or indices);
                 None for all. Weak and unlabelled rows have no boundaries to learn from.
-            epoch: how many epochs of training are over, fractional; without it the term has its
-                full weight.
-            valid: bool `(rows, frames)`, False for padding.
+            epoch: how many epochs of training are over, fractional (`epoch + step / steps`): with
+                whole numbers a ramp leaves the term at 0 for the whole first epoch. Without it the
+                term has its full weight.
+            valid: bool, False for padding, of the whole batch or of the rows, like the labels.
 
         Returns:
             The annealed, weighted term, a scalar to be added to the loss.
 
         Raises:
             RuntimeError: when the model did not run, or ran more than once, since the last call.
-            ValueError: when features and labels differ by more than one frame.
+            ValueError: when features and labels differ by more than one frame, or the labels are
+                neither of the batch nor of the rows.
             FloatingPointError: when the term is not finite.
         """
         features = self.tap.pop()
+        check_labels(labels)
         if rows is not None:
+            batch = features.shape[0]
             features = features[rows]
+            labels = _of_rows("labels", labels, rows, batch, features.shape[0])
+            if valid is not None:
+                valid = _of_rows("valid", valid, rows, batch, features.shape[0])
+        elif features.shape[0] != labels.shape[0]:
+            raise ValueError(
+                f"labels are of {labels.shape[0]} clips and the batch has {features.shape[0]}; "
+                "name those that are strongly labelled by rows, for instance rows=slice(0, "
+                f"{labels.shape[0]})"
+            )
+        self._check_gradient(features)
         features, labels, valid = crop_to_same_frames(features, labels, valid)
         weight = self.annealing(epoch)
         term = weight * self.loss(features, labels, valid)
@@ -129,6 +151,19 @@ class CoherenceRegularizer:
         check_finite(self.metrics["term"], "the coherence term", self.metrics)
         self._watch(self.metrics["z_norm"])
         return term
+
+    def _check_gradient(self, features: Tensor) -> None:
+        """Warn once of features that no gradient can flow from."""
+        if self._warned_of_gradient or features.requires_grad or not torch.is_grad_enabled():
+            return
+        self._warned_of_gradient = True
+        warnings.warn(
+            f"the features of {self.tap.name!r} carry no gradient, so the coherence term changes "
+            "nothing: all that makes them is frozen (requires_grad=False), ran under "
+            "torch.no_grad() or on detached tensors, or is within a checkpointed block with "
+            "use_reentrant=True (use_reentrant=False keeps the gradient)",
+            stacklevel=3,
+        )
 
     def _watch(self, z_norm: float) -> None:
         """Warn once when the features leave the scale they started with."""
@@ -172,7 +207,7 @@ class CoherenceRegularizer:
     def attach(self) -> None:
         """Tap the model again, in a copy of the regularizer (after pickling)."""
         self.tap.remove()
-        self.tap = FeatureTap(self.model, self.path, self.then)
+        self.tap = FeatureTap(self.model, self.path, self.then, self.layout)
 
     @torch.no_grad()
     def _monitor(
@@ -242,6 +277,20 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
+def _of_rows(
+    name: str, values: Tensor, rows: Union[slice, Tensor], batch: int, n_rows: int
+) -> Tensor:
+    """Values of the rows, which are given for them or for the whole batch."""
+    if values.shape[0] == n_rows:
+        return values
+    if values.shape[0] == batch:
+        return values[rows]
+    raise ValueError(
+        f"{name} are of {values.shape[0]} clips; rows selects {n_rows} of the {batch} in the "
+        f"batch: give {name} of the whole batch or of the selected rows"
+    )
+
+
 def crop_to_same_frames(
     features: Tensor, labels: Tensor, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -254,7 +303,11 @@ def crop_to_same_frames(
     if abs(n_features - n_labels) > 1:
         raise ValueError(
             f"features have {n_features} frames and labels {n_labels}; they may differ by one at "
-            "most: check the pooling over time of the network against that of the labels"
+            "most"
+            + (
+                transposed_hint(features, labels, apart=1)
+                or ": check the pooling over time of the network against that of the labels"
+            )
         )
     frames = min(n_features, n_labels)
     return (

@@ -142,6 +142,13 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     import pandas as pd
 
     from dcase_coherence.evaluation import boundaries, plots
+    from dcase_coherence.evaluation.profile import (
+        NOTE,
+        error_profile,
+        of_systems,
+        profile_table,
+        profile_text,
+    )
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.system.files import write_whole
@@ -204,6 +211,12 @@ def write(sets: dict, args: argparse.Namespace) -> None:
             error = table[f"{edge}_error"]
             rows[name][f"{edge} error (s), median"] = error.dropna().median()
             rows[name][f"{edge} error (s), median size"] = error.dropna().abs().median()
+    profiles = {name: error_profile(found["reference"], found["events"][name]) for name in models}
+    counts = of_systems(profiles)
+    print(f"\n{profile_text(counts)}")
+    report.table("Reference events (%)", profile_table(counts), NOTE)
+    report.table("Estimated events (%)", profile_table(counts, "estimated"))
+    report.figure("Error profile", plots.error_profiles(profiles), "Of the reference events.")
     try:
         figure = plots.edge_error_boxes(errors)
         words = "Late is positive. Median, quartiles, 5th and 95th percentile."
@@ -244,6 +257,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     report.write(args.log_dir)
     numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
     numbers["posteriors"] = {"clip": clip, "class": label}
+    numbers["profiles"] = {name: table.loc["all"].to_dict() for name, table in profiles.items()}
     write_whole(Path(args.log_dir, "boundaries.json"), to_json(numbers))
 
 

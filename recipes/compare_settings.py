@@ -118,10 +118,10 @@ def write(
     from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.tables import SCORES, to_json
-    from dcase_coherence.runs.epochs import mean_epochs, read_epochs
+    from dcase_coherence.runs.epochs import mean_epochs, tables_of
     from dcase_coherence.system.files import write_whole
 
-    tables = {setting: read_epochs(paths) for setting, paths in folders.items()}
+    tables = {setting: tables_of(paths) for setting, paths in folders.items()}
     scores = {
         setting: pd.DataFrame([one for one in trials if one], columns=list(SCORES))
         for setting, trials in found.items()

@@ -181,7 +181,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table, profile_text
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.tables import to_json
-    from dcase_coherence.runs.epochs import mean_epochs, read_epochs
+    from dcase_coherence.runs.epochs import mean_epochs, tables_of
     from dcase_coherence.system.files import write_whole
 
     compared = {
@@ -217,7 +217,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     figure = plots.classwise_f1({name: one["f1"] for name, one in compared.items()})
     report.figure("Event F1 by class", figure, "Dashed: mean over the classes.")
     folders = {arm: [t.folder for t in trials if ARMS[t.coherence] == arm] for arm in ARMS}
-    curves = {arm: mean_epochs(read_epochs(found)) for arm, found in folders.items()}
+    curves = {arm: mean_epochs(tables_of(found)) for arm, found in folders.items()}
     known = [column for column in CURVES if any(column in table for table in curves.values())]
     report.figure("Training", plots.curves(curves, panels=known), "Means over the trials.")
     every = pd.concat([one["every"] for one in compared.values()]).rename_axis("score")

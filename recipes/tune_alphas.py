@@ -1,6 +1,9 @@
-"""Search alpha1 and alpha2 on a logarithmic grid (the paper's criterion: the validation set).
+"""Search the weights of the term on a logarithmic grid (the paper's criterion: the validation set).
 
-Every pair is trained as train_synthetic.py trains the coherence model. The study lives in an SQLite
+The axes are the scale of both weights, alpha2, and their ratio alpha1 / alpha2: the paper's pair
+(0.1, 0.03) has the scale 0.03 and the ratio 10 / 3.
+
+Every cell is trained as train_synthetic.py trains the coherence model. The study lives in an SQLite
 file, or in any database that Optuna knows, and any number of processes on any number of machines
 may work on it: run the same command again, here or there, to go on or to join in.
 """
@@ -18,7 +21,7 @@ from dcase_coherence.runs.options import add_options, check_counts, results_fold
 from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
-GRID = {"alpha1": [0.01, 0.03, 0.1, 0.3, 1.0], "alpha2": [0.003, 0.01, 0.03, 0.1, 0.3]}
+GRID = {"ratio": [1 / 3, 1.0, 10 / 3, 10.0], "scale": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -26,13 +29,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_options(
         parser,
         log_dir="folder of the results (default: exp/alphas_<configuration>)",
-        trials="trainings of each pair, a seed each",
+        trials="trainings of each cell, a seed each",
         gpus="index, several (0,1) for the workers in turn, or cpu",
     )
     parser.add_argument("--storage", help="URL of a database (default: an SQLite file in log_dir)")
     parser.add_argument("--study", default="alphas", help="name of the study in the database")
     for name, values in GRID.items():
-        parser.add_argument(f"--{name}", type=float, nargs="+", default=values, metavar="A")
+        what = {"ratio": "alpha1 / alpha2", "scale": "alpha2"}[name]
+        parser.add_argument(
+            f"--{name}", type=float, nargs="+", default=values, metavar="X", help=what
+        )
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
     args = parser.parse_args(argv)
     check_counts(args, "trials", "workers")
@@ -69,10 +75,10 @@ def main(argv: list[str] | None = None) -> None:
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     overrides = parse_overrides(args.set)
-    for name in GRID:
+    for name in ("alpha1", "alpha2"):
         if f"coherence.{name}" in overrides:
             raise InputError(
-                f"--set coherence.{name} would be replaced by the grid's; give --{name}"
+                f"--set coherence.{name} would be replaced by the grid's; give --ratio and --scale"
             )
     config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
@@ -86,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     study = alphas.open_study(args.storage, args.study, grid, settings)
     left = len(alphas.missing(study, grid))
     if not args.quiet:
-        print(f"{left} of {len(grid['alpha1']) * len(grid['alpha2'])} pairs to train", flush=True)
+        print(f"{left} of {len(grid['ratio']) * len(grid['scale'])} cells to train", flush=True)
     workers = min(args.workers, left)
     if workers == 1:
         work(0, args, config, folder, grid, settings)
@@ -100,7 +106,9 @@ def settings_of(config: dict, args: argparse.Namespace) -> dict:
     from dcase_coherence.runs.trials import Trial
 
     settings = Trial("", config, True, 0, Path()).settings()["config"]
-    settings["coherence"] = {k: v for k, v in settings["coherence"].items() if k not in GRID}
+    settings["coherence"] = {
+        k: v for k, v in settings["coherence"].items() if k not in ("alpha1", "alpha2")
+    }
     settings["data"] = {k: v for k, v in settings["data"].items() if not k.endswith("_folder")}
     return {**settings, "trials": args.trials, "fast_dev_run": args.fast_dev_run}
 
@@ -120,13 +128,13 @@ def work(number: int, args: argparse.Namespace, config: dict, folder: Path, grid
     if gpus == "cpu":
         torch.set_num_threads(max(cores() // args.workers, 1))
 
-    def run(pair: tuple[float, float]) -> alphas.Cell:
-        name = f"alpha1={pair[0]:g}_alpha2={pair[1]:g}"
+    def run(place: tuple[float, float]) -> alphas.Cell:
+        name = f"ratio={place[0]:g}_scale={place[1]:g}"
         if not args.quiet:
             print(f"{name}: begins", flush=True)
         cell = alphas.run_cell(
             config,
-            pair,
+            place,
             folder / name,
             trials=args.trials,
             gpus=gpus,
@@ -183,18 +191,22 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
     words += f" with {100 * best['score']:.2f} % on validation ({best['state']})"
     print(f"\n{table.to_string(index=False)}\n\n{words}")
     command_line = shlex.join(sys.argv)
-    report = Report("Grid over alpha1 and alpha2", command=command_line, summary=f"{words}.")
+    report = Report(
+        "Grid over scale and ratio of the weights", command=command_line, summary=f"{words}."
+    )
     known = None if math.isnan(balance) else balance
     figure = plots.alpha_grid(table, balance=known, score="validation")
-    note = "Line: z grows below it and collapses above it; by the median of the trained networks."
+    note = (
+        "Line: z grows right of it and collapses left of it; by the median of the trained networks."
+    )
     report.figure("Alphas", figure, note)
-    shown = table.set_index("alpha1")
+    shown = table.set_index("ratio")
     report.table("Cells", shown, "Score in [0, 1]; |z| in the last epoch.")
     report.settings({key: value for key, value in vars(args).items() if key != "storage"})
     report.write(folder)
     content = {
         "command": command_line,
-        "best": {name: best[name] for name in GRID},
+        "best": {name: best[name] for name in (*GRID, "alpha1", "alpha2")},
         "balance": balance,
         "cells": table.to_dict("records"),
     }

@@ -344,6 +344,17 @@ def test_a_lag_that_outlasts_the_event_rewards_its_pulse_twice():
         ((torch.zeros(2, 3), torch.zeros(2, 3, 1)), {}, r"features have shape \(2, 3\)"),
         ((torch.zeros(2, 3, 1), torch.zeros(2, 3)), {}, r"labels have shape \(2, 3\)"),
         ((torch.zeros(2, 3, 1), torch.zeros(2, 4, 1)), {}, r"\(2, 3\) but labels have \(2, 4\)"),
+        (
+            (torch.zeros(2, 30, 8), torch.zeros(2, 10, 30)),
+            {},
+            r"labels seem to be \(batch, classes, frames\): give labels.transpose\(1, 2\)",
+        ),
+        (
+            (torch.zeros(2, 8, 30), torch.zeros(2, 30, 10)),
+            {},
+            r"features seem to be \(batch, dims, frames\): give features.transpose\(1, 2\)",
+        ),
+        ((torch.zeros(2, 30, 8), torch.zeros(3, 30, 30)), {}, "they must be equal$"),
         ((torch.zeros(2, 3, 1).long(), torch.zeros(2, 3, 1)), {}, "torch.int64"),
         ((torch.zeros(1, 2, 1), torch.full((1, 2, 1), math.nan)), {}, "labels hold NaN"),
         ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), -0.1), {}, "alpha1 is -0.1"),

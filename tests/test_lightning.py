@@ -186,6 +186,30 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         module.training_step((torch.rand(4, 8, 10), torch.zeros(4, 3, 5)), 0)
 
 
+def test_manual_optimisation_is_shown_the_way_at_the_first_step():
+    class Manual(Coherence):
+        automatic_optimization = False
+
+    module = Manual(settings())
+    with pytest.raises(RuntimeError, match=r"CoherenceRegularizer in .*manual_backward"):
+        module.training_step((torch.rand(4, 8, 10), torch.zeros(4, 3, 5)), 0)
+
+
+def test_a_class_that_names_the_mixin_after_the_trainer_is_refused():
+    with pytest.raises(TypeError, match=r"write class Wrong\(CoherenceMixin, Trainer\)"):
+
+        class Wrong(Trainer, CoherenceMixin):
+            pass
+
+    class Part(CoherenceMixin):
+        pass
+
+    class Right(Part, Trainer):
+        pass
+
+    assert Right(settings()).coherence.tap.attached
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
@@ -194,6 +218,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         ({"alpha1": -1}, "alpha1 is -1"),
         ({"lags": 4}, "lags is 4; it must be a list"),
         ({"path": "conv"}, "no submodule 'conv'"),
+        ({"layout": "frames"}, "layout is 'frames'; it must be one letter an axis"),
     ],
 )
 def test_bad_section(section, message):

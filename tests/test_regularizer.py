@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.utils import checkpoint
 
 from dcase_coherence import CoherenceLoss, CoherenceRegularizer, LinearAnnealing, coherence_loss
 
@@ -111,7 +112,7 @@ def test_monitor_is_of_the_pairs_that_the_loss_compares(options):
     torch.manual_seed(1)
     z, labels = torch.randn(3, 9, 4), (torch.rand(3, 9, 2) > 0.6).float()
     regularizer = CoherenceRegularizer(nn.Identity(), None, loss=CoherenceLoss(0.3, 0.2, **options))
-    regularizer.model(z)
+    regularizer.model(z.requires_grad_())
     term = regularizer(labels, valid=VALID)
     metrics = regularizer.metrics
     # The pairs of all lags: their count a lag, which the term's divisors are made of.
@@ -119,13 +120,13 @@ def test_monitor_is_of_the_pairs_that_the_loss_compares(options):
     boundaries = metrics["boundary_rate"] * sum(pairs.values())
     inside = sum(pairs.values()) - boundaries
     total = -0.3 * boundaries * metrics["d_boundary"] + 0.2 * inside * metrics["d_inside"]
-    assert float(term) == pytest.approx(total / len(pairs) / (17 * 2), rel=1e-5)
+    assert float(term.detach()) == pytest.approx(total / len(pairs) / (17 * 2), rel=1e-5)
     assert metrics["threshold_ratio"] == pytest.approx(0.2 / 0.3 * inside / boundaries)
     assert metrics["z_norm"] == pytest.approx(float(z[VALID].norm(dim=-1).mean()))
 
 
 def shape_of(values, labels, **options):
-    features = torch.tensor([values]).unsqueeze(-1)
+    features = torch.tensor([values], requires_grad=True).unsqueeze(-1)
     regularizer = CoherenceRegularizer(nn.Identity(), None, loss=CoherenceLoss(**options))
     regularizer.model(features)
     regularizer(torch.tensor([labels]).unsqueeze(-1))
@@ -152,6 +153,88 @@ def test_pulse_share_is_of_changes_that_stand_alone():
     # The first of two changes is too near to the beginning.
     labels = [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
     assert shape_of([0.0, 1.0, 0.0, 0.0, -1.0, -1.0], labels) == 0
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(1, 3), torch.tensor([2, 1]), torch.tensor([False, True, True, False])]
+)
+def test_labels_are_of_the_rows_or_of_the_whole_batch(model, rows):
+    torch.manual_seed(3)
+    labels, valid = (torch.rand(4, 5, 2) > 0.5).float(), torch.rand(4, 5) > 0.1
+    x = torch.randn(4, 5, 4)
+    regularizer = CoherenceRegularizer(model, "1")
+
+    def term(labels, valid):
+        model(x)
+        return regularizer(labels, rows=rows, valid=valid)
+
+    expected = term(labels[rows], valid[rows])
+    assert expected != 0
+    for given in ((labels, valid), (labels, valid[rows]), (labels[rows], valid)):
+        assert term(*given) == expected
+
+
+def test_labels_of_neither_are_named_with_rows(model):
+    regularizer = CoherenceRegularizer(model, "1")
+    with pytest.raises(ValueError, match="labels are of 3 clips; rows selects 2 of the 4 in"):
+        step(model, regularizer, torch.zeros(3, 5, 1), rows=slice(0, 2))
+    valid = torch.ones(3, 5, dtype=torch.bool)
+    with pytest.raises(ValueError, match="valid are of 3 clips"):
+        step(model, regularizer, torch.zeros(2, 5, 1), rows=slice(0, 2), valid=valid)
+    with pytest.raises(ValueError, match=r"of 2 clips and the batch has 4; .*rows=slice\(0, 2\)"):
+        step(model, regularizer, torch.zeros(2, 5, 1))
+    with pytest.raises(ValueError, match=r"labels have shape \(5, 1\)"):
+        step(model, regularizer, torch.zeros(5, 1))
+
+
+def test_the_axis_to_transpose_is_named(model):
+    regularizer = CoherenceRegularizer(model, "1")
+    with pytest.raises(ValueError, match=r"give labels.transpose\(1, 2\)"):
+        step(model, regularizer, torch.zeros(4, 10, 29), frames=30)
+    with pytest.raises(ValueError, match=r"give features.transpose\(1, 2\).*layout='bdt'"):
+        step(model, regularizer, torch.zeros(4, 3, 2), frames=9)
+
+
+def test_the_layout_of_the_output(model, labels):
+    turned = nn.Sequential(nn.Conv1d(4, 3, 1), nn.Tanh())
+    regularizer = CoherenceRegularizer(turned, "1", layout="bdt")
+    for regularized in (regularizer, copy.deepcopy(regularizer)):
+        regularized.attach()
+        z = regularized.model(torch.randn(2, 4, 5))
+        torch.testing.assert_close(regularized(labels), coherence_loss(z.transpose(1, 2), labels))
+
+
+def frozen(model, x):
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model(x)
+
+
+def without_gradient(model, x):
+    with torch.no_grad():
+        model(x)
+
+
+def checkpointed(model, x):
+    checkpoint.checkpoint(model, x.requires_grad_(), **REENTRANT)
+
+
+REENTRANT = {"use_reentrant": True} if hasattr(torch, "compile") else {}  # the only way before
+
+
+@pytest.mark.parametrize("forward", [frozen, without_gradient, checkpointed])
+def test_a_term_without_gradient_is_warned_of_once(model, labels, forward):
+    regularizer = CoherenceRegularizer(model, "0")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(model, regularizer, labels, batch=2)
+    forward(model, torch.randn(2, 5, 4))
+    with pytest.warns(UserWarning, match="the features of '0' carry no gradient.*use_reentrant"):
+        regularizer(labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forward(model, torch.randn(2, 5, 4))
+        regularizer(labels)
 
 
 @pytest.mark.parametrize("frames", [4, 6])

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.utils import checkpoint
 
 from dcase_coherence import FeatureTap
 
@@ -81,7 +82,9 @@ def test_pop_after_two_forwards_and_after_clear(net, x):
     tap = FeatureTap(net, "cnn")
     net(x)
     net(x)
-    with pytest.raises(RuntimeError, match="2 forwards of 'cnn' since the last pop"):
+    with pytest.raises(
+        RuntimeError, match=r"2 forwards of 'cnn' since .*join the batches.*regularizer\.tap\.clear"
+    ):
         tap.pop()
     net(x)
     tap.clear()
@@ -158,6 +161,48 @@ def test_pickle_and_torch_save(net, x):
     assert not pickle.loads(pickle.dumps(tap)).attached
 
 
+def test_copies_and_pickles_hold_nothing_of_the_tap(net):
+    theirs = []
+    handles = [net.cnn.register_forward_hook(print)]
+    tap = FeatureTap(net, "cnn")
+    handles.append(net.cnn.register_forward_hook(theirs.append))
+    pickled = pickle.dumps(net)
+    assert b"dcase_coherence" not in pickled
+    file = io.BytesIO()
+    torch.save(net, file)
+    assert b"dcase_coherence" not in file.getvalue()
+    for copied in (copy.deepcopy(net), pickle.loads(pickled)):
+        hooks = copied.cnn._forward_hooks
+        assert [type(hook) for hook in hooks.values()] == [type(print), type(theirs.append)]
+        assert vars(hooks) == {}
+        assert type(hooks) is type(net.cnn._forward_hooks)
+    for handle in handles:
+        handle.remove()
+    assert len(net.cnn._forward_hooks) == 1
+    assert tap.attached
+
+
+def test_a_removed_tap_leaves_nothing_and_another_one_alone(net, x):
+    first, second = FeatureTap(net, "cnn"), FeatureTap(net, "cnn")
+    first.remove()
+    assert not copy.deepcopy(net).cnn._forward_hooks
+    net(x)
+    assert second.pop().shape == (3, 5, 8)
+    second.remove()
+    assert not net.cnn._forward_hooks
+    assert vars(net.cnn._forward_hooks) == {}
+
+
+def test_torch_script_takes_copies_and_untapped_models(net, x):
+    tap = FeatureTap(net, "cnn")
+    y = net(x)
+    with pytest.raises(AttributeError, match=r"script a copy of it .*, or remove\(\) the tap"):
+        torch.jit.script(net)
+    torch.testing.assert_close(torch.jit.script(copy.deepcopy(net))(x), y)
+    tap.remove()
+    torch.testing.assert_close(torch.jit.script(net)(x), y)
+
+
 def test_state_dict_is_untouched(net):
     keys = list(net.state_dict())
     tap = FeatureTap(net, "cnn")
@@ -209,6 +254,94 @@ def test_torch_compile(net, x, tapped_first):
         assert net.cnn[0].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="this torch has no torch.compile")
+def test_a_tap_after_the_first_compiled_call_says_so(net, x):
+    compiled = torch.compile(net, backend="aot_eager")
+    compiled(x)
+    tap = FeatureTap(net, "cnn")
+    compiled(x)
+    with pytest.raises(RuntimeError, match="tap it before the first compiled call or call"):
+        tap.pop()
+    torch._dynamo.reset()
+    compiled(x)
+    assert tap.pop().shape == (3, 5, 8)
+
+
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="this torch has no torch.compile")
+def test_torch_compile_takes_a_tapped_model_as_one_graph(net, x):
+    with FeatureTap(net, "cnn") as tap:
+        torch.compile(net, backend="aot_eager", fullgraph=True)(x)
+        assert tap.pop().shape == (3, 5, 8)
+
+
+class Checkpointed(Net):
+    """The network with a part of it run again in the backward pass."""
+
+    def __init__(self, where, **options):
+        super().__init__()
+        self.where, self.options = where, options
+
+    def run(self, function, x):
+        return checkpoint.checkpoint(function, x, **self.options)
+
+    def convolve(self, x):
+        return self.run(self.cnn, x) if self.where == "it" else self.cnn(x)
+
+    def whole(self, x):
+        return self.dense(self.convolve(x).permute(0, 2, 1, 3).flatten(2))
+
+    def forward(self, x):
+        return self.run(self.whole, x) if self.where == "around" else self.whole(x)
+
+
+class Inner(nn.Module):
+    """A block that is run again in the backward pass."""
+
+    def __init__(self, block, **options):
+        super().__init__()
+        self.block, self.options = block, options
+
+    def forward(self, x):
+        return checkpoint.checkpoint(self.block, x, **self.options)
+
+
+def two_steps(net, expect_gradient=True):
+    """Features and gradients of two steps with a term of the features in the loss."""
+    torch.manual_seed(1)
+    seen = []
+    with FeatureTap(net, "cnn") as tap:
+        for _ in range(2):
+            y = net(torch.randn(3, 1, 10, 8, requires_grad=True))
+            z = tap.pop()
+            assert z.requires_grad == expect_gradient
+            net.zero_grad()
+            (y.sum() + z.pow(2).sum()).backward()
+            seen.append((z.detach(), [p.grad.clone() for p in net.parameters()]))
+    return seen
+
+
+KINDS = [{}]  # torch before 1.11 has one
+if hasattr(torch._C, "_current_graph_task_id"):
+    KINDS = [{"use_reentrant": True}, {"use_reentrant": False}]
+
+
+@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("where", ["within", "it", "around"])
+def test_a_forward_that_backward_repeats_is_none(net, where, options):
+    checkpointed = Checkpointed(where, **options)
+    checkpointed.load_state_dict(net.state_dict())
+    if where == "within":
+        checkpointed.cnn[0] = Inner(checkpointed.cnn[0], **options)
+    keeps = where != "around" or options == {"use_reentrant": False}
+    expected = two_steps(net)
+    ours = two_steps(checkpointed, expect_gradient=keeps)
+    for (z, gradients), (same, theirs) in zip(ours, expected):
+        torch.testing.assert_close(z, same)
+        if keeps:
+            for gradient, other in zip(gradients, theirs):
+                torch.testing.assert_close(gradient, other)
+
+
 @pytest.mark.parametrize("path", ["rnn", "cnn.7", "cnn.0.weight"])
 def test_unknown_path_lists_the_children(net, path):
     with pytest.raises(ValueError, match=f"no submodule {path!r}; its children are: cnn, dense"):
@@ -225,6 +358,42 @@ def test_output_of_another_kind(layer):
     tap = FeatureTap(layer)
     layer(torch.randn(2, 5, 8))
     with pytest.raises(ValueError, match="a tap needs an output"):
+        tap.pop()
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        ("btd", (3, 5, 8)),
+        ("bdt", (3, 8, 5)),
+        ("tbd", (5, 3, 8)),
+        ("bctf", (3, 2, 5, 4)),
+        ("bcft", (3, 2, 4, 5)),
+        ("btfc", (3, 5, 4, 2)),
+        ("bxyzt", (3, 2, 2, 2, 5)),
+    ],
+)
+def test_layout(layout, shape):
+    output = torch.randn(*shape, requires_grad=True)
+    tap = FeatureTap(nn.Identity(), layout=layout)
+    tap.module(output)
+    z = tap.pop()
+    assert z.shape == (3, 5, 8)
+    one = {"b": 1, "t": 2}
+    index = tuple(one.get(letter, slice(None)) for letter in layout)
+    assert torch.equal(z[1, 2], output[index].flatten())
+
+
+@pytest.mark.parametrize("layout", ["bt", "bdd", "bttd", "bd t", "", 3, ["b", "t", "d"]])
+def test_bad_layout(layout):
+    with pytest.raises(ValueError, match="it must be one letter an axis"):
+        FeatureTap(nn.Identity(), layout=layout)
+
+
+def test_output_that_does_not_fit_the_layout():
+    tap = FeatureTap(nn.Identity(), layout="bdt")
+    tap.module(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"gave \(2, 3\); .* the 3 axes of its layout 'bdt'"):
         tap.pop()
 
 

@@ -15,6 +15,7 @@ from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
+from dcase_coherence.tap import LAYOUT, is_layout
 
 
 class Kind(NamedTuple):
@@ -105,6 +106,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: "test" chooses the epoch on the test set, as the paper's Table 1 does; empty is the
         # baseline's choice on synth_val_*.
         "select_on": (_or_empty(_choice("test")), None),
+        # Ours: weight of the cross-entropy in the three frames on each side of a label change.
+        "boundary_weight": (POSITIVE, 1),
         # Ours: augmentation of the training's clips; 0 leaves it out.
         "time_shift": (NOT_NEGATIVE, 0),  # circular, in seconds
         "gain": (NOT_NEGATIVE, 0),  # standard deviation, in dB
@@ -181,6 +184,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "annealing_epochs": (NOT_NEGATIVE, COHERENCE["annealing_epochs"]),
         "path": (TEXT, COHERENCE["path"]),
         "then": (_or_empty(TEXT), COHERENCE["then"]),
+        "layout": (_or_empty(Kind(LAYOUT, is_layout)), COHERENCE["layout"]),
     },
     # What to generate where there is no data set; the arguments of dcase_coherence.soundscapes.
     "soundscapes": {

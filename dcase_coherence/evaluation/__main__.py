@@ -13,6 +13,7 @@ from dcase_coherence.evaluation import boundaries, plots
 from dcase_coherence.evaluation.metrics import Scores
 from dcase_coherence.evaluation.profile import error_profile, profile_text
 from dcase_coherence.evaluation.scores import Scorer
+from dcase_coherence.evaluation.tables import percent
 from dcase_coherence.system.errors import InputError, command
 
 POINT = re.compile(r"predictions_th_(\d*\.?\d+)\.tsv")
@@ -108,10 +109,6 @@ def class_table(scores: dict[str, Scores]) -> pd.DataFrame:
     table = pd.concat(
         {n.split(" F1")[0]: found.classwise["f1"] for n, found in scores.items()}, axis=1
     )
-
-    def percent(value: float) -> str:
-        return "-" if pd.isna(value) else f"{100 * value:.1f}"
-
     return table.apply(lambda column: column.map(percent))
 
 

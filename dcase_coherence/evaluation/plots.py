@@ -383,20 +383,20 @@ def _edge_boxes(
 
 
 def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str = "F1") -> Figure:
-    """Heat map of a score over alpha1 and alpha2, both on a logarithmic scale.
+    """Heat map of a score over the ratio alpha1 / alpha2 and the scale alpha2, both logarithmic.
 
     Args:
-        grid: columns alpha1, alpha2, score (in [0, 1], may be NaN) and state: "ok", "diverged" or
+        grid: columns ratio, scale, score (in [0, 1], may be NaN) and state: "ok", "diverged" or
             "collapsed". A cell that diverged or collapsed is marked, with its score if it has one.
         balance: (d_boundary / d_inside) * (N_boundary / N_inside) of a trained network; the line
-            alpha2 = alpha1 * balance separates growth of z (below) from its collapse (above).
+            ratio = 1 / balance separates growth of z (right of it) from its collapse (left of it).
         score: name of the score.
 
     Raises:
-        InputError: a column lacks, a cell comes twice, an alpha is not above 0, or a state is
-            another one.
+        InputError: a column lacks, a cell comes twice, a ratio or scale is not above 0, or a state
+            is another one.
     """
-    missing = {"alpha1", "alpha2", "score", "state"} - set(grid.columns)
+    missing = {"ratio", "scale", "score", "state"} - set(grid.columns)
     if missing:
         raise InputError(f"the grid lacks the column {min(missing)!r}")
     strange = set(grid["state"]) - {"ok", *MARKS}
@@ -404,11 +404,11 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
         raise InputError(
             f"the grid has the states {sorted(set(grid['state']))}; give ok, diverged, collapsed"
         )
-    if not (grid[["alpha1", "alpha2"]] > 0).all(axis=None) or (
-        grid.duplicated(["alpha1", "alpha2"]).any()
+    if not (grid[["ratio", "scale"]] > 0).all(axis=None) or (
+        grid.duplicated(["ratio", "scale"]).any()
     ):
-        raise InputError("the grid needs each pair of alpha1 and alpha2 once, both above 0")
-    cells = grid.pivot(index="alpha2", columns="alpha1", values="score").sort_index()
+        raise InputError("the grid needs each pair of ratio and scale once, both above 0")
+    cells = grid.pivot(index="scale", columns="ratio", values="score").sort_index()
     x, y = (np.log10(axis.to_numpy(float)) for axis in (cells.columns, cells.index))
     figure = _figure(height=1.6 + 0.5 * len(y), width=1.9 + 0.75 * len(x))
     panel = figure.subplots()
@@ -420,7 +420,7 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
     known = grid["score"].dropna()
     middle = (known.min() + known.max()) / 2 if len(known) else 0.0
     for cell in grid.itertuples():
-        column, row = cells.columns.get_loc(cell.alpha1), cells.index.get_loc(cell.alpha2)
+        column, row = cells.columns.get_loc(cell.ratio), cells.index.get_loc(cell.scale)
         words = [] if np.isnan(cell.score) else [f"{100 * cell.score:.1f}"]
         if cell.state in MARKS:
             words.append(cell.state)
@@ -452,20 +452,18 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
         halo = withStroke(linewidth=2.5, foreground="black" if dark else "white")
         text.set_path_effects([halo] if cell.state in MARKS else [])
     if balance is not None and balance > 0:
-        ends = np.array([edges[0][0], edges[0][-1]])
-        panel.plot(
-            ends,
-            ends + np.log10(balance),
+        panel.axvline(
+            -np.log10(balance),
             color=STYLES["coherence"]["color"],
             lw=2,
             label=r"$d_\mathrm{boundary}/d_\mathrm{inside} = "
             r"(\alpha_2/\alpha_1)(N_\mathrm{inside}/N_\mathrm{boundary})$",
         )
     panel.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
-    panel.set_xticks(x, [f"{alpha:g}" for alpha in cells.columns], fontsize=8)
-    panel.set_yticks(y, [f"{alpha:g}" for alpha in cells.index], fontsize=8)
-    panel.set_xlabel(r"$\alpha_1$ (boundary)", fontsize=9)
-    panel.set_ylabel(r"$\alpha_2$ (inside)", fontsize=9)
+    panel.set_xticks(x, [f"{ratio:.3g}" for ratio in cells.columns], fontsize=8)
+    panel.set_yticks(y, [f"{scale:g}" for scale in cells.index], fontsize=8)
+    panel.set_xlabel(r"$\alpha_1 / \alpha_2$", fontsize=9)
+    panel.set_ylabel(r"$\alpha_2$", fontsize=9)
     bar = figure.colorbar(image, label=f"{score} (%)")
     bar.ax.tick_params(labelsize=8)
     if figure.axes[0].get_legend_handles_labels()[0]:

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from dcase_coherence.evaluation import metrics
+from dcase_coherence.evaluation.tables import percent
 from dcase_coherence.system.errors import InputError
 
 #: What becomes of a reference event, from right to lost.
@@ -232,8 +233,8 @@ def profile_table(counts: pd.DataFrame, of: str = "events") -> pd.DataFrame:
         The number of events and the shares of the outcomes, as text; a dash where there is none.
     """
     outcomes = OF_REFERENCE if of == "events" else OF_ESTIMATES
-    shares = 100 * counts[list(outcomes)].div(counts[of].where(counts[of] > 0), axis=0)
-    table = shares.apply(lambda column: column.map(lambda x: "-" if np.isnan(x) else f"{x:.1f}"))
+    shares = counts[list(outcomes)].div(counts[of].where(counts[of] > 0), axis=0)
+    table = shares.apply(lambda column: column.map(percent))
     table.insert(0, of, counts[of].map("{:,}".format))
     return table.rename(columns=readable).rename_axis(None)
 

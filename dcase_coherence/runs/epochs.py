@@ -74,10 +74,15 @@ class EpochTable(pl.Callback):
         write_whole(self.path, "\n".join(lines) + "\n")
 
 
-def read_epochs(folders: Sequence[Path]) -> list[pd.DataFrame]:
-    """Read the tables of trials, of those that have one: index the epoch, from 0."""
-    paths = [folder / "epochs.tsv" for folder in folders]
-    return [pd.read_csv(path, sep="\t", index_col="epoch") for path in paths if path.exists()]
+def read_epochs(folder: Path) -> pd.DataFrame:
+    """Read the table of a trial, index the epoch from 0; empty where none was finished."""
+    path = folder / "epochs.tsv"
+    return pd.read_csv(path, sep="\t", index_col="epoch") if path.exists() else pd.DataFrame()
+
+
+def tables_of(folders: Sequence[Path]) -> list[pd.DataFrame]:
+    """Read the tables of trials, of those that finished an epoch."""
+    return [table for table in map(read_epochs, folders) if len(table)]
 
 
 def mean_epochs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

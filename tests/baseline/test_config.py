@@ -115,6 +115,7 @@ def test_official_layout_is_the_official_one():
         ({"coherence": {"alpha1": -1}}, "coherence.alpha1 is -1"),
         ({"coherence": {"lags": [1, 1]}}, "a list of different whole numbers"),
         ({"coherence": {"lags": [0]}}, "coherence.lags is"),
+        ({"coherence": {"layout": "bd"}}, "coherence.layout is 'bd'; it must be one letter"),
         ({"coherence": {"annealing": "none"}}, "one of linear"),
         ("- a", "holds no sections"),
         ("training: [", "not valid YAML"),

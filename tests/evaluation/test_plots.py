@@ -212,7 +212,7 @@ GRID = pd.DataFrame(
         (1.0, 0.01, np.nan, "diverged"),
         (1.0, 0.1, 0.4, "ok"),
     ],
-    columns=["alpha1", "alpha2", "score", "state"],
+    columns=["ratio", "scale", "score", "state"],
 )
 
 
@@ -228,8 +228,8 @@ def test_grid_marks_what_went_wrong_and_draws_the_line():
     }
     hatched = {(patch.get_x(), patch.get_y()): patch.get_hatch() for patch in panel.patches}
     assert hatched == {(-1.5, -1.5): "..", (-0.5, -2.5): "//"}
-    x, y = panel.lines[0].get_data()
-    np.testing.assert_allclose(10 ** (y - x), 0.5)
+    x, _ = panel.lines[0].get_data()
+    np.testing.assert_allclose(10 ** np.array(x), 2.0)  # ratio = 1 / balance
     assert not plots.alpha_grid(GRID[:1]).axes[0].lines
 
 
@@ -238,7 +238,7 @@ def test_grid_marks_what_went_wrong_and_draws_the_line():
     [
         (GRID.drop(columns="state"), "lacks the column 'state'"),
         (GRID.assign(state="fine"), "fine"),
-        (GRID.assign(alpha1=0.0), "above 0"),
+        (GRID.assign(ratio=0.0), "above 0"),
         (pd.concat([GRID, GRID]), "once"),
         (GRID[:0], "states"),
     ],

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 yaml = pytest.importorskip("yaml")
 
 PATCHES = Path(__file__).resolve().parents[2] / "patches" / "submissions"

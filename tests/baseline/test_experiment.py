@@ -206,6 +206,7 @@ def test_a_path_that_the_network_lacks(config, tmp_path):
         build(config, log_dir=tmp_path, coherence=True)
 
 
+@pytest.mark.slow
 def test_strong_labels_alone_without_a_teacher(config, tmp_path):
     config["training"].update(batch_size=[5, 0, 0], teacher=False, n_epochs=2)
     config["training"]["obj_metric_synth_type"] = "event"
@@ -249,6 +250,7 @@ def test_evaluation_writes_each_models_own_detections(config, tmp_path):
         assert len(list(folder.glob("predictions_th_*.tsv"))) == 2
 
 
+@pytest.mark.slow
 def test_fast_dev_run(config, tmp_path):
     config["training"]["n_epochs"] = 100
     experiment = fit(config, tmp_path, coherence=False, fast_dev_run=True)
@@ -262,6 +264,7 @@ def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
         build(config, coherence=False, log_dir=tmp_path, gpus="0,1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, monkeypatch, workers):
     monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)

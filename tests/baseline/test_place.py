@@ -81,6 +81,7 @@ def test_the_public_set_is_a_second_test_set_of_another_seed(described, tmp_path
         assert described["data"][f"test_{part}"].startswith(str(tmp_path / "clips/"))
 
 
+@pytest.mark.slow
 def test_a_process_waits_for_another_that_generates(described, tmp_path, generated):
     with filelock.FileLock(f"{tmp_path / 'clips'}.lock"):
         second = multiprocessing.get_context("fork").Process(

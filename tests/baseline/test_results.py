@@ -123,7 +123,7 @@ def test_a_test_verifies_psds_where_asked(config, encoder, said, tmp_path, monke
 
 def test_files_and_scores_of_a_test(config, encoder, said, tmp_path):
     folder = tmp_path / "test"
-    results = write_test(folder, config, encoder, said, verify_psds=True)
+    results = write_test(folder, config, encoder, said)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
     names = ("posteriors.npz", "predictions_05_{}.tsv")
     points = ("predictions_th_0.25.tsv", "predictions_th_0.75.tsv")

@@ -174,6 +174,7 @@ def assert_same_training(ours, theirs):
     assert ours[1] == theirs[1]
 
 
+@pytest.mark.slow
 def test_a_packed_training_is_the_same_killed_or_not(config_file, tmp_path, capfd):
     config = load_config(config_file, OVERRIDES)
     theirs = fit(config, tmp_path / "wav")

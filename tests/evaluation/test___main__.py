@@ -48,6 +48,7 @@ def row(said, name):
     return line[len(name) :].split()
 
 
+@pytest.mark.slow
 def test_every_score_of_real_predictions(tmp_path, capsys):
     tables = {
         name: pd.read_csv(GOLDEN / f"{name}.tsv", sep="\t")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from dcase_coherence.runs.epochs import EpochTable, mean_epochs, read_epochs
+from dcase_coherence.runs.epochs import EpochTable, mean_epochs, read_epochs, tables_of
 
 NAN = float("nan")
 
@@ -115,7 +115,9 @@ def test_tables_are_read_and_averaged_over_trials(tmp_path):
         for epoch, loss in enumerate(losses):
             train(table, trainer_at(epoch), loss)
     # One that diverged in its first epoch has no table.
-    tables = read_epochs([tmp_path / "a", tmp_path / "none", tmp_path / "b"])
-    assert [list(table.index) for table in tables] == [[0, 1], [0, 1, 2]]
+    folders = [tmp_path / name for name in ("a", "none", "b")]
+    assert [list(read_epochs(folder).index) for folder in folders] == [[0, 1], [], [0, 1, 2]]
+    tables = tables_of(folders)
+    assert [len(table) for table in tables] == [2, 3]
     # The last epoch is that of the one trial which got there.
     assert mean_epochs(tables)["loss"].tolist() == [2.0, 3.0, 5.0]

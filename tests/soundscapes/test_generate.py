@@ -289,6 +289,7 @@ def test_recordings_replace_the_parametric_sounds(tmp_path, make_bank):
         generate(out, **settings)
 
 
+@pytest.mark.slow
 def test_a_broken_recording_is_named_by_the_worker(tmp_path, make_bank):
     bank = make_bank("bank", 1000)
     (bank / "background" / "room" / "a.wav").write_bytes(b"not audio")

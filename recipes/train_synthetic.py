@@ -82,11 +82,12 @@ def evaluate(trial, name: str):
     from dcase_coherence.data.annotations import read_durations, read_strong_tsv
     from dcase_coherence.data.labels import make_encoder
     from dcase_coherence.evaluation import scores
-    from dcase_coherence.evaluation.posteriors import load_posteriors
+    from dcase_coherence.evaluation.posteriors import load_posteriors, load_seconds
 
     data, encoder = trial.config["data"], make_encoder(trial.config)
     folder = trial.folder if name == "validation" else trial.folder / name
-    clips, classes = load_posteriors(folder / "metrics_test" / "student" / "posteriors.npz")
+    said = folder / "metrics_test" / "student" / "posteriors.npz"
+    clips, classes = load_posteriors(said)
     return scores.evaluate(
         list(clips.values()),
         list(clips),
@@ -95,7 +96,7 @@ def evaluate(trial, name: str):
         classes,
         median_window=trial.config["training"]["median_window"],
         frame_seconds=encoder.frame_seconds,
-        clip_seconds=float(encoder.audio_len),
+        clip_seconds=load_seconds(said, float(encoder.audio_len)),
     )
 
 

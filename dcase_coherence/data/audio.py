@@ -6,7 +6,9 @@ import io
 import math
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 import soundfile
@@ -29,6 +31,31 @@ def read_audio(path: PathLike, fs: int | None = 16000) -> np.ndarray:
         InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
             short, or holds values that are not finite.
     """
+    with _open(path, fs) as file:
+        audio = file.read(dtype="float32", always_2d=True)
+    if not len(audio):
+        raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
+    if not np.isfinite(audio).all():
+        raise InputError(f"{path} holds samples that are not finite (NaN or infinity); replace it")
+    return audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1)
+
+
+def read_length(path: PathLike, fs: int | None = 16000) -> int:
+    """Samples of the clip that :func:`read_audio` reads, from the file's header.
+
+    Raises:
+        InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
+            short.
+    """
+    with _open(path, fs) as file:
+        if not file.frames:
+            raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
+        return file.frames
+
+
+@contextmanager
+def _open(path: PathLike, fs: int | None) -> Iterator[soundfile.SoundFile]:
+    """Open a clip at `fs` Hz; what libsndfile finds wrong in the block is one sentence, too."""
     try:
         with soundfile.SoundFile(path) as file:
             if fs is not None and file.samplerate != fs:
@@ -42,16 +69,11 @@ def read_audio(path: PathLike, fs: int | None = 16000) -> np.ndarray:
                     f"{path} is cut short: its header announces {short[1]} bytes of audio and "
                     f"{short[2]} are there; copy it again"
                 )
-            audio = file.read(dtype="float32", always_2d=True)
+            yield file
     except (soundfile.LibsndfileError, OSError) as error:
         if not os.path.isfile(path):
             raise InputError(f"{path} does not exist; copy it there or remove its row") from None
         raise InputError(f"{path} cannot be read as audio ({error}); copy it again") from None
-    if not len(audio):
-        raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
-    if not np.isfinite(audio).all():
-        raise InputError(f"{path} holds samples that are not finite (NaN or infinity); replace it")
-    return audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1)
 
 
 def resample(audio: np.ndarray, rate: int, fs: int) -> np.ndarray:

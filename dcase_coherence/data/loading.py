@@ -49,9 +49,9 @@ class DeviceBatches:
     a batch is a copy there. A clip of ten seconds takes 320 kB.
 
     Args:
-        data: a ConcatDataset of packed clips, all of one length (`pad_to`).
+        data: a ConcatDataset of packed clips.
         device: where the batches are wanted.
-        batch_sampler: gives the numbers of each batch's clips.
+        batch_sampler: gives the numbers of each batch's clips, which are of one length.
         batch_size: without a sampler, clips in a batch, in order.
 
     Raises:
@@ -95,14 +95,17 @@ class DeviceBatches:
             clips, item = self.clips[number]
             store, clip = clips.packed[item]
             length = store.lengths[clip]
+            samples = clips.taken(length)
             start = clips.start(item, length)
             begin = store.starts[clip] + start
-            part = store.on(self.device)[begin : begin + min(length, clips.samples)]
-            missing = clips.samples - len(part)
+            part = store.on(self.device)[begin : begin + min(length, samples)]
+            missing = samples - len(part)
             parts.append(functional.pad(part, (0, missing)) if missing else part)
             if length > clips.samples:
-                moved = clips.labels(item, round(start / clips.fs, 3)).T
-                labels[row] = torch.from_numpy(moved).to(labels)
+                own = clips.labels(item, round(start / clips.fs, 3), clips.frames(samples)).T
+                if row == 0 and own.shape != labels.shape[1:]:
+                    labels = labels.new_empty((len(numbers), *own.shape))
+                labels[row] = torch.from_numpy(own).to(labels)
         audio = torch.stack(parts).float().div_(SCALE)
         batch = [audio, labels, torch.ones(len(numbers), dtype=torch.float64, device=self.device)]
         if self.clips[numbers[0]][0].return_filename:

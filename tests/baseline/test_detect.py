@@ -1,12 +1,14 @@
 """Windows, cross-fades and resampling lose nothing; checkpoints of every origin load."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import BCELoss
 
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.detect import (
@@ -18,7 +20,10 @@ from dcase_coherence.baseline.detect import (
     windows,
 )
 from dcase_coherence.baseline.experiment import build
-from dcase_coherence.data.audio import resample
+from dcase_coherence.data.annotations import read_strong_tsv
+from dcase_coherence.data.audio import read_audio, resample
+from dcase_coherence.data.labels import make_encoder
+from dcase_coherence.evaluation.decode import decode
 from dcase_coherence.evaluation.posteriors import load_posteriors
 from dcase_coherence.system.errors import InputError
 
@@ -46,8 +51,8 @@ def change(path, **parts):
     torch.save({**torch.load(path, weights_only=True), **parts}, path)
 
 
-def noise(path, seconds, rate=16000, **options):
-    rng = np.random.default_rng(0)
+def noise(path, seconds, rate=16000, seed=0, **options):
+    rng = np.random.default_rng(seed)
     sound = 0.1 * rng.standard_normal((round(seconds * rate), options.pop("channels", 1)))
     soundfile.write(path, sound, rate, **options)
     return path
@@ -63,6 +68,109 @@ def test_clips_get_the_posteriors_of_the_test(config, checkpoint, tmp_path, mode
         found, seconds = posteriors_of(detector, f"{config['data']['test_folder']}/{name}")
         assert seconds == 1.0
         np.testing.assert_allclose(found, posteriors, atol=1e-6)
+
+
+LENGTHS = {"a.wav": 1.0, "long.wav": 2.5, "short.wav": 0.4, "longer.wav": 3.1, "b.wav": 2.5}
+
+
+def heard(path):
+    """A clip as it is scored: whole, or padded to the length of the training's clips."""
+    audio = read_audio(path)
+    return np.pad(audio, (0, max(16000 - len(audio), 0)))
+
+
+@pytest.fixture
+def any_length(checkpoint, tmp_path):
+    """Clips of several lengths, annotated with what the student finds in each as a whole."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for seed, (name, seconds) in enumerate(LENGTHS.items()):
+        noise(folder / name, seconds, seed=seed)
+    # Posteriors on either side of one half, so that there are events.
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    said = load_detector(checkpoint, model="student").posteriors(heard(folder / "a.wav")[None])
+    level = torch.from_numpy(np.median(said, axis=(0, 1)))
+    state["sed_student.dense.bias"] -= torch.log(level / (1 - level))
+    change(checkpoint, state_dict=state)
+    detector = load_detector(checkpoint, model="student")
+    posteriors = {n: detector.posteriors(heard(folder / n)[None])[0] for n in LENGTHS}
+    events = [
+        decode(
+            posteriors[name][None],
+            [name],
+            detector.encoder.labels,
+            median_window=3,
+            frame_seconds=detector.encoder.frame_seconds,
+            clip_seconds=max(seconds, 1.0),
+        )[0.5]
+        for name, seconds in LENGTHS.items()
+    ]
+    pd.concat(events).to_csv(tmp_path / "events.tsv", sep="\t", index=False)
+    lines = [f"{name}\t{max(seconds, 1.0)}" for name, seconds in LENGTHS.items()]
+    (tmp_path / "durations.tsv").write_text("\n".join(["filename\tduration", *lines]) + "\n")
+    paths = (folder, tmp_path / "events.tsv", tmp_path / "durations.tsv")
+    return dict(zip(("folder", "tsv", "dur"), map(str, paths))), posteriors
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_clips_of_any_length_are_tested_whole(config, checkpoint, tmp_path, any_length, size):
+    paths, posteriors = any_length
+    config["data"].update({f"test_{part}": path for part, path in paths.items()})
+    config["training"]["batch_size_val"] = size
+    experiment = build(config, coherence=False, log_dir=tmp_path / "again", train=False)
+    scores = experiment.test(checkpoint)
+    said, _ = load_posteriors(experiment.folder / "metrics_test" / "student" / "posteriors.npz")
+    assert {name: len(clip) for name, clip in said.items()} == {
+        name: len(clip) for name, clip in posteriors.items()
+    }
+    for name, clip in posteriors.items():
+        np.testing.assert_allclose(said[name], clip, atol=1e-5)
+    assert scores["test/student/event_f1_macro"] == 1.0
+    assert scores["test/student/intersection_f1_macro"] == 1.0
+    # The loss is that of all frames of each clip.
+    table, encoder = read_strong_tsv(paths["tsv"]), make_encoder(config)
+    losses = []
+    for name, clip in posteriors.items():
+        frames = int(max(LENGTHS[name], 1.0) * 16000) // 1024
+        truth = encoder.encode_strong(table[table["filename"] == name], frames)
+        losses.append(
+            float(BCELoss()(torch.from_numpy(clip[:frames]).double(), torch.from_numpy(truth)))
+        )
+    loss = float(experiment.trainer.callback_metrics["test/student/loss_strong"])
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_clips_of_any_length_are_validated_whole(config, checkpoint, tmp_path, any_length, packed):
+    paths, _ = any_length
+    config["data"].update({f"synth_val_{part}": path for part, path in paths.items()})
+    config["data"].update(packed=packed, packed_folder=str(tmp_path / "stores"))
+    experiment = build(config, coherence=False, log_dir=tmp_path / "again")
+    experiment.module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+    scores = experiment.trainer.validate(experiment.module, verbose=False)[0]
+    assert scores["val/synth/student/event_f1_macro"] == 1.0
+
+
+def test_evaluation_clips_of_any_length_get_events_to_their_end(
+    config, checkpoint, tmp_path, any_length
+):
+    paths, posteriors = any_length
+    config["data"]["eval_folder"] = paths["folder"]
+    experiment = build(
+        config, coherence=False, log_dir=tmp_path / "again", train=False, evaluation=True
+    )
+    experiment.test(checkpoint)
+    folder = experiment.folder / "metrics_test" / "student"
+    said, _ = load_posteriors(folder / "posteriors.npz")
+    found = read_strong_tsv(folder / "predictions_05_student.tsv")
+    expected = read_strong_tsv(paths["tsv"])
+    for name in set(LENGTHS) - {"short.wav"}:  # this one is not padded, as in the official code
+        np.testing.assert_allclose(said[name], posteriors[name], atol=1e-5)
+        columns = ["event_label", "onset", "offset"]
+        pd.testing.assert_frame_equal(
+            *(t[t["filename"] == name][columns].reset_index(drop=True) for t in (found, expected))
+        )
+    assert found["offset"].max() > 2.5
 
 
 def test_the_teacher_is_the_default(checkpoint, tmp_path):

@@ -220,7 +220,8 @@ def test_strong_labels_alone_without_a_teacher(config, tmp_path):
 
 
 def test_evaluation_writes_each_models_own_detections(config, tmp_path):
-    config["training"].update(n_epochs=1, batch_size_val=1)
+    # Two clips of two lengths, which one batch could not hold.
+    config["training"].update(n_epochs=1, batch_size_val=4)
     trained = fit(config, tmp_path, coherence=False)
     experiment = build(config, coherence=False, log_dir=tmp_path, train=False, evaluation=True)
     assert experiment.test(trained.best) == {}

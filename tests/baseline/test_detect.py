@@ -190,22 +190,45 @@ def test_long_recordings_are_their_windows_cross_faded(checkpoint, tmp_path):
     found, seconds = posteriors_of(detector, clip)
     assert seconds == pytest.approx(2.3)
     assert len(found) == np.ceil(2.3 * 16000 / frame)
-    audio = np.zeros(3 * 16000, dtype=np.float32)
-    audio[: round(2.3 * 16000)], _ = soundfile.read(clip, dtype="float32")
-    starts = range(0, round(2.3 * 16000) - 16000 + hop * frame, hop * frame)
+    audio, _ = soundfile.read(clip, dtype="float32")
+    # The last window ends where the recording ends, give or take part of a frame.
+    last = (len(audio) - 16000) // frame
     single = {
-        start // frame: detector.posteriors(audio[None, start : start + 16000])[0]
-        for start in starts
+        start: detector.posteriors(audio[None, start * frame : start * frame + 16000])[0]
+        for start in range(0, last, hop)
     }
+    single[last] = detector.posteriors(audio[None, last * frame :])[0]
     for place in range(len(found)):
         covering = {
             start: values[place - start]
             for start, values in single.items()
-            if start <= place < start + frames
+            if start <= place < start + len(values)
         }
-        weights = [min(place - start, frames - 1 - place + start) + 0.5 for start in covering]
+        weights = [
+            min(place - start, len(single[start]) - 1 - place + start) + 0.5 for start in covering
+        ]
         expected = np.average(list(covering.values()), axis=0, weights=weights)
         np.testing.assert_allclose(found[place], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [0, 300, 1023])
+def test_the_end_of_a_recording_is_heard_without_zeros_after_it(checkpoint, tmp_path, more):
+    # Loud throughout: zeros would be the quietest that minmax features hear.
+    detector = load_detector(checkpoint)
+    frame = detector.encoder.frame_hop * detector.encoder.net_pooling
+    samples = 16000 + 9 * frame + more
+    clip = noise(tmp_path / "a.wav", samples / 16000)
+    audio, _ = soundfile.read(clip, dtype="float32")
+    found, seconds = posteriors_of(detector, clip)
+    assert seconds == samples / 16000
+    moved = detector.posteriors(audio[None, 9 * frame :])[0]
+    # All but what the first two windows, from frames 0 and 7, have a part in.
+    np.testing.assert_allclose(found[22:], moved[22 - 9 :], atol=1e-6)
+    assert len(found) == 9 + len(moved) > 22
+    # One window alone is what the network says of it.
+    alone, _ = posteriors_of(detector, noise(tmp_path / "b.wav", 1))
+    audio, _ = soundfile.read(tmp_path / "b.wav", dtype="float32")
+    np.testing.assert_array_equal(alone, detector.posteriors(audio[None])[0])
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 1.0, 1.01])
@@ -227,21 +250,28 @@ def test_any_length(checkpoint, tmp_path, seconds):
     data=st.data(),
 )
 def test_windows_hold_every_sample_once_and_in_place(length, cuts, samples, data):
-    hop = data.draw(st.integers(1, samples))
+    frame = data.draw(st.integers(1, samples))
+    hop = frame * data.draw(st.integers(1, samples // frame))
     audio = np.arange(1, length + 1, dtype=float)
     blocks = np.split(audio, sorted(min(cut, length) for cut in cuts))
-    found = list(windows(blocks, samples, hop))
-    for number, (window, real) in enumerate(found):
-        expected = audio[number * hop : number * hop + samples]
-        assert real == len(expected)
-        np.testing.assert_array_equal(window, np.pad(expected, (0, samples - real)))
-    assert (len(found) - 1) * hop + found[-1][1] == length
+    *others, (last, window, real) = windows(blocks, samples, hop, frame)
+    for number, (start, other, full) in enumerate(others):
+        assert (start, full) == (number * hop, samples)
+        np.testing.assert_array_equal(other, audio[start : start + samples])
+    # No gap, and no window more than it takes.
+    assert len(others) * hop >= last > (len(others) - 1) * hop
+    assert last % frame == 0
+    assert last + real == length
+    assert real < samples + frame
+    np.testing.assert_array_equal(window, np.pad(audio[last:], (0, max(samples - length, 0))))
 
 
 def test_a_cross_fade_keeps_what_windows_agree_on():
     signal = np.random.default_rng(0).random((50, 3))
     parts = [signal[start : start + 20] for start in range(0, 31, 10)]
-    np.testing.assert_allclose(cross_fade(parts, 10), signal)
+    np.testing.assert_allclose(cross_fade(parts, [0, 10, 20, 30]), signal)
+    # The last one may be anywhere, and of another length.
+    np.testing.assert_allclose(cross_fade([*parts, signal[34:]], [0, 10, 20, 30, 34]), signal)
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 16001])

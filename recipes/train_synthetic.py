@@ -47,10 +47,13 @@ def main(argv: list[str] | None = None) -> None:
     from dcase_coherence.runs.trials import Trial, run_trials
     from dcase_coherence.system.devices import own_rank
 
-    config = load_config(args.conf_file, parse_overrides(args.set))
+    overrides = parse_overrides(args.set)
+    config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
     log_dir = results_folder(args)
-    place_data(config, args.data, Path("data", name), public=True, progress=not args.quiet)
+    place_data(
+        config, args.data, Path("data", name), overrides, public=True, progress=not args.quiet
+    )
     public = Path(config["data"]["public_tsv"]).exists()
     if not public:
         print(f"no public set ({config['data']['public_tsv']} does not exist): validation only")

@@ -8,7 +8,6 @@ length, but for the posteriors themselves.
 from __future__ import annotations
 
 import math
-import os
 from typing import Any, Iterable, Iterator, Mapping, Sequence, Union
 
 import numpy as np
@@ -21,7 +20,7 @@ from dcase_coherence.baseline.checkpoints import load_checkpoint
 from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.data.audio import CUT_SHORT, resample
+from dcase_coherence.data.audio import open_audio, resample
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.evaluation import decode
 from dcase_coherence.system.errors import InputError
@@ -242,19 +241,8 @@ def read_blocks(path: PathLike, fs: int, seconds: float = 10.0) -> Iterator[np.n
         InputError: the file is missing, is no audio, is empty or cut short, or holds values that
             are not finite.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            short = CUT_SHORT.search(file.extra_info)
-            if short and int(short[1]) > int(short[2]):
-                raise InputError(
-                    f"{path} is cut short: its header announces {short[1]} bytes of audio and "
-                    f"{short[2]} are there; copy it again"
-                )
-            yield from _resampled(file, path, fs, seconds)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        if not os.path.isfile(path):
-            raise InputError(f"{path} does not exist; give the path of a recording") from None
-        raise InputError(f"{path} cannot be read as audio ({error})") from None
+    with open_audio(path) as file:
+        yield from _resampled(file, path, fs, seconds)
 
 
 def _resampled(

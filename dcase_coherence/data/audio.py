@@ -6,7 +6,7 @@ import io
 import math
 import os
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Iterator
 
@@ -56,24 +56,64 @@ def read_length(path: PathLike, fs: int | None = 16000) -> int:
 @contextmanager
 def _open(path: PathLike, fs: int | None) -> Iterator[soundfile.SoundFile]:
     """Open a clip at `fs` Hz; what libsndfile finds wrong in the block is one sentence, too."""
+    with open_audio(path) as file:
+        if fs is not None and file.samplerate != fs:
+            raise InputError(
+                f"{path} has a sampling rate of {file.samplerate} Hz; resample it to {fs} Hz, "
+                f"for example with: sox {Path(path).name} -r {fs} resampled.wav"
+            )
+        yield file
+
+
+@contextmanager
+def open_audio(path: PathLike) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file; whatever is wrong with it, there or in the block, is one sentence.
+
+    A wav file that was written through a pipe has all its samples, but not their number in its
+    header: such a header is not taken at its word.
+
+    Raises:
+        InputError: the file is missing, is no audio, or is cut short.
+    """
     try:
-        with soundfile.SoundFile(path) as file:
-            if fs is not None and file.samplerate != fs:
-                raise InputError(
-                    f"{path} has a sampling rate of {file.samplerate} Hz; resample it to {fs} Hz, "
-                    f"for example with: sox {Path(path).name} -r {fs} resampled.wav"
-                )
+        with ExitStack() as opened:
+            file = opened.enter_context(soundfile.SoundFile(path))
+            if not file.frames and file.format in ("WAV", "WAVEX"):
+                file = opened.enter_context(soundfile.SoundFile(_unclosed(path)))
             short = CUT_SHORT.search(file.extra_info)
-            if short and int(short[1]) > int(short[2]):
+            if short and int(short[1]) > int(short[2]) and not _is_placeholder(int(short[1])):
                 raise InputError(
                     f"{path} is cut short: its header announces {short[1]} bytes of audio and "
                     f"{short[2]} are there; copy it again"
                 )
             yield file
-    except (soundfile.LibsndfileError, OSError) as error:
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
         if not os.path.isfile(path):
             raise InputError(f"{path} does not exist; copy it there or remove its row") from None
         raise InputError(f"{path} cannot be read as audio ({error}); copy it again") from None
+
+
+def _is_placeholder(size: int) -> bool:
+    """Whether a size stands for "not known yet": sox, arecord and ffmpeg, less a header or not.
+
+    Example:
+        >>> [_is_placeholder(n) for n in (0x7FFFF000, 0x80000000, 0xFFFFFFFF - 36, 3_000_000_000)]
+        [True, True, True, False]
+    """
+    ends = (0x7FFFF000, 0x80000000, 0xFFFFFFFF)
+    return any(end - 256 <= size <= end for end in ends)
+
+
+def _unclosed(path: PathLike) -> io.BytesIO:
+    """A wav file, whose header may say 0 samples because it was never told their number.
+
+    Where the header does not know how long the file is, the size of the RIFF chunk is put to 8: there
+    libsndfile takes the number of samples from the file's length.
+    """
+    content = bytearray(Path(path).read_bytes())
+    if int.from_bytes(content[4:8], "little") + 8 != len(content):
+        content[4:8] = (8).to_bytes(4, "little")
+    return io.BytesIO(content)
 
 
 def resample(audio: np.ndarray, rate: int, fs: int) -> np.ndarray:

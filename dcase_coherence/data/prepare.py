@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-import soundfile
 
 from dcase_coherence.data.annotations import read_durations, read_strong_tsv
-from dcase_coherence.data.audio import convert
+from dcase_coherence.data.audio import convert, open_audio
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike, remove_left_over, whole_file, write_whole
@@ -130,7 +129,10 @@ def audio_names(folder: PathLike) -> list[str]:
 
 def write_durations(folder: Path, names: list[str], table: Path) -> None:
     """Write the durations of clips as a table with the columns filename, duration (seconds)."""
-    seconds = [round(soundfile.info(str(folder / name)).duration, 3) for name in names]
+    seconds = []
+    for name in names:
+        with open_audio(folder / name) as file:
+            seconds.append(round(file.frames / file.samplerate, 3))
     with whole_file(table) as temporary:
         pd.DataFrame({"filename": names, "duration": seconds}).to_csv(
             temporary, sep="\t", index=False

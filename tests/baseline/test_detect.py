@@ -342,6 +342,18 @@ def test_broken_recordings_are_refused_in_one_sentence(checkpoint, tmp_path, nam
     assert "\n" not in str(error.value)
 
 
+def test_a_recording_from_a_pipe_is_read_to_its_end(checkpoint, tmp_path):
+    detector, path = load_detector(checkpoint), noise(tmp_path / "a.wav", 1.4)
+    expected, seconds = posteriors_of(detector, path)
+    content = bytearray(path.read_bytes())
+    for size in (b"\0\0\0\0", b"\xff\xff\xff\xff"):
+        content[4:8] = content[40:44] = size
+        path.write_bytes(content)
+        found, duration = posteriors_of(detector, path)
+        assert duration == seconds == 1.4
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_checkpoints_of_lightning_1_2(checkpoint, tmp_path):
     clip = noise(tmp_path / "a.wav", 1)
     expected, _ = posteriors_of(load_detector(checkpoint), clip)

@@ -8,7 +8,7 @@ import os
 import re
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import numpy as np
 import soundfile
@@ -16,6 +16,7 @@ import soundfile
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike, write_whole
 
+FORMATS = (".wav", ".flac", ".ogg")
 #: libsndfile's remark on a wav file with less audio than its header says.
 CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
@@ -107,13 +108,42 @@ def _is_placeholder(size: int) -> bool:
 def _unclosed(path: PathLike) -> io.BytesIO:
     """A wav file, whose header may say 0 samples because it was never told their number.
 
-    Where the header does not know how long the file is, the size of the RIFF chunk is put to 8: there
-    libsndfile takes the number of samples from the file's length.
+    Where the header does not know how long the file is, the size of the RIFF chunk is put to 8:
+    there libsndfile takes the number of samples from the file's length.
     """
     content = bytearray(Path(path).read_bytes())
     if int.from_bytes(content[4:8], "little") + 8 != len(content):
         content[4:8] = (8).to_bytes(4, "little")
     return io.BytesIO(content)
+
+
+def audio_names(folder: PathLike, formats: Sequence[str] = FORMATS) -> list[str]:
+    """Names of the audio files in a folder and below, sorted; none where there is no folder.
+
+    Names are relative to the folder, with `/`, and suffixes may be written in capitals. Hidden
+    files are left out: a killed conversion left them unfinished.
+    """
+    names = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(place).relative_to(folder)
+        names += [
+            (inside / name).as_posix()
+            for name in files
+            if name.lower().endswith(tuple(formats)) and not name.startswith(".")
+        ]
+    return sorted(names)
+
+
+def wav_name(name: str) -> str:
+    """Name of a clip as wav: its own where it is one.
+
+    Example:
+        >>> wav_name("a/clip.WAV"), wav_name("a/clip.flac")
+        ('a/clip.WAV', 'a/clip.wav')
+    """
+    stem, suffix = os.path.splitext(name)
+    return name if suffix.lower() == ".wav" else f"{stem}.wav"
 
 
 def resample(audio: np.ndarray, rate: int, fs: int) -> np.ndarray:

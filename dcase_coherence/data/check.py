@@ -18,9 +18,9 @@ from dcase_coherence.data.annotations import (
     read_strong_tsv,
     read_weak_tsv,
 )
-from dcase_coherence.data.audio import read_audio
+from dcase_coherence.data.audio import audio_names, read_audio
 from dcase_coherence.data.desed import official_layout
-from dcase_coherence.data.prepare import RATE, audio_names
+from dcase_coherence.data.prepare import RATE
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike, whole_file
 from dcase_coherence.system.processes import over_files

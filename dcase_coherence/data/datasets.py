@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
-from dcase_coherence.data.audio import read_audio, read_length
+from dcase_coherence.data.audio import audio_names, read_audio, read_length
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
@@ -204,7 +204,7 @@ class WeakSet(Clips):
 
 
 class UnlabeledSet(Clips):
-    """All wav files of a folder, sorted by name (the official baseline takes any order).
+    """All wav files of a folder and below, sorted by name (the official baseline takes any order).
 
     Args:
         unlabeled_folder: holds the wav files.
@@ -222,9 +222,8 @@ class UnlabeledSet(Clips):
         seed: int = 0,
         whole: bool = False,
     ) -> None:
-        # A hidden file is one that a killed conversion left unfinished.
-        names = list_folder(unlabeled_folder)
-        files = sorted(f for f in names if f.endswith(".wav") and not f.startswith("."))
+        list_folder(unlabeled_folder)
+        files = audio_names(unlabeled_folder, [".wav"])
         if not files:
             raise InputError(f"{unlabeled_folder} holds no .wav file; put the clips there")
         paths = [os.path.join(unlabeled_folder, file) for file in files]

@@ -52,6 +52,17 @@ def test_a_sound_data_set_has_no_problem(tree):
     assert any("1 clip without events: 0.wav" in note for note in parts["synth"].notes)
 
 
+def test_clips_in_capitals_and_in_folders_are_found(renamed):
+    (renamed / "soundscapes.json").write_text(json.dumps({"strong": 6, "weak": 8, "test": 3}))
+    write_tags(renamed, lambda text: text.replace("7.wav\t\n", "7.wav\tCat\n"))
+    parts, problems = diagnose(renamed)
+    assert problems == []
+    assert parts["unlabeled"].found == 10
+    assert not any("no table" in note for d in parts.values() for note in d.notes)
+    next((renamed / "audio").rglob("a/2.wav")).unlink()
+    assert any(": a/2.wav" in text for text in diagnose(renamed)[1])
+
+
 def test_without_a_manifest_the_numbers_are_those_of_desed(tree):
     (tree / "soundscapes.json").unlink()
     parts, problems = diagnose(tree)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 from typing import Any, Mapping
 
 import torch
@@ -24,6 +25,9 @@ STAND_INS = [
         "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     )
 ]
+
+#: What wrappers of a network put into the names of its weights.
+WRAPPERS = ("module", "_orig_mod")
 
 
 def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]:
@@ -49,6 +53,38 @@ def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
+
+
+def bare_weights(state: Any, path: PathLike) -> Any:
+    """Weights of a checkpoint under the names that the networks have without a wrapper.
+
+    DistributedDataParallel and torch.compile put `module.` and `_orig_mod.` into the names; that
+    they are taken off is said on standard error.
+
+    Args:
+        state: the state_dict; what is none is given back as it is.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        InputError: a weight is not finite.
+    """
+    if not isinstance(state, dict):
+        return state
+    bare = {}
+    found: dict[str, None] = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor) and not torch.isfinite(value).all():
+            raise InputError(
+                f"the checkpoint {path} holds weights that are not finite ({key}), as those of a "
+                "training that diverged; give one of an earlier epoch or of another training"
+            )
+        parts = str(key).split(".")
+        found.update(dict.fromkeys(part for part in parts if part in WRAPPERS))
+        bare[".".join(part for part in parts if part not in WRAPPERS)] = value
+    if found:
+        taken = " and ".join(f"{name}." for name in found)
+        print(f"{path}: {taken} is taken off the names of the weights", file=sys.stderr)
+    return bare
 
 
 def _save(content: Mapping[str, Any], path: PathLike) -> None:

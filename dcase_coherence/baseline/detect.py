@@ -16,7 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from dcase_coherence.baseline.checkpoints import load_checkpoint
+from dcase_coherence.baseline.checkpoints import bare_weights, load_checkpoint
 from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
@@ -112,7 +112,8 @@ def load_detector(
         InputError: the file cannot be loaded, has no such model, or is of another network.
     """
     content = load_checkpoint(checkpoint)
-    state, held = content.get("state_dict"), content.get("hyper_parameters")
+    state = bare_weights(content.get("state_dict"), checkpoint)
+    held = content.get("hyper_parameters")
     settings = held if config is None else config
     if not isinstance(state, dict):
         raise InputError(f"{checkpoint} holds no state_dict; give the .ckpt file of a training")
@@ -189,6 +190,10 @@ def posteriors_of(detector: Detector, audio: PathLike) -> tuple[np.ndarray, floa
         waiting.append(window)
     parts.extend(detector.posteriors(np.stack(waiting)))
     joined = cross_fade(parts, starts)
+    missing = math.ceil(samples / frame) - len(joined)
+    if samples > detector.samples and missing > 0:
+        # Part of a frame is left, of which the network says nothing: what lasts to it lasts on.
+        joined = np.pad(joined, ((0, missing), (0, 0)), mode="edge")
     return joined[: max(math.ceil(samples / frame), 1)], samples / encoder.fs
 
 

@@ -17,7 +17,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import ConcatDataset
 
-from dcase_coherence.baseline.checkpoints import MovableCheckpoint, WholeFileIO, load_checkpoint
+from dcase_coherence.baseline.checkpoints import (
+    MovableCheckpoint,
+    WholeFileIO,
+    bare_weights,
+    load_checkpoint,
+)
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.messages import one_sentence, quiet
 from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, StepDecay
@@ -86,9 +91,9 @@ class Experiment:
             InputError: the checkpoint cannot be loaded or is of another network.
         """
         path = self.best if checkpoint is None else Path(checkpoint)
-        state = load_checkpoint(path).get("state_dict")
+        state = bare_weights(load_checkpoint(path).get("state_dict"), path)
         try:
-            self.module.load_state_dict(state)  # type: ignore[arg-type]
+            self.module.load_state_dict(state)
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(
@@ -151,7 +156,7 @@ def build(
         )
     if resume is not None:
         # Before any work: a run that cannot go on should say so at once.
-        load_checkpoint(resume)
+        bare_weights(load_checkpoint(resume).get("state_dict"), resume)
         resume = Path(resume).resolve()
         logger = TensorBoardLogger(str(resume.parent), name="", version="")
     elif train and Path(log_dir, "last.ckpt").exists():

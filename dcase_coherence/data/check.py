@@ -17,12 +17,13 @@ from dcase_coherence.data.annotations import (
     read_filenames,
     read_strong_tsv,
     read_weak_tsv,
+    to_tsv,
 )
 from dcase_coherence.data.audio import audio_names, read_audio
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.data.prepare import RATE
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, whole_file
+from dcase_coherence.system.files import PathLike, write_whole
 from dcase_coherence.system.processes import over_files
 
 CLIP_SECONDS = 10.0
@@ -144,10 +145,7 @@ def write_missing(diagnoses: Sequence[Diagnosis], path: PathLike) -> int:
         Number of clips.
     """
     rows = [(name, "missing", d.part.name) for d in diagnoses for name in d.missing]
-    with whole_file(path) as temporary:
-        pd.DataFrame(rows, columns=["filename", "error", "subset"]).to_csv(
-            temporary, sep="\t", index=False
-        )
+    write_whole(path, to_tsv(pd.DataFrame(rows, columns=["filename", "error", "subset"])))
     return len(rows)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+from dcase_coherence.data.annotations import read_durations, read_strong_tsv, to_tsv
 from dcase_coherence.data.audio import audio_names, convert, open_audio, wav_name
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, remove_left_over, whole_file, write_whole
+from dcase_coherence.system.files import PathLike, remove_left_over, write_whole
 from dcase_coherence.system.processes import over_files
 
 #: Parts of the official layout, by the beginning of their keys in the `data:` section.
@@ -94,7 +94,7 @@ def add_test_set(
     found = _find_audio(Path(audio), list(dict.fromkeys(events["filename"])), table)
     names = {name: wav_name(name) for name in found}
     events["filename"] = events["filename"].map(names)
-    texts = {paths["test_tsv"]: events.to_csv(sep="\t", index=False)}
+    texts = {paths["test_tsv"]: to_tsv(events)}
     if durations is not None:
         lengths = read_durations(durations)
         missing = sorted(set(found) - set(lengths["filename"]))
@@ -102,7 +102,7 @@ def add_test_set(
             raise InputError(f"{durations} has no row for {missing[0]}; give each clip a row")
         lengths = lengths[lengths["filename"].isin(list(found))]
         lengths["filename"] = lengths["filename"].map(names)
-        texts[paths["test_dur"]] = lengths.to_csv(sep="\t", index=False)
+        texts[paths["test_dur"]] = to_tsv(lengths)
     _refuse_another(Path(out), target, set(names.values()), texts)
     jobs = [(path, target / names[name]) for name, path in found.items()]
     _convert_all(jobs, target, processes, "test" if progress else None)
@@ -120,10 +120,7 @@ def write_durations(folder: Path, names: list[str], table: Path) -> None:
     for name in names:
         with open_audio(folder / name) as file:
             seconds.append(round(file.frames / file.samplerate, 3))
-    with whole_file(table) as temporary:
-        pd.DataFrame({"filename": names, "duration": seconds}).to_csv(
-            temporary, sep="\t", index=False
-        )
+    write_whole(table, to_tsv(pd.DataFrame({"filename": names, "duration": seconds})))
 
 
 def _convert_all(

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from dcase_coherence.data.annotations import to_tsv
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.evaluation import decode
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.system.files import whole_file, write_whole
 
 
 class Posteriors:
@@ -130,5 +131,4 @@ def write_detections(
     files = {f"predictions_05_{name}.tsv": events}
     files.update({f"predictions_th_{k:.2f}.tsv": found for k, found in points.items()})
     for file, found in files.items():
-        with whole_file(folder / file) as temporary:
-            found.to_csv(temporary, sep="\t", index=False)
+        write_whole(folder / file, to_tsv(found))

@@ -223,8 +223,10 @@ def test_the_end_of_a_recording_is_heard_without_zeros_after_it(checkpoint, tmp_
     assert seconds == samples / 16000
     moved = detector.posteriors(audio[None, 9 * frame :])[0]
     # All but what the first two windows, from frames 0 and 7, have a part in.
-    np.testing.assert_allclose(found[22:], moved[22 - 9 :], atol=1e-6)
-    assert len(found) == 9 + len(moved) > 22
+    np.testing.assert_allclose(found[22 : 9 + len(moved)], moved[22 - 9 :], atol=1e-6)
+    # What is left of a frame is as the frame before it.
+    assert len(found) == np.ceil(samples / frame) > 22
+    np.testing.assert_allclose(found[-1], moved[-1], atol=1e-6)
     # One window alone is what the network says of it.
     alone, _ = posteriors_of(detector, noise(tmp_path / "b.wav", 1))
     audio, _ = soundfile.read(tmp_path / "b.wav", dtype="float32")
@@ -397,6 +399,38 @@ def test_a_scaler_of_the_data_set_comes_from_the_checkpoint(config, checkpoint, 
     detector = load_detector(checkpoint)
     features = detector.scaler(torch.full((1, 4, 4), 10 - 20.0))
     torch.testing.assert_close(features, torch.ones(1, 4, 4))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_one_sentence(config, checkpoint, tmp_path, value):
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state["sed_student.dense.weight"][0, 0] = value
+    change(checkpoint, state_dict=state)
+    words = r"model\.ckpt holds weights that are not finite \(sed_student\.dense\.weight\)"
+    with pytest.raises(InputError, match=words):
+        load_detector(checkpoint)
+    with pytest.raises(InputError, match=words):
+        build(config, coherence=False, log_dir=tmp_path / "t", train=False).test(checkpoint)
+    with pytest.raises(InputError, match=words):
+        build(config, coherence=False, log_dir=tmp_path / "r", resume=checkpoint)
+
+
+@pytest.mark.parametrize("wrapped", ["module.{}.{}", "{}.module.{}", "module.{}._orig_mod.{}"])
+def test_the_prefixes_of_wrappers_are_taken_off_and_said(
+    config, checkpoint, tmp_path, capsys, wrapped
+):
+    clip = noise(tmp_path / "a.wav", 1)
+    expected, _ = posteriors_of(load_detector(checkpoint), clip)
+    assert capsys.readouterr().err == ""
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    change(checkpoint, state_dict={wrapped.format(*k.split(".", 1)): v for k, v in state.items()})
+    found, _ = posteriors_of(load_detector(checkpoint), clip)
+    np.testing.assert_array_equal(found, expected)
+    said = capsys.readouterr().err
+    assert said.count("is taken off the names of the weights") == len(said.splitlines()) == 1
+    assert all(f"{name}." in said for name in ("module", "_orig_mod") if name in wrapped)
+    build(config, coherence=False, log_dir=tmp_path / "t", train=False).test(checkpoint)
+    assert "is taken off" in capsys.readouterr().err
 
 
 def test_a_student_alone(checkpoint):

@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from dcase_coherence.system.errors import InputError
@@ -128,6 +128,22 @@ class MovableCheckpoint(ModelCheckpoint):
                 "best_k_models": {here(p): s for p, s in state_dict["best_k_models"].items()},
             }
         )
+
+
+class OwnPatience(EarlyStopping):
+    """An EarlyStopping with the patience it is made with, not that of the checkpoint.
+
+    So a run that stopped goes on with more of it.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """The name of Lightning's own, under which it is kept in checkpoints."""
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state but for the patience and what it led to."""
+        super().load_state_dict({**state_dict, "patience": self.patience, "stopped_epoch": 0})
 
 
 def save_statistics(path: PathLike, of: Mapping[str, Any], mean: Tensor, squares: Tensor) -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import ConcatDataset
 
 from dcase_coherence.baseline.checkpoints import (
     MovableCheckpoint,
+    OwnPatience,
     WholeFileIO,
     bare_weights,
     load_checkpoint,
@@ -78,6 +79,12 @@ class Experiment:
         with quiet(), one_sentence():
             self.trainer.fit(self.module, ckpt_path=self.resume)
         return self.best
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the training ended for want of `training.early_stop_patience`."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in callbacks)
 
     @property
     def best(self) -> Path:
@@ -273,6 +280,13 @@ def make_scheduler(
     return ExponentialWarmup(optimizer, opt["lr"], warmup)
 
 
+def fixes_epochs(config: Mapping[str, Any]) -> str | None:
+    """What makes a training one of `n_epochs` from its first step on, in words; None if nothing."""
+    if config["opt"]["schedule"] == "cosine":
+        return "opt.schedule is cosine, which falls to 0 in the last epoch"
+    return None
+
+
 def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
     """Early stopping, the best checkpoint, and the last one after every epoch."""
     training = config["training"]
@@ -288,7 +302,7 @@ def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
     last = MovableCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    stopping = EarlyStopping(
+    stopping = OwnPatience(
         "val/obj_metric", patience=training["early_stop_patience"], mode="max", strict=False
     )
     return [stopping, best, last]

@@ -64,12 +64,13 @@ def main(argv: list[str] | None = None) -> None:
     name = Path(args.conf_file).stem
     log_dir = results_folder(args, "settings_")
     overrides = parse_overrides(args.set)
-    configs = {
-        setting: load_config(args.conf_file, read_yaml(file), overrides)
-        for setting, file in args.settings.items()
-    }
-    for config in configs.values():
-        place_data(config, args.data, Path("data", name), progress=not args.quiet)
+    configs = {}
+    for setting, file in args.settings.items():
+        laid_over = (read_yaml(file), overrides)
+        configs[setting] = load_config(args.conf_file, *laid_over)
+        place_data(
+            configs[setting], args.data, Path("data", name), *laid_over, progress=not args.quiet
+        )
     # Seed by seed: what there is when a run is interrupted can be compared.
     trials = [
         Trial(f"{setting} {n + 1}", config, True, n, log_dir / setting / f"trial_{n}")

@@ -95,17 +95,22 @@ def write(args: argparse.Namespace, found: list) -> None:
             targets[path] = audacity([one])
     for path, text in targets.items():
         if path is None:
+            if hasattr(sys.stdout, "reconfigure"):
+                # As the files are, whatever the locale.
+                sys.stdout.reconfigure(encoding="utf-8")
             print(text, end="")
             continue
         write_whole(path, text)
 
 
 def tsv(found: list) -> str:
+    from dcase_coherence.data.annotations import one_field
+
     lines = ["filename\tonset\toffset\tevent_label"]
     for audio, _, events in found:
         rows = [f"{e.onset:.3f}\t{e.offset:.3f}\t{e.event_label}" for e in events.itertuples()]
         # As in DESED's tables a recording without events has a row with its name alone.
-        lines += [f"{audio}\t{row}" for row in rows or ["\t\t"]]
+        lines += [f"{one_field(audio)}\t{row}" for row in rows or ["\t\t"]]
     return "\n".join(lines) + "\n"
 
 

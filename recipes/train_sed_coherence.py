@@ -108,8 +108,10 @@ def configuration(args: argparse.Namespace) -> dict:
     from dcase_coherence.baseline.place import place_data
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
-    config = load_config(args.conf_file, parse_overrides(args.set))
-    place_data(config, args.data, Path("data", Path(args.conf_file).stem), progress=not args.quiet)
+    overrides = parse_overrides(args.set)
+    config = load_config(args.conf_file, overrides)
+    generated = Path("data", Path(args.conf_file).stem)
+    place_data(config, args.data, generated, overrides, progress=not args.quiet)
     return config
 
 

@@ -47,10 +47,13 @@ def main(argv: list[str] | None = None) -> None:
     from dcase_coherence.runs.trials import Trial, run_trials
     from dcase_coherence.system.devices import own_rank
 
-    config = load_config(args.conf_file, parse_overrides(args.set))
+    overrides = parse_overrides(args.set)
+    config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
     log_dir = results_folder(args)
-    place_data(config, args.data, Path("data", name), public=True, progress=not args.quiet)
+    place_data(
+        config, args.data, Path("data", name), overrides, public=True, progress=not args.quiet
+    )
     public = Path(config["data"]["public_tsv"]).exists()
     if not public:
         print(f"no public set ({config['data']['public_tsv']} does not exist): validation only")
@@ -82,11 +85,12 @@ def evaluate(trial, name: str):
     from dcase_coherence.data.annotations import read_durations, read_strong_tsv
     from dcase_coherence.data.labels import make_encoder
     from dcase_coherence.evaluation import scores
-    from dcase_coherence.evaluation.posteriors import load_posteriors
+    from dcase_coherence.evaluation.posteriors import load_posteriors, load_seconds
 
     data, encoder = trial.config["data"], make_encoder(trial.config)
     folder = trial.folder if name == "validation" else trial.folder / name
-    clips, classes = load_posteriors(folder / "metrics_test" / "student" / "posteriors.npz")
+    said = folder / "metrics_test" / "student" / "posteriors.npz"
+    clips, classes = load_posteriors(said)
     return scores.evaluate(
         list(clips.values()),
         list(clips),
@@ -95,7 +99,7 @@ def evaluate(trial, name: str):
         classes,
         median_window=trial.config["training"]["median_window"],
         frame_seconds=encoder.frame_seconds,
-        clip_seconds=float(encoder.audio_len),
+        clip_seconds=load_seconds(said, float(encoder.audio_len)),
     )
 
 

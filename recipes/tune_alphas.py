@@ -83,8 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
     folder = results_folder(args, "alphas_")
-    place_data(config, args.data, Path("data", name), progress=not args.quiet)
+    place_data(config, args.data, Path("data", name), overrides, progress=not args.quiet)
     folder.mkdir(parents=True, exist_ok=True)
+    alphas.refuse_cells_of_other_data(config, folder)
     args.storage = args.storage or alphas.default_storage(folder)
     grid = {name: getattr(args, name) for name in GRID}
     settings = settings_of(config, args)

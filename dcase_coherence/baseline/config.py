@@ -231,7 +231,7 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
     }
     for source, values in (
         (str(path), given),
-        *(("override", _nest(values)) for values in overrides),
+        *(("override", nest_overrides(values)) for values in overrides),
     ):
         for section, keys in values.items():
             _check_name(source, section, SCHEMA, "section")
@@ -301,8 +301,13 @@ def read_yaml(path: PathLike) -> Mapping[str, Any]:
     return {section: {} if keys is None else keys for section, keys in content.items()}
 
 
-def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names to sections."""
+def nest_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names to sections.
+
+    Example:
+        >>> nest_overrides({"training.seed": 1, "data": {"fs": 8000}})
+        {'training': {'seed': 1}, 'data': {'fs': 8000}}
+    """
     nested: dict[str, Any] = {}
     for name, value in overrides.items():
         section, dot, key = name.partition(".")

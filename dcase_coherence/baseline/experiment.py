@@ -16,7 +16,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import ConcatDataset
 
-from dcase_coherence.baseline.checkpoints import MovableCheckpoint, WholeFileIO, load_checkpoint
+from dcase_coherence.baseline.checkpoints import (
+    MovableCheckpoint,
+    OwnPatience,
+    WholeFileIO,
+    bare_weights,
+    load_checkpoint,
+)
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.messages import one_sentence, quiet
 from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, Schedule, StepDecay
@@ -72,6 +78,12 @@ class Experiment:
         return self.best
 
     @property
+    def stopped_early(self) -> bool:
+        """Whether the training ended for want of `training.early_stop_patience`."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in callbacks)
+
+    @property
     def best(self) -> Path:
         """Checkpoint of the epoch with the best `val/obj_metric`."""
         return Path(self.trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
@@ -83,9 +95,9 @@ class Experiment:
             InputError: the checkpoint cannot be loaded or is of another network.
         """
         path = self.best if checkpoint is None else Path(checkpoint)
-        state = load_checkpoint(path).get("state_dict")
+        state = bare_weights(load_checkpoint(path).get("state_dict"), path)
         try:
-            self.module.load_state_dict(state)  # type: ignore[arg-type]
+            self.module.load_state_dict(state)
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(
@@ -148,7 +160,7 @@ def build(
         )
     if resume is not None:
         # Before any work: a run that cannot go on should say so at once.
-        load_checkpoint(resume)
+        bare_weights(load_checkpoint(resume).get("state_dict"), resume)
         resume = Path(resume).resolve()
         logger = TensorBoardLogger(str(resume.parent), name="", version="")
     elif train and Path(log_dir, "last.ckpt").exists():
@@ -265,6 +277,13 @@ def make_scheduler(
     return ExponentialWarmup(optimizer, opt["lr"], warmup)
 
 
+def fixes_epochs(config: Mapping[str, Any]) -> str | None:
+    """What makes a training one of `n_epochs` from its first step on, in words; None if nothing."""
+    if config["opt"]["schedule"] == "cosine":
+        return "opt.schedule is cosine, which falls to 0 in the last epoch"
+    return None
+
+
 def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
     """Early stopping, the best checkpoint, and the last one after every epoch."""
     training = config["training"]
@@ -280,7 +299,7 @@ def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
     last = MovableCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    stopping = EarlyStopping(
+    stopping = OwnPatience(
         "val/obj_metric", patience=training["early_stop_patience"], mode="max", strict=False
     )
     return [stopping, best, last]

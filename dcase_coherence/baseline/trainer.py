@@ -20,7 +20,14 @@ from dcase_coherence.baseline.checkpoints import load_statistics, save_statistic
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
 from dcase_coherence.baseline.losses import strong_loss
 from dcase_coherence.baseline.results import validation_scores, write_test
-from dcase_coherence.data.datasets import ConcatDatasetBatchSampler, mix_seed
+from dcase_coherence.data.datasets import (
+    Clips,
+    ConcatDatasetBatchSampler,
+    LengthBatchSampler,
+    mix_seed,
+    name_in,
+    sets_of,
+)
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.data.loading import load
 from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore
@@ -311,8 +318,13 @@ class MeanTeacher(pl.LightningModule):
 
     def _scored(self, data: Any) -> Any:
         # Lightning skips the scores where there is nothing to score: the others take one clip.
-        data = data if self.trainer.is_global_zero else Subset(data, [0])
-        return self._loader(data, batch_size=self.hparams["training"]["batch_size_val"])
+        if not self.trainer.is_global_zero:
+            return self._loader(Subset(data, [0]), batch_size=1)
+        size = self.hparams["training"]["batch_size_val"]
+        if not all(isinstance(clips, Clips) for clips in sets_of(data)):
+            return self._loader(data, batch_size=size)
+        samples = round(self.encoder.audio_len * self.encoder.fs)
+        return self._loader(data, batch_sampler=LengthBatchSampler(data, size, samples))
 
     def _loader(self, data: Any, **batches: Any) -> Any:
         keep = self.hparams["data"].get("keep_mels")
@@ -335,8 +347,9 @@ class MeanTeacher(pl.LightningModule):
         """Collect what student and teacher say about a batch."""
         audio, labels, _, filenames = batch
         features = self.features(self.mels(audio))
-        weak_rows = self._rows_in(filenames, "weak_folder")
-        strong_rows = self._rows_in(filenames, "synth_val_folder")
+        weak_rows = list(self._names_in(filenames, "weak_folder", "synth_val_folder"))
+        names = self._names_in(filenames, "synth_val_folder", "weak_folder")
+        strong_rows = list(names)
         labels_weak = (labels[weak_rows].sum(-1) >= 1).float()
         for name, model in self.models.items():
             strong, weak = model(features)
@@ -345,15 +358,30 @@ class MeanTeacher(pl.LightningModule):
                 self.log(f"val/weak/{name}/loss_weak", loss, batch_size=len(audio))
                 self.val_weak[name].add(weak[weak_rows], labels_weak)
             if strong_rows:
-                loss = self.supervised_loss(strong[strong_rows], labels[strong_rows])
+                loss = self._strong_loss(strong[strong_rows], labels[strong_rows])
                 self.log(f"val/synth/{name}/loss_strong", loss, batch_size=len(audio))
                 self.val_strong[name].add(
-                    strong[strong_rows], [filenames[row] for row in strong_rows]
+                    strong[strong_rows], list(names.values()), self._seconds(audio)
                 )
 
-    def _rows_in(self, filenames: Sequence[str], folder: str) -> list[int]:
-        path = Path(self.hparams["data"][folder])
-        return [row for row, name in enumerate(filenames) if Path(name).parent == path]
+    def _names_in(self, paths: Sequence[str], folder: str, other: str) -> dict[int, str]:
+        """Names of the clips of a folder by their rows; one folder may lie in the other."""
+        data = self.hparams["data"]
+        found = {row: name_in(data[folder], path) for row, path in enumerate(paths)}
+        kept = {}
+        for row, name in found.items():
+            nearer = name_in(data[other], paths[row])
+            if name is not None and (nearer is None or len(nearer) >= len(name)):
+                kept[row] = name
+        return kept
+
+    def _strong_loss(self, strong: Tensor, labels: Tensor) -> Tensor:
+        # Of a clip of any length the network may give a frame more than the labels have.
+        frames = min(strong.shape[-1], labels.shape[-1])
+        return self.supervised_loss(strong[..., :frames], labels[..., :frames])
+
+    def _seconds(self, audio: Tensor) -> float:
+        return audio.shape[-1] / self.encoder.fs
 
     def on_validation_epoch_end(self) -> None:
         """Score the epoch; `val/obj_metric` is what checkpoints are chosen by."""
@@ -373,13 +401,15 @@ class MeanTeacher(pl.LightningModule):
     def test_step(self, batch: Any, batch_indx: int) -> None:
         """Collect what student and teacher say about a batch."""
         audio, labels, _, filenames = batch
+        folder = self.hparams["data"]["eval_folder" if self.evaluation else "test_folder"]
+        names = [name_in(folder, path) or path for path in filenames]
         features = self.features(self.mels(audio))
         for name, model in self.models.items():
             strong, _ = model(features)
             if not self.evaluation:
-                loss = self.supervised_loss(strong, labels)
+                loss = self._strong_loss(strong, labels)
                 self.log(f"test/{name}/loss_strong", loss, batch_size=len(audio))
-            self.test_posteriors[name].add(strong, filenames)
+            self.test_posteriors[name].add(strong, names, self._seconds(audio))
 
     def on_test_epoch_end(self) -> None:
         """Write posteriors and detections, score them, write and log the scores.

@@ -74,9 +74,9 @@ class DeviceBatches:
     a batch is a copy there. A clip of ten seconds takes 320 kB.
 
     Args:
-        data: a ConcatDataset of packed clips, all of one length (`pad_to`).
+        data: a ConcatDataset of packed clips.
         device: where the batches are wanted.
-        batch_sampler: gives the numbers of each batch's clips.
+        batch_sampler: gives the numbers of each batch's clips, which are of one length.
         batch_size: without a sampler, clips in a batch, in order.
 
     Raises:
@@ -115,28 +115,31 @@ class DeviceBatches:
         The names are there where the clips have `return_filename`.
         """
         labels = self.labels.index_select(0, torch.tensor(numbers, device=self.device)).float()
-        sound = self.sound(numbers, labels)
+        sound, labels = self.sound(numbers, labels)
         batch = [sound, labels, torch.ones(len(numbers), dtype=torch.float64, device=self.device)]
         if self.clips[numbers[0]][0].return_filename:
             return [*batch, tuple(c.files[i] for c, i in (self.clips[n] for n in numbers))]
         return batch
 
-    def sound(self, numbers: list[int], labels: Tensor) -> Tensor:
-        """Audio `(batch, samples)`; the labels of clips of which a part is taken are set."""
+    def sound(self, numbers: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio `(batch, samples)`, and the labels of what is taken of each clip."""
         parts: list[Tensor] = []
         for row, number in enumerate(numbers):
             clips, item = self.clips[number]
             store, clip = clips.packed[item]
             length = store.lengths[clip]
+            samples = clips.taken(length)
             start = clips.start(item, length)
             begin = store.starts[clip] + start
-            part = store.on(self.device)[begin : begin + min(length, clips.samples)]
-            missing = clips.samples - len(part)
+            part = store.on(self.device)[begin : begin + min(length, samples)]
+            missing = samples - len(part)
             parts.append(functional.pad(part, (0, missing)) if missing else part)
             if length > clips.samples:
-                moved = clips.labels(item, round(start / clips.fs, 3)).T
-                labels[row] = torch.from_numpy(moved).to(labels)
-        return torch.stack(parts).float().div_(SCALE)
+                own = clips.labels(item, round(start / clips.fs, 3), clips.frames(samples)).T
+                if row == 0 and own.shape != labels.shape[1:]:
+                    labels = labels.new_empty((len(numbers), *own.shape))
+                labels[row] = torch.from_numpy(own).to(labels)
+        return torch.stack(parts).float().div_(SCALE), labels
 
 
 class MelBatches(DeviceBatches):
@@ -162,16 +165,18 @@ class MelBatches(DeviceBatches):
         self.mel_spec = mel_spec
         self.mels: dict[int, Tensor] = {}
 
-    def sound(self, numbers: list[int], labels: Tensor) -> Tensor:
-        """Mel spectrograms `(batch, mels, frames)`."""
-        parts = []
+    def sound(self, numbers: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mel spectrograms `(batch, mels, frames)`, and the labels of what they are of."""
+        parts, own = [], []
         for row, number in enumerate(numbers):
-            mels = self.mels.get(number)
+            mels, clip_labels = self.mels.get(number), labels[row]
             if mels is None:
-                mels = self.mel_spec(super().sound([number], labels[row : row + 1]))[0]
+                sound, moved = super().sound([number], labels[row : row + 1])
+                mels, clip_labels = self.mel_spec(sound)[0], moved[0]
                 clips, item = self.clips[number]
                 store, clip = clips.packed[item]
                 if store.lengths[clip] <= clips.samples:
                     self.mels[number] = mels
             parts.append(mels)
-        return torch.stack(parts)
+            own.append(clip_labels)
+        return torch.stack(parts), torch.stack(own)

@@ -88,7 +88,7 @@ def evaluate(
     *,
     median_window: int = 7,
     frame_seconds: float,
-    clip_seconds: float,
+    clip_seconds: float | Sequence[float],
     threshold: float = 0.5,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> Evaluation:
@@ -96,14 +96,14 @@ def evaluate(
 
     Args:
         posteriors: `(clips, frames, classes)` in [0, 1], or one `(frames, classes)` a clip.
-        filenames: one name or path a clip.
+        filenames: one name a clip, as the reference has it.
         reference: annotated events. Its clips are evaluated; one without posteriors counts as
             one where nothing was found.
         durations: columns filename and duration (seconds), one row a clip.
         classes: class names, in the order of the posteriors' last axis.
         median_window: median filter in frames.
         frame_seconds: time from one frame to the next.
-        clip_seconds: length of the clips; no event ends after it.
+        clip_seconds: length of the clips, or one a clip; no event ends after it.
         threshold: where event, segment and intersection F1 are taken.
         thresholds: operating points of PSDS.
 
@@ -111,20 +111,24 @@ def evaluate(
         InputError: shapes, tables or settings cannot be used or do not fit together.
     """
     decode.check_thresholds([threshold, *thresholds])
-    decode.check_times(frame_seconds, clip_seconds)
+    ends = dict(zip(filenames, decode.clip_ends(frame_seconds, clip_seconds, filenames)))
     scorer = Scorer(reference, durations, classes)
     groups = [
-        (scorer.clip_numbers(names), decode.smooth(clips, median_window))
+        (
+            scorer.clip_numbers(names),
+            decode.smooth(clips, median_window),
+            np.array([ends[name] for name in names]),
+        )
         for clips, names in decode.by_length(posteriors, filenames, classes)
     ]
     label_numbers = np.array([scorer.classes.index(label) for label in classes], dtype=int)
 
     def events(at: float) -> Events:
         parts = []
-        for clips, smoothed in groups:
+        for clips, smoothed, stops in groups:
             found = decode.runs(smoothed, at)
             onset, offset = (
-                decode.frame_times(frames, frame_seconds, clip_seconds)
+                decode.frame_times(frames, frame_seconds, stops[found.clip])
                 for frames in (found.first, found.stop)
             )
             parts.append(Events(clips[found.clip], label_numbers[found.label], onset, offset))

@@ -19,8 +19,9 @@ import optuna
 import pandas as pd
 import sqlalchemy.exc
 
+from dcase_coherence.data.digests import digest
 from dcase_coherence.runs.epochs import read_epochs
-from dcase_coherence.runs.trials import Trial, run_trial
+from dcase_coherence.runs.trials import Trial, refuse_other_data, run_trial
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import whole_file
 
@@ -149,6 +150,18 @@ def run_cell(
             content = {k: None if v != v else v for k, v in cell._asdict().items()}
             temporary.write_text(json.dumps({**content, "trials": trials}) + "\n")
         return cell
+
+
+def refuse_cells_of_other_data(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise where the training data changed since a cell in the folder of a grid was trained.
+
+    Raises:
+        InputError: see :func:`dcase_coherence.runs.trials.refuse_other_data`.
+    """
+    digest.cache_clear()
+    for record in sorted(folder.glob("*/trial_0/trial.json")):
+        trial = Trial("", config, True, 0, record.parent)
+        refuse_other_data(trial, json.loads(record.read_text()))
 
 
 @contextmanager

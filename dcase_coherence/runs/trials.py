@@ -15,7 +15,8 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from dcase_coherence.baseline.experiment import build
+from dcase_coherence.baseline.experiment import build, fixes_epochs
+from dcase_coherence.data.digests import digest, set_digests
 from dcase_coherence.runs.epochs import EpochTable
 from dcase_coherence.system.devices import choose_devices, cores, own_rank, started_together
 from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, stop
@@ -62,7 +63,7 @@ def read_record(trial: Trial) -> dict[str, Any]:
     """What is known of a trial: empty for a new one, with `scores` for a finished one.
 
     Raises:
-        InputError: the folder holds a run with other settings.
+        InputError: the folder holds a run with other settings or other training data.
     """
     try:
         record = json.loads(trial.record.read_text())
@@ -73,23 +74,80 @@ def read_record(trial: Trial) -> dict[str, Any]:
             f"{trial.record} cannot be read ({error}); remove its folder or give another --log_dir"
         ) from None
     settings = json.loads(json.dumps(trial.settings()))
-    difference = _first_difference(record.get("settings"), settings)
+    before = record.get("settings")
+    longer = _longer(before, settings)
+    for key in longer:
+        settings["config"]["training"][key] = before["config"]["training"][key]
+    difference = _first_difference(before, settings)
     if difference:
         raise InputError(
             f"{trial.folder} holds a run with other settings ({difference}); "
             "give another --log_dir, or remove that folder"
         )
+    refuse_other_data(trial, record)
+    reason = fixes_epochs(trial.config)
+    if "n_epochs" in longer and reason:
+        raise InputError(
+            f"{trial.folder} holds a run of {settings['config']['training']['n_epochs']} epochs "
+            f"that cannot be prolonged, as {reason}; give another --log_dir, or remove that folder"
+        )
+    # What its patience has ended would have ended in a longer run, too.
+    ended = _stopped_early(trial, record)
+    if ("early_stop_patience" if ended else "n_epochs") in longer:
+        return {key: record[key] for key in record if key not in ("scores", "public")}
     return record
 
 
+def _longer(before: Any, now: Mapping[str, Any]) -> list[str]:
+    """What a run may get more of in the same folder: epochs, and patience."""
+    try:
+        training = before["config"]["training"]
+        keys = ("n_epochs", "early_stop_patience")
+        return [key for key in keys if now["config"]["training"][key] > training[key]]
+    except (KeyError, TypeError):
+        return []
+
+
+def _stopped_early(trial: Trial, record: Mapping[str, Any]) -> bool:
+    """Whether a finished run ended for want of patience; older records do not say it."""
+    if "scores" not in record or "stopped_early" in record:
+        return bool(record.get("stopped_early"))
+    table = trial.folder / "epochs.tsv"
+    epochs = len(table.read_text().splitlines()) - 1 if table.exists() else 0
+    return epochs < record["settings"]["config"]["training"]["n_epochs"]
+
+
+def refuse_other_data(trial: Trial, record: Mapping[str, Any]) -> None:
+    """Raise where the training data of a record are not those of now.
+
+    Records of before there were digests are taken as they are, and data that are no longer there
+    are not held against them.
+
+    Raises:
+        InputError: a table of the training or the validation changed, or clips in number or size.
+    """
+    if _changed(trial, "training", record.get("data", {}).get("training")):
+        raise InputError(
+            f"{trial.folder} holds a run on other training data (a table changed since, or the "
+            "names or sizes of the clips); give another --log_dir, or remove that folder"
+        )
+
+
+def _changed(trial: Trial, name: str, before: str | None) -> bool:
+    now = set_digests(trial.config, public=name == "public")[name]
+    return None not in (before, now) and before != now
+
+
 def scores_of(trial: Trial, record: Mapping[str, Any]) -> dict[str, float] | None:
-    """Test scores in a record by their logged names, None while some are missing."""
-    if "scores" not in record:
+    """Test scores in a record by their logged names, None while some are missing or outdated."""
+    if "scores" not in record or _changed(trial, "test", record.get("data", {}).get("test")):
         return None
     if not trial.public:
         return record["scores"]
     public = record.get("public", {})
     if public.get("folder") != trial.config["data"]["public_folder"]:
+        return None
+    if _changed(trial, "public", public.get("data")):
         return None
     return {**record["scores"], **public["scores"]}
 
@@ -114,9 +172,11 @@ def run_trials(
 ) -> list[dict[str, float]]:
     """Run trials, as many at a time as there are cores (or GPUs), and return their scores.
 
-    A finished trial is not run again, an interrupted one goes on from its last checkpoint. When
+    A finished trial is not run again, an interrupted one goes on from its last checkpoint, and so
+    does one that gets more epochs than it had, unless a schedule depends on their number. When
     one fails the others are finished all the same; where all processes train one trial after
-    another, the first that fails ends it.
+    another, the first that fails ends it. A finished trial whose test set changed is tested
+    again.
 
     SIGTERM ends it, and its trials, within a batch. They go on from the end of their last epoch.
 
@@ -133,18 +193,27 @@ def run_trials(
         `test/`), in the order of the trials.
 
     Raises:
-        InputError: a folder holds another run, or a trial met input that it cannot use, or it
-            diverged.
+        InputError: a folder holds another run or one on other data, or a trial met input that it
+            cannot use, or it diverged.
         Stopped: the process of a trial was told to stop.
         RuntimeError: a trial failed otherwise.
     """
     options = {"fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
+    digest.cache_clear()
     records = [read_record(trial) for trial in trials]
     waiting = [
         index
         for index, (trial, record) in enumerate(zip(trials, records))
         if scores_of(trial, record) is None
     ]
+    for trial, record in zip(trials, records):
+        before = record.get("settings")
+        if "n_epochs" in _longer(before, trial.settings()) and "scores" in record:
+            print(
+                f"{trial.name}: it ended for want of training.early_stop_patience, more epochs "
+                "change nothing",
+                file=sys.stderr,
+            )
     if started_together() != (1, 1) or trials[0].config["training"]["backend"] == "ddp":
         return _run_together(trials, gpus, progress, options)
     accelerator, devices = choose_devices(gpus)
@@ -260,10 +329,12 @@ def run_trial(
     Returns:
         Test scores by their logged names.
     """
+    digest.cache_clear()
     record = read_record(trial)
     found = scores_of(trial, record)
     if found is not None:
         return found
+    data = set_digests(trial.config)
     if own_rank() == 0:
         remove_left_over(trial.folder)
     if "scores" not in record:
@@ -279,7 +350,7 @@ def run_trial(
             verify_psds=verify_psds,
             progress=False,
         )
-        write_record(trial, {})
+        write_record(trial, {"data": data})
         # First, so that no checkpoint is ahead of the table.
         table = EpochTable(trial.folder / "epochs.tsv", report)
         experiment.trainer.callbacks.insert(0, table)  # type: ignore[attr-defined]
@@ -287,26 +358,51 @@ def run_trial(
         record = {
             "scores": experiment.test(),
             "checkpoint": experiment.best.name,
+            "stopped_early": experiment.stopped_early,
+            "data": data,
             "processes": experiment.trainer.world_size,
         }
         write_record(trial, record)
-    if trial.public:
-        data = trial.config["data"]
-        place = {f"test_{part}": data[f"public_{part}"] for part in ("folder", "tsv", "dur")}
+
+    def test_again(place: Mapping[str, Any], folder: Path) -> dict[str, float]:
         experiment = build(
-            {**trial.config, "data": {**data, **place}},
+            {**trial.config, "data": {**trial.config["data"], **place}},
             coherence=False,
-            log_dir=trial.folder / "public",
+            log_dir=folder,
             gpus=gpus,
             train=False,
             fast_dev_run=fast_dev_run,
             verify_psds=verify_psds,
             progress=False,
         )
-        scores = experiment.test(trial.folder / record["checkpoint"])
+        return experiment.test(trial.folder / record["checkpoint"])
+
+    def say_changed(name: str) -> None:
+        if own_rank() == 0:
+            print(
+                f"{trial.name}: the {name} set changed since it was tested; "
+                f"{record['checkpoint']} is tested again",
+                file=sys.stderr,
+            )
+
+    if _changed(trial, "test", record.get("data", {}).get("test")):
+        say_changed("test")
+        record["scores"] = test_again({}, trial.folder)
+        record["data"] = {**record["data"], "test": data["test"]}
+        write_record(trial, record)
+    if trial.public and scores_of(trial, record) is None:
+        if _changed(trial, "public", record.get("public", {}).get("data")):
+            say_changed("public")
+        paths = trial.config["data"]
+        place = {f"test_{part}": paths[f"public_{part}"] for part in ("folder", "tsv", "dur")}
+        scores = test_again(place, trial.folder / "public")
         public = {name.replace("test/", "public/"): value for name, value in scores.items()}
         public.pop("hp_metric")
-        record["public"] = {"folder": data["public_folder"], "scores": public}
+        record["public"] = {
+            "folder": paths["public_folder"],
+            "data": set_digests(trial.config, public=True)["public"],
+            "scores": public,
+        }
         write_record(trial, record)
     return scores_of(trial, record) or {}
 

@@ -15,6 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build
+from dcase_coherence.data.annotations import read_strong_tsv
+from dcase_coherence.data.desed import official_layout
+from dcase_coherence.evaluation.posteriors import load_posteriors
 from dcase_coherence.system.errors import InputError
 
 
@@ -192,6 +195,27 @@ def test_logged_is_every_so_many_steps(config, tmp_path):
     assert len(written.Scalars("val/synth/teacher/loss_strong")) == len(epochs)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_clips_keep_the_names_that_their_tables_have(config, tmp_path, renamed, packed):
+    config["data"].update(official_layout(renamed), packed=packed, eval_folder="")
+    config["data"]["packed_folder"] = str(tmp_path / "stores")
+    config["training"].update(n_epochs=1, weak_split=0.25)
+    experiment = fit(config, tmp_path / "run", coherence=False)
+    # All clips of the validation are scored: the whole set and six of eight with tags.
+    validated = experiment.module.val_strong["student"].filenames
+    assert sorted(validated) == ["0.wav", "1.WAV", "a/2.wav"]
+    assert experiment.module.val_weak["student"].total.sum() > 0
+    experiment.test()
+    folder = experiment.folder / "metrics_test" / "student"
+    assert sorted(load_posteriors(folder / "posteriors.npz")[0]) == ["0.wav", "1.WAV", "a/2.wav"]
+    found = read_strong_tsv(folder / "predictions_th_0.25.tsv")["filename"]
+    assert {"1.WAV", "a/2.wav"} <= set(found)
+    config["data"]["eval_folder"] = config["data"]["weak_folder"]
+    evaluated = build(config, coherence=False, log_dir=tmp_path, train=False, evaluation=True)
+    evaluated.test(experiment.best)
+    assert {"1.WAV", "a/2.wav"} < set(evaluated.module.test_posteriors["student"].filenames)
+
+
 def test_a_training_is_not_overwritten(config, tmp_path):
     config["training"]["n_epochs"] = 1
     before = checkpoint(fit(config, tmp_path, coherence=False))
@@ -235,7 +259,8 @@ def test_strong_labels_alone_without_a_teacher(config, tmp_path):
 
 
 def test_evaluation_writes_each_models_own_detections(config, tmp_path):
-    config["training"].update(n_epochs=1, batch_size_val=1)
+    # Two clips of two lengths, which one batch could not hold.
+    config["training"].update(n_epochs=1, batch_size_val=4)
     trained = fit(config, tmp_path, coherence=False)
     experiment = build(config, coherence=False, log_dir=tmp_path, train=False, evaluation=True)
     assert experiment.test(trained.best) == {}

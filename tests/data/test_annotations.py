@@ -9,6 +9,7 @@ from dcase_coherence.data.annotations import (
     read_events,
     read_strong_tsv,
     read_weak_tsv,
+    to_tsv,
 )
 from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.system.errors import InputError
@@ -100,6 +101,30 @@ def test_bad_rows_are_named(table, row, words):
 def test_the_line_of_a_bad_row_is_the_files(table):
     with pytest.raises(InputError, match="line 4"):
         read_strong_tsv(table(f"{STRONG}a.wav\t1\t2\tDog\nb.wav\t\t\t\nc.wav\t1\t2\tWolf\n"))
+
+
+def test_blank_lines_are_lines(table):
+    blank = "\n  \n" + STRONG + "\na.wav\t1\t2\tDog\n   \n\n"
+    with pytest.raises(InputError, match="line 8: the class 'Wolf'"):
+        read_strong_tsv(table(f"{blank}c.wav\t1\t2\tWolf\n"))
+    with pytest.raises(InputError, match="line 8: the onset 3 is not before"):
+        read_strong_tsv(table(f"{blank}c.wav\t3\t2\tDog\n".replace("\n", "\r\n")))
+    found = read_strong_tsv(table(f"{blank}c.wav\t1\t2\tDog\n"))
+    assert found.index.tolist() == [0, 1]
+    with pytest.raises(InputError, match="line 4: the class 'Wolf'"):
+        read_weak_tsv(table("filename\tevent_labels\n\n\nc.wav\tWolf\n"))
+    with pytest.raises(InputError, match="line 5: a has a duration already"):
+        read_durations(table("filename\tduration\na\t1\n\n\na\t1\n"))
+    assert read_durations(table("filename\tduration\n\na\t1\n")).index.tolist() == [0]
+
+
+def test_a_table_is_written_as_it_is_read(table):
+    names = ['a "b".wav', "c's.wav", "ü/d.WAV"]
+    rows = "".join(f"{name}\t0.25\t10.015\tDog\n" for name in names) + "e.wav\t\t\t\n"
+    found = read_strong_tsv(table(STRONG + rows))
+    assert found["filename"].tolist() == [*names, "e.wav"]
+    assert to_tsv(found) == STRONG + rows
+    assert to_tsv(found.assign(filename="a\tb")).count("\n") == 5
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from dcase_coherence.baseline.experiment import build
 from dcase_coherence.data.annotations import read_strong_tsv, read_weak_tsv
 from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
+    LengthBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
@@ -25,10 +26,10 @@ from dcase_coherence.data.loading import DeviceBatches, MelBatches, is_packed, p
 CPU = torch.device("cpu")
 
 
-def make_sets(dataset, seconds, return_filename=False):
+def make_sets(dataset, seconds, return_filename=False, whole=False):
     data = official_layout(dataset)
     encoder = ManyHotEncoder(CLASSES, seconds, 2048, 256, 4, 16000)
-    common = {"pad_to": seconds, "return_filename": return_filename, "seed": 3}
+    common = {"pad_to": seconds, "return_filename": return_filename, "seed": 3, "whole": whole}
     strong, weak = read_strong_tsv(data["synth_tsv"]), read_weak_tsv(data["weak_tsv"])
     return [
         StronglyAnnotatedSet(data["synth_folder"], strong, encoder, **common),
@@ -126,6 +127,17 @@ def test_kept_mels_are_those_of_the_audio_made_once(packed, seconds):
     )
     assert (longer > len(data) / 2) == (seconds == 0.5)
     assert made == [1] * (len(data) + longer)
+
+
+def test_batches_of_whole_clips_are_the_same(dataset, packed):
+    # The clips of a second are longer than usual here, and those of the folder of three lengths.
+    ours = ConcatDataset(packed(0.5, True, True))
+    theirs = ConcatDataset(make_sets(dataset, 0.5, True, True))
+    sampler = LengthBatchSampler(theirs, 5, 8000)
+    assert list(sampler) == list(LengthBatchSampler(ours, 5, 8000))
+    fast = list(DeviceBatches(ours, CPU, batch_sampler=sampler))
+    assert_same(fast, list(DataLoader(theirs, batch_sampler=sampler)))
+    assert {batch[0].shape[1] for batch in fast} == {8000, 16000, 24000}
 
 
 def test_items_are_the_same(dataset, packed):

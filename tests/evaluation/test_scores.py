@@ -232,7 +232,7 @@ def test_inputs_are_never_modified():
         (0, lambda x: [*x[:3], x[3][:, :2]], "3 classes"),
         (0, lambda x: x * 2, "in \\[0, 1\\]"),
         (1, lambda x: [*x[:3], "zebra.wav"], "zebra.wav is not in the reference"),
-        (1, lambda x: [*x[:3], x[0]], "'000' is given twice"),
+        (1, lambda x: [*x[:3], x[0]], "'000.wav' is given twice"),
         (2, lambda x: x.drop(columns="offset"), "lacks the column 'offset'"),
         (3, lambda x: x[:2], "has no duration"),
         (4, lambda x: ["class0", "class1", "class1"], "'class1' is given twice"),

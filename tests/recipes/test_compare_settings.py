@@ -84,6 +84,14 @@ def test_the_monitor_runs_without_the_term(finished):
     assert float(row["term"]) == 0
 
 
+def test_a_path_of_a_setting_must_exist(refused, conf_file, dataset, tmp_path):
+    file = tmp_path / "other.yaml"
+    file.write_text("data: {test_tsv: none.tsv}")
+    arguments = (file, "--conf_file", conf_file, "--data", dataset, "--reference", "other")
+    said = refused("compare_settings.py", *arguments, "--log_dir", tmp_path / "exp")
+    assert "data.test_tsv is none.tsv, and there is no such file" in said
+
+
 def test_the_reference_must_be_compared(refused, conf_file, tmp_path):
     file = tmp_path / "other.yaml"
     file.write_text("")

@@ -191,6 +191,7 @@ def test_the_official_test_and_evaluation_flags(run, finished, folder):
         (("--set", "training.n_epoch=3"), "did you mean 'n_epochs'?"),
         (("--set", "training.n_epochs=many"), "training.n_epochs is 'many'"),
         (("--set", "training.n_epochs=3"), "training.n_epochs was 4, is 3"),
+        (("--set", "data.test_tsv=none.tsv"), "data.test_tsv is none.tsv, and there is no such"),
         (("--resume_from_checkpoint", "tiny.yaml"), "give the last.ckpt in a trial's folder"),
         (("--test_from_checkpoint", "tiny.yaml"), "tiny.yaml"),
         (("--gpus", "7"), "--gpus is '7'"),

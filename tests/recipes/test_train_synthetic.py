@@ -136,6 +136,7 @@ def test_data_without_a_public_set(finished, main, dataset, tmp_path, capsys):
         (["--trials", "0"], "--trials is 0"),
         (["--data", "nowhere"], "--data is nowhere"),
         (["--conf_file", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["--set", "data.test_tsv=none.tsv"], "data.test_tsv is none.tsv, and there is no such"),
     ],
 )
 def test_bad_arguments(refused, arguments, words):

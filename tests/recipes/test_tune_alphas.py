@@ -93,6 +93,7 @@ def test_other_settings_are_those_of_the_study(finished, refused, arguments):
         (["--ratio", 0], "--ratio is [0.0]"),
         (["--workers", 0], "--workers is 0"),
         (["--storage", "nonsense"], "nonsense cannot be used"),
+        (["--set", "data.test_tsv=none.tsv"], "data.test_tsv is none.tsv, and there is no such"),
         (["--set", "coherence.alpha1=1"], "--set coherence.alpha1 would be replaced"),
     ],
 )

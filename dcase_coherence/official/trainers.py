@@ -17,8 +17,9 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import torch
 from torch import Tensor
 
-from dcase_coherence.lightning import DEFAULTS, CoherenceMixin, build_regularizer
+from dcase_coherence.lightning import DEFAULTS, CoherenceMixin, build_regularizer, rows_of
 from dcase_coherence.official import shims
+from dcase_coherence.pseudo import TeacherLabels
 from dcase_coherence.regularizer import CoherenceRegularizer
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
@@ -57,6 +58,17 @@ class OfficialCoherence(CoherenceMixin):
         self.hparams["coherence"] = settings
         return checked_regularizer(self.sed_student, settings)
 
+    def configure_pseudo(self) -> TeacherLabels | None:
+        """Tap the teacher where the `coherence:` section asks for pseudo-labels.
+
+        Raises:
+            InputError: a setting cannot be used.
+        """
+        try:
+            return super().configure_pseudo()
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
 
 class OfficialCoherence2024(CoherenceMixin):
     """The mixin for the 2024 recipe: three strongly labelled sets, classes masked by set.
@@ -79,15 +91,27 @@ class OfficialCoherence2024(CoherenceMixin):
             self.sed_student, {key: value for key, value in settings.items() if key != "strong"}
         )
 
+    def configure_pseudo(self) -> TeacherLabels | None:
+        """Refuse pseudo-labels, whose classes would have to be masked by set.
+
+        Raises:
+            InputError: they are asked for.
+        """
+        if self.hparams["coherence"]["pseudo"] is not None:
+            raise InputError(
+                "coherence: pseudo is for the recipes of 2021 to 2023; leave it empty in that of "
+                "2024"
+            )
+        return None
+
     def strong_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Rows of the named sets and their labels, masked as the trainer's loss masks them."""
         labels, known_classes = batch[1], batch[4]
-        sizes = self.hparams["training"]["batch_size"]
-        starts = [sum(sizes[:index]) for index in range(len(STRONG_SETS_2024) + 1)]
+        sets = zip(STRONG_SETS_2024, rows_of(self.hparams["training"]["batch_size"]))
         rows = torch.cat(
             [
-                torch.arange(starts[index], starts[index + 1], device=labels.device)
-                for index, name in enumerate(STRONG_SETS_2024)
+                torch.arange(of_set.start, of_set.stop, device=labels.device)
+                for name, of_set in sets
                 if name in self.strong_sets
             ]
         )

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcase_coherence.runs.options import (
     add_options,
@@ -24,6 +25,9 @@ from dcase_coherence.runs.options import (
     running,
 )
 from dcase_coherence.system.errors import InputError, command
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -219,7 +223,9 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list, profile
 
 
 def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
-    """Posteriors of both models on the test clip with the most reference events."""
+    """Posteriors of both models on a test clip, and the curves of their training."""
+    import pandas as pd
+
     from dcase_coherence.data.annotations import read_strong_tsv
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.posteriors import load_posteriors
@@ -230,8 +236,13 @@ def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> N
         for arm in ARMS
     }
     clips, classes = said["baseline"]
-    tested = reference[reference["filename"].isin(list(clips))]
-    clip = tested.groupby("filename")["onset"].count().idxmax()
+    clip = clip_to_show(
+        reference[reference["filename"].isin(list(clips))],
+        [
+            read_strong_tsv(folders[arm] / "metrics_test" / model / f"predictions_05_{model}.tsv")
+            for arm in ARMS
+        ],
+    )
     figure = plots.posteriors(
         {arm: clips[clip] for arm, (clips, _) in said.items()},
         reference[reference["filename"] == clip],
@@ -241,7 +252,32 @@ def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> N
         / config["data"]["fs"],
         title=clip,
     )
-    plots.save(figure, log_dir / "posteriors")
+    print(f"posteriors of both models: {plots.save(figure, log_dir / 'posteriors')[0]}")
+    score = f"val/synth/{model}/event_f1_macro"
+    names = {"loss": "training loss", score: f"validation: event F1 of the {model}, macro"}
+    epochs = {
+        arm: pd.read_csv(folders[arm] / "epochs.tsv", sep="\t", index_col="epoch")
+        .rename(index=lambda epoch: epoch + 1)
+        .rename(columns=names)
+        for arm in ARMS
+    }
+    figure = plots.curves(epochs, panels=list(names.values()))
+    print(f"curves of the training: {plots.save(figure, log_dir / 'curves')[0]}")
+
+
+def clip_to_show(reference: pd.DataFrame, estimates: list[pd.DataFrame]) -> str:
+    """The clip of which all models find the most events, less those that one of them misses.
+
+    An event is found where an estimated one of its class overlaps it.
+    """
+    events = reference.dropna(subset=["event_label"]).reset_index(names="event")
+    counts = 0
+    for estimated in estimates:
+        pairs = events.merge(estimated, on=["filename", "event_label"], suffixes=("", "_found"))
+        overlap = pairs.query("onset_found < offset and offset_found > onset")
+        counts = counts + events["event"].isin(overlap["event"])
+    found = (counts == len(estimates)).map({True: 1, False: -1})
+    return found.groupby(events["filename"]).sum().idxmax()
 
 
 def run_official_code(args: argparse.Namespace) -> None:
@@ -262,11 +298,12 @@ def run_official_code(args: argparse.Namespace) -> None:
     # The official script does not go on by itself: nothing here may say so.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    scores = {}
     for arm in arms:
         folder = args.log_dir
         if folder and args.arm == "both":
             folder = str(Path(folder, arm))
-        run_official(
+        result = run_official(
             args.baseline,
             args.recipe,
             flags + (["--log_dir", folder] if folder else []),
@@ -274,6 +311,26 @@ def run_official_code(args: argparse.Namespace) -> None:
             trainer=args.trainer,
             allow_drift=args.allow_drift,
         )
+        scores[arm] = result.scores
+    if len(scores) == 2 and all(scores.values()):
+        print(f"\n{official_comparison(scores)}\n")
+
+
+def official_comparison(by_arm: dict[str, dict[str, float]]) -> str:
+    """Table of what the official test logged, under its own names, which differ from year to year.
+
+    The scores are fractions, as the official code logs them.
+    """
+    names = [name for name in by_arm["baseline"] if name in by_arm["coherence"]]
+    width = max(map(len, names)) + 2
+    heads = (*ARMS, "difference")
+    lines = ["test set, as the official code logs it", ""]
+    lines.append(" " * width + "".join(f"{head:>12}" for head in heads))
+    for name in names:
+        baseline, coherence = (by_arm[arm][name] for arm in ARMS)
+        cells = (f"{baseline:.4f}", f"{coherence:.4f}", f"{coherence - baseline:+.4f}")
+        lines.append(f"{name:{width}}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def run(code):
     return subprocess.run(
@@ -11,6 +15,8 @@ def run(code):
 def test_the_core_needs_torch_alone():
     code = """
 import sys
+
+import pytest
 from dcase_coherence import *
 third = {"pandas", "scipy", "yaml", "pytorch_lightning", "torchaudio", "soundfile"}
 print(CoherenceLoss.__name__, sorted(third & set(sys.modules)))

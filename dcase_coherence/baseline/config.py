@@ -107,6 +107,10 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: "test" chooses the epoch on the test set, as the paper's Table 1 does; empty is the
         # baseline's choice on synth_val_*.
         "select_on": (_or_empty(_choice("test")), None),
+        # Ours: weight of the cross-entropy in the three frames on each side of a label change.
+        "boundary_weight": (POSITIVE, 1),
+        # Ours: of the loss of weak labels; a few clips a batch give noisy gradients.
+        "weak_weight": (NOT_NEGATIVE, 1),
         # Ours: augmentation of the training's clips; 0 leaves it out.
         "time_shift": (NOT_NEGATIVE, 0),  # circular, in seconds
         "gain": (NOT_NEGATIVE, 0),  # standard deviation, in dB
@@ -128,6 +132,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: load from packed copies of the clips' folders, kept beside them or in a folder.
         "packed": (BOOLEAN, False),
         "packed_folder": (_or_empty(TEXT), None),
+        # Ours: with packed clips make each mel spectrogram once and keep it in memory.
+        "keep_mels": (BOOLEAN, False),
     },
     "opt": {
         "lr": (POSITIVE, 0.001),
@@ -416,6 +422,10 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
     require(
         (config["opt"]["decay_factor"] is None) == (config["opt"]["decay_epochs"] is None),
         "opt.decay_factor and opt.decay_epochs belong together; give both or neither",
+    )
+    require(
+        data["packed"] or not data["keep_mels"],
+        "data.keep_mels is true and data.packed false; set data.packed: true, too",
     )
     require(
         config["opt"]["schedule"] is None or config["opt"]["decay_factor"] is None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import random
 import sys
 from pathlib import Path
@@ -33,8 +32,6 @@ from dcase_coherence.regularizer import CoherenceRegularizer
 from dcase_coherence.system.devices import Processes, choose_processes, cores, keep_memory
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
-
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dcase_coherence.baseline.augment import frequency_mask, gain, mixup, time_shift
 from dcase_coherence.baseline.checkpoints import load_statistics, save_statistics
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
+from dcase_coherence.baseline.losses import strong_loss
 from dcase_coherence.baseline.results import validation_scores, write_test
 from dcase_coherence.data.datasets import ConcatDatasetBatchSampler, mix_seed
 from dcase_coherence.data.labels import ManyHotEncoder
@@ -126,6 +127,10 @@ class MeanTeacher(pl.LightningModule):
         teacher = {} if self.sed_teacher is None else {"teacher": self.sed_teacher}
         return {"student": self.sed_student, **teacher}
 
+    def mels(self, sound: Tensor) -> Tensor:
+        """Mel spectrograms `(batch, mels, frames)` of audio, or what is given if it is that."""
+        return sound if sound.dim() == 3 else self.mel_spec(sound)
+
     def features(self, mels: Tensor) -> Tensor:
         """Log and normalise mel spectrograms `(batch, mels, frames)`."""
         return self.scaler(take_log(mels))
@@ -137,7 +142,7 @@ class MeanTeacher(pl.LightningModule):
         audio, labels = batch[0], batch[1]
         training = self.hparams["training"]
         strong_rows, weak_rows = self.labelled_rows()
-        mels = self.mel_spec(audio)
+        mels = self.mels(audio)
         labels_weak = (labels[weak_rows].sum(-1) > 0).float()
         if training.get("time_shift"):
             most = round(training["time_shift"] / self.encoder.frame_seconds)
@@ -158,12 +163,13 @@ class MeanTeacher(pl.LightningModule):
             features = frequency_mask(features, training["frequency_mask"])
 
         def supervised(name: str, strong: Tensor, weak: Tensor) -> Tensor:
-            loss = self.supervised_loss(strong[strong_rows], labels[strong_rows])
+            near = training.get("boundary_weight", 1.0)
+            loss = strong_loss(strong[strong_rows], labels[strong_rows], near)
             self.log(f"train/{name}/loss_strong", loss)
             if len(labels_weak):
                 loss_weak = self.supervised_loss(weak[weak_rows], labels_weak)
                 self.log(f"train/{name}/loss_weak", loss_weak)
-                loss = loss + loss_weak
+                loss = loss + training.get("weak_weight", 1) * loss_weak
             return loss
 
         strong, weak = self.sed_student(features)
@@ -186,6 +192,18 @@ class MeanTeacher(pl.LightningModule):
         self.log("train/step", float(scheduler.step_num), prog_bar=True)
         self.log("train/lr", self.opt.param_groups[-1]["lr"], prog_bar=True)
         return loss
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log a value; a training's only where it is shown or written.
+
+        Of a small network Lightning's bookkeeping would take a tenth of each step.
+        """
+        trainer = self._trainer
+        if trainer is not None and trainer.training and not trainer.progress_bar_callback:
+            every = getattr(trainer, "log_every_n_steps", 1)
+            if (trainer.global_step + 1) % max(every, 1):
+                return
+        super().log(name, value, *args, **kwargs)
 
     def labelled_rows(self) -> tuple[slice, slice]:
         """Rows of a training batch with strong labels, and those with weak labels."""
@@ -256,7 +274,7 @@ class MeanTeacher(pl.LightningModule):
             self.scaler.set_statistics(*(t.to(self.device) for t in load_statistics(path, of)))
             return
         self.scaler.fit(
-            take_log(self.mel_spec(batch[0].to(self.device))) for batch in self.train_dataloader()
+            take_log(self.mels(batch[0].to(self.device))) for batch in self.train_dataloader()
         )
         # Each process has seen its part of each batch.
         reduce = self.trainer.strategy.reduce
@@ -298,7 +316,14 @@ class MeanTeacher(pl.LightningModule):
         return self._loader(data, batch_size=self.hparams["training"]["batch_size_val"])
 
     def _loader(self, data: Any, **batches: Any) -> Any:
-        return load(data, self.device, num_workers=self.num_workers, **batches)
+        keep = self.hparams["data"].get("keep_mels")
+        return load(
+            data,
+            self.device,
+            num_workers=self.num_workers,
+            mel_spec=self.mel_spec if keep else None,
+            **batches,
+        )
 
     # Validation
 
@@ -310,7 +335,7 @@ class MeanTeacher(pl.LightningModule):
     def validation_step(self, batch: Any, batch_indx: int) -> None:
         """Collect what student and teacher say about a batch."""
         audio, labels, _, filenames = batch
-        features = self.features(self.mel_spec(audio))
+        features = self.features(self.mels(audio))
         weak_rows = self._rows_in(filenames, "weak_folder")
         strong_rows = self._rows_in(filenames, "synth_val_folder")
         labels_weak = (labels[weak_rows].sum(-1) >= 1).float()
@@ -349,7 +374,7 @@ class MeanTeacher(pl.LightningModule):
     def test_step(self, batch: Any, batch_indx: int) -> None:
         """Collect what student and teacher say about a batch."""
         audio, labels, _, filenames = batch
-        features = self.features(self.mel_spec(audio))
+        features = self.features(self.mels(audio))
         for name, model in self.models.items():
             strong, _ = model(features)
             if not self.evaluation:

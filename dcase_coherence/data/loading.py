@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -42,15 +42,25 @@ def is_packed(data: Any) -> bool:
     )
 
 
-def load(data: Any, device: torch.device, *, num_workers: int = 0, **batches: Any) -> Any:
+def load(
+    data: Any,
+    device: torch.device,
+    *,
+    num_workers: int = 0,
+    mel_spec: Callable[[Tensor], Tensor] | None = None,
+    **batches: Any,
+) -> Any:
     """Give batches of clips: a DataLoader or, where all lie in packed stores, without one.
 
     Args:
         data: a set of clips or a ConcatDataset.
         device: where packed clips are wanted.
         num_workers: of a DataLoader.
+        mel_spec: of packed clips give what it makes of them, see :class:`MelBatches`.
         batches: `batch_sampler` or `batch_size`.
     """
+    if is_packed(data) and mel_spec is not None:
+        return MelBatches(data, device, mel_spec, **batches)
     if is_packed(data):
         return DeviceBatches(data, device, **batches)
     # Its own generator: starting workers takes no number from the training's.
@@ -105,6 +115,14 @@ class DeviceBatches:
         The names are there where the clips have `return_filename`.
         """
         labels = self.labels.index_select(0, torch.tensor(numbers, device=self.device)).float()
+        sound = self.sound(numbers, labels)
+        batch = [sound, labels, torch.ones(len(numbers), dtype=torch.float64, device=self.device)]
+        if self.clips[numbers[0]][0].return_filename:
+            return [*batch, tuple(c.files[i] for c, i in (self.clips[n] for n in numbers))]
+        return batch
+
+    def sound(self, numbers: list[int], labels: Tensor) -> Tensor:
+        """Audio `(batch, samples)`; the labels of clips of which a part is taken are set."""
         parts: list[Tensor] = []
         for row, number in enumerate(numbers):
             clips, item = self.clips[number]
@@ -118,8 +136,42 @@ class DeviceBatches:
             if length > clips.samples:
                 moved = clips.labels(item, round(start / clips.fs, 3)).T
                 labels[row] = torch.from_numpy(moved).to(labels)
-        audio = torch.stack(parts).float().div_(SCALE)
-        batch = [audio, labels, torch.ones(len(numbers), dtype=torch.float64, device=self.device)]
-        if self.clips[numbers[0]][0].return_filename:
-            return [*batch, tuple(c.files[i] for c, i in (self.clips[n] for n in numbers))]
-        return batch
+        return torch.stack(parts).float().div_(SCALE)
+
+
+class MelBatches(DeviceBatches):
+    """Batches that hold mel spectrograms in the place of audio, each made once and kept.
+
+    Of clips that are longer than the network's each epoch takes another part: they are made anew.
+
+    Args:
+        data: a ConcatDataset of packed clips.
+        device: where the batches are wanted.
+        mel_spec: maps `(1, samples)` to `(1, mels, frames)`.
+        **batches: as in :class:`DeviceBatches`.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        device: torch.device,
+        mel_spec: Callable[[Tensor], Tensor],
+        **batches: Any,
+    ) -> None:
+        super().__init__(data, device, **batches)
+        self.mel_spec = mel_spec
+        self.mels: dict[int, Tensor] = {}
+
+    def sound(self, numbers: list[int], labels: Tensor) -> Tensor:
+        """Mel spectrograms `(batch, mels, frames)`."""
+        parts = []
+        for row, number in enumerate(numbers):
+            mels = self.mels.get(number)
+            if mels is None:
+                mels = self.mel_spec(super().sound([number], labels[row : row + 1]))[0]
+                clips, item = self.clips[number]
+                store, clip = clips.packed[item]
+                if store.lengths[clip] <= clips.samples:
+                    self.mels[number] = mels
+            parts.append(mels)
+        return torch.stack(parts)

@@ -15,8 +15,10 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 import torch
 
 from dcase_coherence.official import shims
+from dcase_coherence.official.environments import missing_packages, refuse_lightning
 from dcase_coherence.official.trainers import (
     SCRIPTS,
+    check_section,
     default_conf_file,
     derive,
     importable,
@@ -39,6 +41,11 @@ class OfficialRun(NamedTuple):
     checkpoint: Path | None
     metrics: dict[str, float]
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """Those of the metrics that the test gave; the years call them by different names."""
+        return {name: value for name, value in self.metrics.items() if name.startswith("test/")}
+
 
 def run_official(
     path: PathLike,
@@ -56,7 +63,9 @@ def run_official(
     the yaml given with `--conf_file`; without one the paper's settings are used. Without
     `--log_dir`, logs go to `exp/<recipe>_<arm>` of the current folder. Where there is no GPU the
     run goes on on the CPU, and says so. On today's stack the shims of
-    :mod:`dcase_coherence.official.shims` are applied.
+    :mod:`dcase_coherence.official.shims` are applied. What was wrong with the `coherence:` section
+    is said before any data is prepared; its settings are printed, and at the end the test scores,
+    which Lightning 2 shows nowhere.
 
     Args:
         path: a checkout of DESED_task.
@@ -86,21 +95,31 @@ def run_official(
     passed_on += ["--conf_file", str(conf_file), "--log_dir", str(log_dir)]
     training = flags["test_from_checkpoint"] is None and flags["eval_from_checkpoint"] is None
 
-    with shims.shims() as applied, importable(path, recipe):
-        if applied:
-            print(f"shims for this stack: {', '.join(applied)}")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(missing_packages(recipe))
+        refuse_lightning(recipe)
+        applied = stack.enter_context(shims.shims())
+        stack.enter_context(importable(path, recipe))
         if training and not allow_drift:
             refuse_drift(recipe, module_name, config)
+        settings = check_section(recipe, config)
         module = importlib.import_module(f"local.{module_name}")
         official, coherence = derive(trainer_class(module), recipe)
+        if applied:
+            print(f"shims for this stack: {', '.join(applied)}")
         print(f"{recipe}: official {SCRIPTS[module_name]}, arm {arm}, logs below {log_dir}")
+        if arm == "coherence" and training:
+            print("coherence: " + ", ".join(f"{key}={settings[key]}" for key in settings))
         substitute = {official.__name__: coherence} if arm == "coherence" else {}
         script = folder / SCRIPTS[module_name]
         with _as_script(script, passed_on), _module_with(module, substitute), _watched_trainer(
-            log_dir
+            log_dir, arm
         ) as trainers:
             runpy.run_path(str(script), run_name="__main__")
-    return _result(log_dir, trainers)
+    result = _result(log_dir, trainers)
+    for name, value in result.scores.items():
+        print(f"{name}: {value:.4f}")
+    return result
 
 
 def _official_flags(argv: Sequence[str]) -> tuple[dict[str, Path | None], list[str]]:
@@ -157,7 +176,7 @@ def _module_with(module: ModuleType, attributes: Mapping[str, Any]) -> Iterator[
 
 
 @contextlib.contextmanager
-def _watched_trainer(log_dir: Path) -> Iterator[list[Any]]:
+def _watched_trainer(log_dir: Path, arm: str) -> Iterator[list[Any]]:
     """Keep the Trainers that a script makes, and make them on the CPU where there is no GPU."""
     import pytorch_lightning
 
@@ -167,7 +186,11 @@ def _watched_trainer(log_dir: Path) -> Iterator[list[Any]]:
         def __init__(self, **arguments: Any) -> None:
             # The scripts log their tests to the working folder, which here is the checkout.
             arguments.setdefault("default_root_dir", str(log_dir))
-            super().__init__(**(arguments if torch.cuda.is_available() else on_cpu(arguments)))
+            if not torch.cuda.is_available():
+                arguments = on_cpu(arguments)
+            elif arm == "coherence":
+                refuse_ddp(arguments)
+            super().__init__(**arguments)
             trainers.append(self)
 
     with contextlib.ExitStack() as stack:
@@ -189,16 +212,29 @@ def on_cpu(arguments: Mapping[str, Any]) -> dict[str, Any]:
         no GPU found: the run goes on on the CPU
         {'gpus': 0, 'max_epochs': 3}
     """
-    changed = dict(arguments)
+    # Left out: from Lightning 2 on, None is no strategy.
+    backends = ("distributed_backend", "strategy")
+    changed = {name: value for name, value in arguments.items() if name not in backends}
     if "gpus" in changed:
         changed["gpus"] = 0
     if changed.get("accelerator") == "gpu":
         changed["accelerator"] = "cpu"
-    for name in ("distributed_backend", "strategy"):
-        if changed.get(name) is not None:
-            changed[name] = None
     print("no GPU found: the run goes on on the CPU")
     return changed
+
+
+def refuse_ddp(arguments: Mapping[str, Any]) -> None:
+    """Stop before Lightning starts the script again, in processes that know of no subclass.
+
+    Raises:
+        InputError: for `ddp`; of several processes only the first would have the term.
+    """
+    backend = arguments.get("strategy") or arguments.get("distributed_backend")
+    if backend == "ddp":
+        raise InputError(
+            "training: backend is 'ddp', which starts the official script itself in all processes "
+            "but the first: they would train without the term; use one GPU, or the recipe's patch"
+        )
 
 
 def _result(log_dir: Path, trainers: list[Any]) -> OfficialRun:

@@ -17,8 +17,15 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import torch
 from torch import Tensor
 
-from dcase_coherence.lightning import DEFAULTS, CoherenceMixin, build_regularizer, rows_of
+from dcase_coherence.lightning import (
+    DEFAULTS,
+    CoherenceMixin,
+    build_regularizer,
+    rows_of,
+    teacher_labels_of,
+)
 from dcase_coherence.official import shims
+from dcase_coherence.official.environments import missing_packages
 from dcase_coherence.pseudo import TeacherLabels
 from dcase_coherence.regularizer import CoherenceRegularizer
 from dcase_coherence.system.errors import InputError
@@ -37,6 +44,7 @@ UNAUGMENTED_RECIPES = ("dcase2021_task4_baseline", "dcase2022_task4_baseline")
 
 #: The strongly labelled sets of the 2024 batch, in its order.
 STRONG_SETS_2024 = ("maestro", "synthetic", "real")
+DEFAULTS_2024 = {"strong": ["synthetic"], **DEFAULTS}
 
 
 class Baseline(NamedTuple):
@@ -54,7 +62,7 @@ class OfficialCoherence(CoherenceMixin):
 
     def configure_coherence(self) -> CoherenceRegularizer:
         """Fill the `coherence:` section up with the paper's settings, then build from it."""
-        settings = {**DEFAULTS, **(self.hparams.get("coherence") or {})}
+        settings = filled_section(self.hparams, DEFAULTS)
         self.hparams["coherence"] = settings
         return checked_regularizer(self.sed_student, settings)
 
@@ -64,10 +72,8 @@ class OfficialCoherence(CoherenceMixin):
         Raises:
             InputError: a setting cannot be used.
         """
-        try:
-            return super().configure_pseudo()
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        check_pseudo(self.hparams["coherence"], self.hparams["training"])
+        return super().configure_pseudo()
 
 
 class OfficialCoherence2024(CoherenceMixin):
@@ -84,12 +90,10 @@ class OfficialCoherence2024(CoherenceMixin):
 
     def configure_coherence(self) -> CoherenceRegularizer:
         """Build from the `coherence:` section, which here also names the strong sets."""
-        settings = {"strong": ["synthetic"], **DEFAULTS, **(self.hparams.get("coherence") or {})}
+        settings = filled_section(self.hparams, DEFAULTS_2024)
         self.hparams["coherence"] = settings
         self.strong_sets = check_strong_sets(settings["strong"])
-        return checked_regularizer(
-            self.sed_student, {key: value for key, value in settings.items() if key != "strong"}
-        )
+        return checked_regularizer(self.sed_student, settings, strong=True)
 
     def configure_pseudo(self) -> TeacherLabels | None:
         """Refuse pseudo-labels, whose classes would have to be masked by set.
@@ -97,11 +101,7 @@ class OfficialCoherence2024(CoherenceMixin):
         Raises:
             InputError: they are asked for.
         """
-        if self.hparams["coherence"]["pseudo"] is not None:
-            raise InputError(
-                "coherence: pseudo is for the recipes of 2021 to 2023; leave it empty in that of "
-                "2024"
-            )
+        check_pseudo(self.hparams["coherence"], self.hparams["training"], strong=True)
         return None
 
     def strong_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
@@ -119,14 +119,39 @@ class OfficialCoherence2024(CoherenceMixin):
         return rows, masked.transpose(1, 2)
 
 
+def filled_section(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The `coherence:` section of a configuration; what it leaves out has the paper's value.
+
+    Raises:
+        InputError: when it is not a section.
+
+    Example:
+        >>> filled_section({"coherence": {"alpha1": 0.3}}, {"alpha1": 0.1, "alpha2": 0.03})
+        {'alpha1': 0.3, 'alpha2': 0.03}
+    """
+    section = config.get("coherence")
+    if section is not None and not isinstance(section, Mapping):
+        raise InputError(
+            f"coherence: is {section!r}; give a section of keys, for instance alpha1: 0.1"
+        )
+    return {**defaults, **(section or {})}
+
+
 def checked_regularizer(
-    student: torch.nn.Module, settings: Mapping[str, Any]
+    student: torch.nn.Module, settings: Mapping[str, Any], *, strong: bool = False
 ) -> CoherenceRegularizer:
     """Build the regularizer of a `coherence:` section that a user wrote.
+
+    Args:
+        student: the network to tap.
+        settings: the section.
+        strong: the section also names the strongly labelled sets, as in 2024.
 
     Raises:
         InputError: for an unknown key or a value out of its range.
     """
+    if strong:
+        settings = {key: value for key, value in settings.items() if key != "strong"}
     try:
         return build_regularizer(student, settings)
     except (ValueError, TypeError, AttributeError) as error:
@@ -150,6 +175,57 @@ def check_strong_sets(names: Any) -> tuple[str, ...]:
         if name not in STRONG_SETS_2024:
             raise InputError(f"coherence: strong holds {name!r}; give {known}")
     return tuple(names)
+
+
+def check_pseudo(
+    settings: Mapping[str, Any], training: Mapping[str, Any], *, strong: bool = False
+) -> None:
+    """Check what a `coherence:` section says of pseudo-labels.
+
+    Args:
+        settings: the section, filled up.
+        training: the section of that name.
+        strong: the section also names the strongly labelled sets, as in 2024.
+
+    Raises:
+        InputError: for a setting that cannot be used, and in 2024 for any.
+    """
+    if settings["pseudo"] is None:
+        return
+    if strong:
+        raise InputError(
+            "coherence: pseudo is for the recipes of 2021 to 2023; leave it empty in that of 2024"
+        )
+    try:
+        teacher_labels_of(settings["pseudo"], training)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def check_section(recipe: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a configuration's `coherence:` section against its network, before any data is read.
+
+    To be called within :func:`importable`.
+
+    Returns:
+        The settings, filled up with the paper's.
+
+    Raises:
+        InputError: for an unknown key, a value out of its range or a network without that path.
+    """
+    strong = "2024" in recipe
+    settings = filled_section(config, DEFAULTS_2024 if strong else DEFAULTS)
+    if strong:
+        check_strong_sets(settings["strong"])
+    crnn = importlib.import_module("desed_task.nnet.CRNN").CRNN
+    with torch.random.fork_rng():
+        try:
+            network = crnn(**config["net"])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"the section `net:` cannot be used: {error}") from error
+    checked_regularizer(network, settings, strong=strong)
+    check_pseudo(settings, config["training"], strong=strong)
+    return settings
 
 
 def load_baseline(
@@ -176,11 +252,12 @@ def load_baseline(
         The official class and the subclass, with the mixin first in its MRO.
 
     Raises:
-        InputError: when the folder is not such a checkout, or its `desed_task` has drifted.
+        InputError: when the folder is not such a checkout, its `desed_task` has drifted, or a
+            package that it needs is not installed.
     """
     folder = recipe_folder(path, recipe)
     module_name = trainer_module(folder, trainer)
-    with shims.shims(), importable(path, recipe):
+    with missing_packages(recipe), shims.shims(), importable(path, recipe):
         if not allow_drift:
             refuse_drift(recipe, module_name, default_config(folder, module_name))
         module = importlib.import_module(f"local.{module_name}")

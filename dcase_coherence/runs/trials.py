@@ -7,6 +7,7 @@ import json
 import queue
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -275,6 +276,7 @@ def run_trial(
             resume=last if last.exists() else None,
             fast_dev_run=fast_dev_run,
             verify_psds=verify_psds,
+            progress=False,
         )
         write_record(trial, {})
         # First, so that no checkpoint is ahead of the table.
@@ -298,6 +300,7 @@ def run_trial(
             train=False,
             fast_dev_run=fast_dev_run,
             verify_psds=verify_psds,
+            progress=False,
         )
         scores = experiment.test(trial.folder / record["checkpoint"])
         public = {name.replace("test/", "public/"): value for name, value in scores.items()}
@@ -316,7 +319,10 @@ def write_record(trial: Trial, more: Mapping[str, Any]) -> None:
 
 
 class _Display:
-    """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over."""
+    """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over.
+
+    Both tell the time that is left, as far as what this command has trained allows to say.
+    """
 
     def __init__(self, trials: Sequence[Trial], progress: bool) -> None:
         self.names = [trial.name for trial in trials]
@@ -324,6 +330,7 @@ class _Display:
         self.on_terminal = sys.stderr.isatty()
         self.bars: dict[int, tqdm] = {}
         self.tenths: dict[int, int] = {}
+        self.starts: dict[int, tuple[float, float]] = {}
 
     def show(self, index: int, done: float, total: float, text: str) -> None:
         if not self.progress:
@@ -333,14 +340,20 @@ class _Display:
                 self.bars[index] = tqdm(
                     total=total,
                     desc=self.names[index],
+                    initial=done,
                     bar_format="{desc}: {percentage:3.0f}%|{bar}| epoch {n:.1f}/{total} "
                     "[{elapsed}<{remaining}] {postfix}",
                 )
             bar = self.bars[index]
             bar.set_postfix_str(text, refresh=False)
             bar.update(done - bar.n)
-        elif int(10 * done / total) > self.tenths.get(index, 0):
+            return
+        first, start = self.starts.setdefault(index, (done, time.monotonic()))
+        if int(10 * done / total) > self.tenths.get(index, 0):
             self.tenths[index] = int(10 * done / total)
+            if first < done < total:
+                left = (time.monotonic() - start) * (total - done) / (done - first)
+                text += f", {tqdm.format_interval(left)} left"
             print(f"{self.names[index]}: epoch {done:g} of {total}, {text}", file=sys.stderr)
 
     def close(self) -> None:

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build
-from dcase_coherence.system.devices import choose_devices
 from dcase_coherence.system.errors import InputError
 
 
@@ -83,6 +83,7 @@ def config(config_file):
     return load_config(config_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("coherence", "kill"),
     # In the second batch, and in the validation, of the second epoch of three batches.
@@ -123,6 +124,7 @@ def test_a_finished_run_resumes_to_its_end(config, tmp_path):
     assert resumed.test() == whole.test()
 
 
+@pytest.mark.slow
 def test_workers_and_their_number_change_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)
     config["training"]["n_epochs"] = 2
@@ -179,6 +181,18 @@ def test_what_a_run_leaves_behind(config, tmp_path):
     assert not list(folder.glob(".*"))
 
 
+def test_logged_is_every_so_many_steps(config, tmp_path):
+    experiment = build(config, coherence=True, log_dir=tmp_path)
+    experiment.trainer.log_every_n_steps = 2
+    experiment.fit()
+    written = EventAccumulator(str(tmp_path)).Reload()
+    steps = experiment.trainer.global_step
+    for name in ("train/student/tot_supervised", "train/coherence/d_inside"):
+        assert [event.step for event in written.Scalars(name)] == list(range(1, steps, 2))
+    epochs = range(config["training"]["n_epochs"])
+    assert len(written.Scalars("val/synth/teacher/loss_strong")) == len(epochs)
+
+
 def test_a_training_is_not_overwritten(config, tmp_path):
     config["training"]["n_epochs"] = 1
     before = checkpoint(fit(config, tmp_path, coherence=False))
@@ -193,6 +207,7 @@ def test_a_path_that_the_network_lacks(config, tmp_path):
         build(config, log_dir=tmp_path, coherence=True)
 
 
+@pytest.mark.slow
 def test_strong_labels_alone_without_a_teacher(config, tmp_path):
     config["training"].update(batch_size=[5, 0, 0], teacher=False, n_epochs=2)
     config["training"]["obj_metric_synth_type"] = "event"
@@ -278,24 +293,12 @@ def test_evaluation_writes_each_models_own_detections(config, tmp_path):
         assert len(list(folder.glob("predictions_th_*.tsv"))) == 2
 
 
+@pytest.mark.slow
 def test_fast_dev_run(config, tmp_path):
     config["training"]["n_epochs"] = 100
     experiment = fit(config, tmp_path, coherence=False, fast_dev_run=True)
     assert experiment.trainer.current_epoch == 3
     assert "test/student/event_f1_macro" in experiment.test()
-
-
-def test_choice_of_devices(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert choose_devices(None) == choose_devices("0") == choose_devices("cpu") == ("cpu", 1)
-    with pytest.raises(InputError, match="0 GPUs"):
-        choose_devices("0,1")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert choose_devices(None) == choose_devices("0") == ("gpu", [0])
-    assert choose_devices("-1") == ("gpu", [0, 1])
-    for flag in ("two", "2", ""):
-        with pytest.raises(InputError, match="--gpus"):
-            choose_devices(flag)
 
 
 def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
@@ -304,6 +307,7 @@ def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
         build(config, coherence=False, log_dir=tmp_path, gpus="0,1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, monkeypatch, workers):
     monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)

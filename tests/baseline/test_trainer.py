@@ -118,7 +118,7 @@ class Seen(Recorded):
         return loss
 
     def features(self, mels):
-        self.keep("mels", mels)
+        self.keep("magnitudes", mels)
         return super().features(mels)
 
     def keep(self, name, value):
@@ -139,16 +139,16 @@ def test_clips_are_turned_with_their_labels_in_training_alone(golden_inputs, tmp
     steps, frames = golden_inputs.STEPS, plain.labels[0].size(-1)
     found = set()
     for step in range(steps):
-        assert len(plain.mels[step]) == len(plain.labels[step])
+        assert len(plain.magnitudes[step]) == len(plain.labels[step])
         for row in range(golden_inputs.BATCH[0]):
-            sound = turns(*(m.mels[step][row, :, : 4 * frames] for m in (plain, other)))
+            sound = turns(*(m.magnitudes[step][row, :, : 4 * frames] for m in (plain, other)))
             label = turns(*(m.labels[step][row] for m in (plain, other)))
             assert {n // 4 for n in sound} <= label
             assert len(sound) == 1
             found |= sound
     assert len(found) > 3
-    assert len(plain.mels) > steps
-    for ours, theirs in zip(plain.mels[steps:], other.mels[steps:]):
+    assert len(plain.magnitudes) > steps
+    for ours, theirs in zip(plain.magnitudes[steps:], other.magnitudes[steps:]):
         assert torch.equal(ours, theirs)
 
 
@@ -191,3 +191,11 @@ def test_an_averaging_teacher_is_the_mean_of_the_students(golden_inputs, tmp_pat
     for name, value in module.sed_teacher.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("weight", [0, 0.25])
+def test_weak_labels_count_as_much_as_asked_for(golden_inputs, tmp_path, weight):
+    record = train(golden_inputs, tmp_path, None, "mse", weak_weight=weight).record
+    losses = (record[f"train/student/{name}"] for name in ("loss_strong", "loss_weak"))
+    expected = [strong + weight * weak for strong, weak in zip(*losses)]
+    assert record[CORRECTED] == pytest.approx(expected)

@@ -48,6 +48,7 @@ def row(said, name):
     return line[len(name) :].split()
 
 
+@pytest.mark.slow
 def test_every_score_of_real_predictions(tmp_path, capsys):
     tables = {
         name: pd.read_csv(GOLDEN / f"{name}.tsv", sep="\t")
@@ -79,6 +80,7 @@ def test_every_score_of_real_predictions(tmp_path, capsys):
     assert row(said, "Speech")[0] == f"{f1:.1f}"
 
 
+@pytest.mark.slow
 def test_the_official_predictions_have_the_published_scores(shared, tmp_path):
     golden = shared / "golden" / "desed2021_teacher"
     tables = shared / "golden" / "desed_metadata"

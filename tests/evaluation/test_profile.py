@@ -216,6 +216,7 @@ events = st.lists(st.tuples(times, st.sampled_from(["Cat", "Dog"])), max_size=7)
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(reference=events, estimated=events)
 def test_the_fast_profile_is_the_slow_one(reference, estimated):
@@ -256,6 +257,7 @@ def test_the_official_teacher_on_desed(official):
     assert found.to_dict() == OFFICIAL_COUNTS
 
 
+@pytest.mark.slow
 def test_hits_are_the_true_positives_of_the_event_based_f1(official):
     classwise = reference_scores.event_based(*official).classwise
     assert (error_profile(*official)["est_hit"].drop(ALL) == classwise["tp"]).all()

@@ -54,6 +54,7 @@ def random_set(seed, clips, classes, on_grid):
     return posteriors, names, reference, durations, labels
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 100_000),
@@ -77,6 +78,7 @@ def test_equals_sed_eval_and_psds_eval(seed, clips, classes, on_grid, window):
         assert value == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 100_000), resolution=st.sampled_from([0.5, 1.0, 2.5]))
 def test_tables_and_other_settings_equal_too(seed, resolution):
@@ -150,6 +152,7 @@ def test_without_durations():
             call(estimated)
 
 
+@pytest.mark.slow
 def test_published_scores_of_the_official_teacher(shared):
     golden = shared / "golden" / "desed2021_teacher"
     reference = pd.read_csv(shared / "golden/desed_metadata/validation.tsv", sep="\t")

@@ -32,6 +32,8 @@ from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.evaluation.posteriors import Posteriors, load_posteriors
 from dcase_coherence.system.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 # The number of inputs is the profile's: few in the suite, many in the nightly target.
 NIGHTLY = settings().max_examples > 1000
 fuzzed = settings(

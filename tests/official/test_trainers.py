@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -123,7 +124,10 @@ class SEDTask4_2021(pl.LightningModule):
         self.f1.reset()
 
     def test_step(self, batch, batch_indx):
-        self.log("test/teacher/mean", self.sed_teacher(self.scaler(batch[0]))[0].mean())
+        self.mean = self.sed_teacher(self.scaler(batch[0]))[0].mean()
+
+    def on_test_epoch_end(self):
+        self.log("test/teacher/mean", self.mean, prog_bar=True, logger=False)
 
     def configure_optimizers(self):
         return [self.opt], [self.scheduler]
@@ -184,6 +188,7 @@ if __name__ == "__main__":
     assert os.path.isfile("./confs/sed.yaml"), "not in the recipe's folder"
     with open(args.conf_file) as file:
         config = yaml.safe_load(file)
+    print("preparing the data")
     torch.manual_seed(config["training"]["seed"])
     student = CRNN(**config["net"])
     opt = torch.optim.Adam(student.parameters(), 1e-3)
@@ -619,10 +624,114 @@ def test_the_run_leaves_the_process_as_it_was(run, tmp_path):
     assert "local" not in sys.modules
 
 
+def test_the_settings_and_the_test_scores_are_printed_once(run, capsys):
+    result = run()
+    out = capsys.readouterr().out
+    assert out.count("coherence: alpha1=0.1, alpha2=0.03, ") == 1
+    assert out.index("coherence: alpha1") < out.index("preparing the data")
+    mean = result.metrics["test/teacher/mean"]
+    assert out.endswith(f"test/teacher/mean: {mean:.4f}\n")
+    assert out.count("test/teacher/mean:") == 1
+    assert result.scores == {"test/teacher/mean": mean}
+    run("--fast_dev_run", arm="baseline")
+    assert "alpha1" not in capsys.readouterr().out
+
+
+def test_both_arms_are_compared(checkout, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    recipe = Path(__file__).resolve().parents[2] / "recipes" / "train_sed_coherence.py"
+    main = runpy.run_path(str(recipe))["main"]
+    strong_term = {**CONFIG, "coherence": {"alpha1": 90.0, "annealing_epochs": 0}}
+    Path("conf.yaml").write_text(yaml.safe_dump(strong_term))
+    options = ["--arm", "both", "--log_dir", "logs", "--conf_file", "conf.yaml"]
+    main(["--baseline", str(checkout), *options])
+    out = capsys.readouterr().out
+    values = [float(line.split()[1]) for line in out.splitlines() if line.startswith("test/")]
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("test/teacher/mean  ")]
+    assert row[1:3] == [f"{value:.4f}" for value in values[:2]]
+    assert float(row[3]) == pytest.approx(values[1] - values[0], abs=1.5e-4)
+    assert values[0] != values[1]
+    assert out.count("coherence: alpha1=90.0") == 1
+
+
+@pytest.mark.parametrize("arm", script.ARMS)
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        ({"alpha": 1.0}, "unknown key 'alpha'"),
+        ({"alpha1": -1.0}, "alpha1"),
+        ({"strong": ["synthetic"]}, "unknown key 'strong'"),
+        ({"path": "conv"}, "no submodule 'conv'; its children are: cnn, dense"),
+        (0.1, r"coherence: is 0\.1; give a section of keys"),
+        ({"pseudo": {"band": 2}}, r"coherence\.pseudo\.band is 2"),
+    ],
+)
+def test_a_wrong_section_is_said_before_the_data_are_prepared(
+    run, tmp_path, capsys, section, reason, arm
+):
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**CONFIG, "coherence": section}))
+    with pytest.raises(InputError, match=reason):
+        run("--conf_file", "bad.yaml", arm=arm)
+    assert "preparing" not in capsys.readouterr().out
+
+
+def test_an_empty_section_is_the_paper_s(checkout, tmp_path):
+    with trainers.importable(checkout):
+        settings = trainers.check_section("dcase2021_task4_baseline", {**CONFIG, "coherence": None})
+    assert (settings["alpha1"], settings["alpha2"]) == (0.1, 0.03)
+    assert "strong" not in settings
+
+
+def test_the_strong_sets_of_2024_are_checked_with_the_section(checkout):
+    config = {**CONFIG, "coherence": {"strong": ["synth"]}}
+    with trainers.importable(checkout):
+        with pytest.raises(InputError, match="strong holds 'synth'"):
+            trainers.check_section("dcase2024_task4_baseline", config)
+        config["coherence"]["strong"] = ["real"]
+        settings = trainers.check_section("dcase2024_task4_baseline", config)
+    assert settings["strong"] == ["real"]
+
+
+def test_a_network_that_cannot_be_is_said(run, tmp_path):
+    config = {**CONFIG, "net": {"nb_filters": 4}}
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="the section `net:` cannot be used"):
+        run("--conf_file", "bad.yaml", allow_drift=True)
+
+
+def test_a_recipe_of_lightning_1_is_refused_before_anything_is_imported(checkout, tmp_path):
+    import pytorch_lightning
+
+    if pytorch_lightning.__version__.startswith("1."):
+        pytest.skip("this environment may be the recipe's own")
+    conf = tmp_path / "conf.yaml"
+    conf.write_text(yaml.safe_dump(CONFIG))
+    with pytest.raises(InputError, match=r"requirements-dcase2024\.txt, built with: python3\.8"):
+        script.run_official(checkout, "dcase2024_task4_baseline", ["--conf_file", str(conf)])
+
+
+def test_a_package_that_is_missing_is_said_with_the_environment(checkout):
+    file = checkout / "recipes/dcase2021_task4_baseline/local/sed_trainer.py"
+    file.write_text("import no_such_package.inside\n" + file.read_text())
+    with pytest.raises(InputError, match=r"'no_such_package'.*requirements-dcase2021\.txt"):
+        trainers.load_baseline(checkout)
+
+
+def test_without_a_gpu_no_backend_is_named(capsys):
+    later = {"strategy": None, "accelerator": "gpu", "devices": 1}
+    assert script.on_cpu(later) == {"accelerator": "cpu", "devices": 1}
+    assert script.on_cpu({"strategy": "dp", "distributed_backend": "ddp"}) == {}
+
+
+def test_processes_that_would_train_without_the_term_are_refused():
+    for name in ("strategy", "distributed_backend"):
+        with pytest.raises(InputError, match="backend is 'ddp'"):
+            script.refuse_ddp({name: "ddp"})
+        script.refuse_ddp({name: None})
+
+
 def test_a_yaml_of_settings_that_cannot_be_is_refused(run, tmp_path):
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**CONFIG, "coherence": {"alpha": 1.0}}))
-    with pytest.raises(InputError, match="unknown key 'alpha'"):
-        run("--conf_file", "bad.yaml")
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(InputError, match=r"empty\.yaml holds no sections"):
         run("--conf_file", "empty.yaml")

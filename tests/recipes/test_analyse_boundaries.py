@@ -11,6 +11,8 @@ from dcase_coherence.baseline.experiment import build
 from dcase_coherence.data.desed import CLASSES, official_layout
 from dcase_coherence.runs.trials import Trial, run_trial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoints(dataset, conf_file, tmp_path_factory):

@@ -10,6 +10,8 @@ from dcase_coherence.baseline.config import load_config, read_yaml
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.lightning import build_regularizer
 
+pytestmark = pytest.mark.slow
+
 CONFS = Path(__file__).parents[2] / "recipes" / "confs"
 SETTINGS = {
     "baseline": "coherence: {alpha1: 0, alpha2: 0}",
@@ -35,10 +37,11 @@ def test_one_that_diverges_is_said_and_costs_the_others_nothing(finished):
     folder, done = finished
     assert "error: diverging 1: the coherence term is" in done.stderr
     content = json.loads((folder / "settings.json").read_text())
-    assert {name: len(found["event_f1_macro"]) for name, found in content["scores"].items()} == {
-        "baseline": 2,
-        "strong": 2,
-        "diverging": 0,
+    finished = {name: [bool(one) for one in found] for name, found in content["scores"].items()}
+    assert finished == {
+        "baseline": [True, True],
+        "strong": [True, True],
+        "diverging": [False, False],
     }
     assert "diverging" in (folder / "report.md").read_text()
     written = {path.name for path in folder.rglob("*")}
@@ -58,11 +61,18 @@ def test_scores_and_differences_are_those_of_the_trials(finished):
             json.loads((folder / name / f"trial_{n}" / "trial.json").read_text()) for n in range(2)
         ]
         own = [record["scores"]["test/student/event_f1_macro"] for record in records]
-        assert content["scores"][name]["event_f1_macro"] == own
+        assert [one["event_f1_macro"] for one in content["scores"][name]] == own
         means[name] = np.mean(own)
     assert set(content["differences"]) == {"strong"}
     difference = content["differences"]["strong"]["difference"]
     assert difference == pytest.approx(means["strong"] - means["baseline"])
+    assert content["differences"]["strong"]["pairs"] == 2
+    assert content["seeds"] == [first_seed(folder), first_seed(folder) + 1]
+
+
+def first_seed(folder):
+    record = json.loads((folder / "baseline" / "trial_0" / "trial.json").read_text())
+    return record["settings"]["config"]["training"]["seed"]
 
 
 def test_the_monitor_runs_without_the_term(finished):

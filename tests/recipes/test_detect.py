@@ -12,6 +12,8 @@ from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import build
 from dcase_coherence.data.desed import official_layout
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(dataset, conf_file, tmp_path_factory):

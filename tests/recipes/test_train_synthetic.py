@@ -16,6 +16,8 @@ from dcase_coherence.baseline.place import place_data
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.tap import FeatureTap
 
+pytestmark = pytest.mark.slow
+
 CONFS = Path(__file__).parents[2] / "recipes" / "confs"
 
 

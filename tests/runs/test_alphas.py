@@ -73,6 +73,7 @@ def test_a_grid_is_run_once_and_found_again(storage):
     assert again.best_params == {"ratio": 1.0, "scale": 0.03}
 
 
+@pytest.mark.slow
 def test_a_grid_may_grow(storage):
     ran = []
     alphas.search(open_study(storage), storage, GRID, lambda pair: ran.append(pair) or OK)
@@ -84,6 +85,7 @@ def test_a_grid_may_grow(storage):
     assert len(alphas.table(study, larger)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [InputError("no data"), KeyboardInterrupt()])
 def test_a_cell_that_was_stopped_is_run_again(storage, error):
     ran = []

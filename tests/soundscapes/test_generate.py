@@ -86,11 +86,13 @@ def test_tables_name_the_files_and_every_labelled_clip_has_events(few):
     assert set(weak.filename) == {p.name for p in (few / "audio/train/weak_16k").iterdir()}
 
 
+@pytest.mark.slow
 def test_files_are_the_same_for_any_number_of_processes(few, tmp_path):
     generate(tmp_path / "two", **FEW, processes=2, progress=False)
     assert contents(tmp_path / "two") == contents(few)
 
 
+@pytest.mark.slow
 def test_workers_take_the_standard_library_first(tmp_path):
     # As in site-packages, where pathlib's old backport comes with some packages.
     shutil.copytree(ROOT / "dcase_coherence", tmp_path / "packages" / "dcase_coherence")
@@ -129,6 +131,7 @@ def test_what_is_missing_or_broken_is_made_again(tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_to_the_same_files(tmp_path):
     """SIGKILL in the midst of the work; then also a truncated clip and a stale partial file."""
     count = 24
@@ -236,6 +239,7 @@ def test_more_clips_than_the_disk_holds_are_refused_at_once(tmp_path):
     assert not list(tmp_path.rglob("*.wav"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_keeps_what_is_done(tmp_path):
     limited = f"""
 import resource
@@ -285,6 +289,7 @@ def test_recordings_replace_the_parametric_sounds(tmp_path, make_bank):
         generate(out, **settings)
 
 
+@pytest.mark.slow
 def test_a_broken_recording_is_named_by_the_worker(tmp_path, make_bank):
     bank = make_bank("bank", 1000)
     (bank / "background" / "room" / "a.wav").write_bytes(b"not audio")

@@ -92,6 +92,7 @@ def test_a_clip_depends_on_its_generator_alone():
     assert events == same
 
 
+@pytest.mark.slow
 def test_test_clips_have_less_bass_and_treble():
     def edges(conditions):
         total = np.zeros(CLIP_SAMPLES // 2 + 1)

@@ -1,16 +1,19 @@
 """The real code: DESED_TASK is a checkout at 63d8b3b, DESED_TASK_HEAD one at c6bcb45.
 
 Each yearly recipe runs in its own environment (recipes/envs), told by its Lightning: run these
-tests in each of them. Without a checkout they are skipped.
+tests in each of them. Without a checkout they are skipped. The checkouts of submissions and of
+later systems have variables of their own, named in test_submissions.py and test_systems.py.
 """
 
 import copy
 import importlib
+import importlib.util
 import os
 import random
 import re
 import shutil
 import subprocess
+import sys
 import types
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -135,6 +138,49 @@ def patched(case, checkout, tmp_path):
 
 
 @pytest.fixture
+def submission(tmp_path, monkeypatch):
+    """Make a patched copy of a system whose modules are importable for one test.
+
+    Skips where there is no checkout, and where a package is missing that the system imports.
+    """
+    before = dict(sys.modules)
+
+    def make(variable, name, paths=(".",), needs=()):
+        if not os.environ.get(variable):
+            pytest.skip(f"set {variable} to a checkout of the system")
+        checkout = Path(os.environ[variable]).resolve()
+        for package in needs:
+            found = importlib.util.find_spec(package)
+            if found is None:
+                pytest.skip(f"{checkout.name} needs the package {package}, see docs/upstream.md")
+        if shutil.which("git") is None:
+            pytest.skip("needs git")
+        folder = tmp_path / name
+        shutil.copytree(str(checkout), str(folder), ignore=shutil.ignore_patterns(".git"))
+        patch = PATCHES / "submissions" / f"{name}.patch"
+        subprocess.run(["git", "apply", str(patch)], cwd=str(folder), check=True)
+        monkeypatch.chdir(folder)
+        for path in paths:
+            monkeypatch.syspath_prepend(str(folder / path))
+        return folder
+
+    yield make
+    # All of them before the first is taken away: a namespace package asks its parent for its path.
+    gone = [
+        name
+        for name, module in sys.modules.items()
+        if name not in before and any(str(tmp_path) in place for place in _places(module))
+    ]
+    for name in gone:
+        del sys.modules[name]
+
+
+def _places(module):
+    paths = getattr(module, "__path__", ())
+    return [str(place) for place in (getattr(module, "__file__", ""), *paths)]
+
+
+@pytest.fixture
 def tiny_config(case, checkout):
     """The recipe's own yaml with a small network and small batches."""
 
@@ -168,9 +214,10 @@ def tiny_config(case, checkout):
 def make_module(case, checkout):
     """A recipe's trainer with its network and optimizer; what it logs is kept in `.logged`."""
 
-    def make(cls, config, **coherence):
+    def make(cls, config, section=(), **coherence):
         config = copy.deepcopy(config)
-        config["coherence"] = {"annealing_epochs": 0.0, **coherence}
+        settings = {"annealing_epochs": 0.0, **coherence}
+        config["coherence"] = settings if section == () else section
         torch.manual_seed(0)
         with shims.shims(), trainers.importable(checkout, case.recipe):
             student = importlib.import_module("desed_task.nnet.CRNN").CRNN(**config["net"])

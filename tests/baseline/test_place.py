@@ -1,0 +1,94 @@
+"""Where a configuration's data are: given, named in it, or generated."""
+
+import copy
+import multiprocessing
+from pathlib import Path
+
+import filelock
+import pytest
+
+from dcase_coherence.baseline import place
+from dcase_coherence.baseline.config import load_config
+from dcase_coherence.baseline.place import place_data
+from dcase_coherence.data.desed import official_layout
+from dcase_coherence.system.errors import InputError
+
+
+@pytest.fixture
+def config(config_file):
+    return load_config(config_file)
+
+
+@pytest.fixture
+def described(config):
+    """A configuration that describes clips."""
+    config["soundscapes"].update(strong=3, validation=1, test=2, seed=4, processes=1)
+    return config
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """What would have been generated: the arguments of each call."""
+    calls = []
+
+    def generate(out, **settings):
+        assert Path(f"{calls[0][0] if calls else out}.lock").exists()
+        calls.append((out, settings))
+        return Path(out)
+
+    monkeypatch.setattr(place, "generate", generate)
+    return calls
+
+
+def test_a_folder_that_is_given_takes_the_place_of_all_paths(described, tmp_path, generated):
+    place_data(described, tmp_path, tmp_path / "clips")
+    assert official_layout(tmp_path).items() <= described["data"].items()
+    assert described["data"]["audio_max_len"] == 1
+    assert not generated
+
+
+def test_a_folder_that_does_not_exist_is_named(config, tmp_path):
+    before = copy.deepcopy(config)
+    with pytest.raises(InputError, match=r"--data is \S+nowhere, which is no folder"):
+        place_data(config, tmp_path / "nowhere", tmp_path / "clips")
+    assert config == before
+
+
+def test_without_a_folder_the_paths_are_the_configurations(config, tmp_path, generated):
+    before = copy.deepcopy(config)
+    place_data(config, None, tmp_path / "clips")
+    assert config == before
+    assert not generated
+    assert not (tmp_path / "clips.lock").exists()
+
+
+def test_described_clips_are_generated(described, tmp_path, generated):
+    out = tmp_path / "new" / "clips"
+    place_data(described, None, out, progress=False)
+    assert generated == [(out, {**described["soundscapes"], "progress": False})]
+    assert described["data"]["synth_folder"] == official_layout(out)["synth_folder"]
+
+
+def test_the_public_set_is_a_second_test_set_of_another_seed(described, tmp_path, generated):
+    place_data(described, None, tmp_path / "clips", public=True)
+    folder, settings = generated[1]
+    assert folder == f"{tmp_path / 'clips'}_public"
+    counts = ("strong", "weak", "unlabelled", "validation", "test")
+    assert [settings[name] for name in counts] == [0, 0, 0, 0, 2]
+    assert (settings["seed"], settings["processes"]) == (5, 1)
+    for part in ("folder", "tsv", "dur"):
+        assert described["data"][f"public_{part}"] == official_layout(folder)[f"test_{part}"]
+        assert described["data"][f"test_{part}"].startswith(str(tmp_path / "clips/"))
+
+
+@pytest.mark.slow
+def test_a_process_waits_for_another_that_generates(described, tmp_path, generated):
+    with filelock.FileLock(f"{tmp_path / 'clips'}.lock"):
+        second = multiprocessing.get_context("fork").Process(
+            target=place_data, args=(described, None, tmp_path / "clips")
+        )
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+    second.join(60)
+    assert second.exitcode == 0

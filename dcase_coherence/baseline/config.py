@@ -63,6 +63,7 @@ POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 
 NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 PROBABILITY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
+DENSITY = Kind("a number from 1 to 3", lambda value: _is_number(value) and 1 <= value <= 3)
 BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
 TEACHER = Kind(
     "true, false or average", lambda value: isinstance(value, bool) or value == "average"
@@ -207,7 +208,10 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "test": (WHOLE, 0),
         "seed": (WHOLE, 0),
         "soundbank": (_or_empty(TEXT), None),
+        "validation_soundbank": (_or_empty(TEXT), None),
         "test_soundbank": (_or_empty(TEXT), None),
+        "augment": (BOOLEAN, False),
+        "density": (DENSITY, 1),
         "processes": (_or_empty(COUNT), None),
     },
 }

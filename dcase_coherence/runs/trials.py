@@ -115,7 +115,8 @@ def run_trials(
     """Run trials, as many at a time as there are cores (or GPUs), and return their scores.
 
     A finished trial is not run again, an interrupted one goes on from its last checkpoint. When
-    one fails the others are finished all the same.
+    one fails the others are finished all the same; where all processes train one trial after
+    another, the first that fails ends it.
 
     SIGTERM ends it, and its trials, within a batch. They go on from the end of their last epoch.
 

@@ -12,7 +12,7 @@ from typing import Iterator, Mapping, Tuple
 
 from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.soundbank import RecordedSounds
-from dcase_coherence.soundscapes.worker import Bank, make_clip
+from dcase_coherence.soundscapes.worker import Bank, Banks, make_clip
 from dcase_coherence.system.devices import cores
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike, left_over, write_whole
@@ -20,6 +20,8 @@ from dcase_coherence.system.processes import over_files
 
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1
+# Settings that manifests of older trees lack, with the values under which those were made.
+_LATER_SETTINGS = {"validation_soundbank": None, "augment": False, "density": 1.0}
 Clip = Tuple[str, int]
 
 
@@ -33,7 +35,10 @@ def generate(
     test: int = 250,
     seed: int = 0,
     soundbank: PathLike | None = None,
+    validation_soundbank: PathLike | None = None,
     test_soundbank: PathLike | None = None,
+    augment: bool = False,
+    density: float = 1.0,
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -53,7 +58,14 @@ def generate(
         seed: non-negative.
         soundbank: folder of recordings with ``foreground/<Class>/`` and ``background/<label>/``,
             instead of the parametric sounds. Every fifth recording goes to ``validation`` only.
+        validation_soundbank: folder of recordings for ``validation``; then the training clips
+            take all recordings of ``soundbank``.
         test_soundbank: folder of recordings for ``test``; ``soundbank`` when None.
+        augment: change the sounds of the training clips (strong, weak, unlabelled): pitch by up
+            to 3 semitones, duration by up to a fifth, an equaliser of 6 dB, and half of the clips
+            in a room. Validation and test clips stay as they are, so that an epoch is chosen, and
+            a system judged, on sounds as they were recorded.
+        density: factor on the number of classes in a training clip (1.6 in the mean), 1 to 3.
         processes: number of processes; as many as there are cores when None.
         progress: show a progress bar, if standard error is a terminal.
 
@@ -76,21 +88,31 @@ def generate(
     if processes is None:
         processes = cores()
     _check_integer("processes", processes, 1)
-    if test_soundbank is not None and soundbank is None:
-        raise InputError(
-            f"--test-soundbank {test_soundbank} needs --soundbank: training clips cannot be "
-            "parametric when test clips are recorded"
+    if not isinstance(augment, bool):
+        raise InputError(f"--augment is {augment!r}; give true or false")
+    if isinstance(density, bool) or not isinstance(density, numbers.Real) or not 1 <= density <= 3:
+        raise InputError(f"--density is {density!r}; give a number from 1 to 3")
+    for part, folder in (("validation", validation_soundbank), ("test", test_soundbank)):
+        if folder is not None and soundbank is None:
+            raise InputError(
+                f"--{part}-soundbank {folder} needs --soundbank: training clips cannot be "
+                f"parametric when {part} clips are recorded"
+            )
+    banks = Banks(
+        *(
+            None if folder is None else Bank(Path(folder).resolve(), _fingerprint(folder))
+            for folder in (soundbank, validation_soundbank, test_soundbank)
         )
-    banks = [
-        None if folder is None else Bank(Path(folder).resolve(), _fingerprint(folder))
-        for folder in (soundbank, test_soundbank)
-    ]
+    )
     settings: dict[str, object] = {
         "format": FORMAT,
         "seed": int(seed),
         **{name: int(count) for name, count in counts.items()},
-        "soundbank": banks[0] and banks[0].fingerprint,
-        "test_soundbank": banks[1] and banks[1].fingerprint,
+        "soundbank": banks.train and banks.train.fingerprint,
+        "validation_soundbank": banks.validation and banks.validation.fingerprint,
+        "test_soundbank": banks.test and banks.test.fingerprint,
+        "augment": augment,
+        "density": float(density),
     }
     root = Path(out)
     _claim(root, settings)
@@ -99,7 +121,12 @@ def generate(
     clips = list(_missing_clips(root, counts))
     _check_room(root, len(clips))
     make = functools.partial(
-        make_clip, out=root.resolve(), seed=int(seed), bank=banks[0], test_bank=banks[1]
+        make_clip,
+        out=root.resolve(),
+        seed=int(seed),
+        banks=banks,
+        augment=augment,
+        density=float(density),
     )
     title = "soundscapes" if progress else None
     for _ in over_files(make, clips, processes=processes, at_least=1, progress=title):
@@ -134,9 +161,9 @@ def _claim(root: Path, settings: Mapping[str, object]) -> None:
                 )
     elif (root / "audio").exists():
         try:
-            made_with = json.loads(manifest.read_text())
+            made_with = {**_LATER_SETTINGS, **json.loads(manifest.read_text())}
             differing = [key for key in settings if made_with.get(key) != settings[key]]
-        except (ValueError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise InputError(f"{manifest} cannot be read ({error}); give another --out") from None
         if differing:
             key = differing[0]

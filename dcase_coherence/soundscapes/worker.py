@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dcase_coherence.soundscapes import layout
+from dcase_coherence.soundscapes.augmentation import ROOM, ROOM_SHARE, AugmentedSounds
 from dcase_coherence.soundscapes.mixing import soundscape
 from dcase_coherence.soundscapes.soundbank import ParametricSounds, RecordedSounds, Soundbank
 from dcase_coherence.system.files import write_whole
@@ -23,20 +24,30 @@ class Bank(NamedTuple):
     fingerprint: str
 
 
+class Banks(NamedTuple):
+    """Where the recordings of the parts of a data set come from; parametric sounds without any."""
+
+    train: Bank | None = None
+    validation: Bank | None = None
+    test: Bank | None = None
+
+
 @functools.lru_cache(maxsize=None)
-def open_bank(part: str, bank: Bank | None, test_bank: Bank | None) -> Soundbank:
-    """Return the source of the sounds of a part of the data set; parametric ones without a bank."""
-    if bank is None:
+def open_bank(part: str, banks: Banks) -> Soundbank:
+    """Return the source of the sounds of a part of the data set."""
+    if banks.train is None:
         return ParametricSounds(1.0 if part == "test" else TRAINING_SPREAD)
-    if part == "test":
-        return RecordedSounds((test_bank or bank).folder)
-    return RecordedSounds(bank.folder, part)
+    own = {"validation": banks.validation, "test": banks.test}.get(part)
+    if own is not None:
+        return RecordedSounds(own.folder)
+    undivided = part == "test" or banks.validation is not None
+    return RecordedSounds(banks.train.folder, "all" if undivided else part)
 
 
 def make_clip(
-    clip: tuple[str, int], out: Path, seed: int, bank: Bank | None, test_bank: Bank | None
+    clip: tuple[str, int], out: Path, seed: int, banks: Banks, augment: bool, density: float
 ) -> None:
-    """Write a clip, given by subset and number.
+    """Write a clip, given by subset and number; ``augment`` and ``density`` are of training clips.
 
     Its annotation is written before its audio, so audio that is whole has its annotation.
     """
@@ -44,7 +55,12 @@ def make_clip(
     subset = layout.SUBSETS[name]
     rng = np.random.default_rng(np.random.SeedSequence((seed, subset.number, index)))
     empty = bool(rng.random() < subset.empty_share)
-    source = open_bank(subset.part, bank, test_bank)
-    audio, events = soundscape(source, rng, subset.conditions, empty)
+    source, conditions = open_bank(subset.part, banks), subset.conditions
+    training = subset.part == "train"
+    if training and augment:
+        source = AugmentedSounds(source)
+        if rng.random() < ROOM_SHARE:
+            conditions = conditions._replace(reverberation=ROOM)
+    audio, events = soundscape(source, rng, conditions, empty, density if training else 1.0)
     write_whole(layout.annotation_path(out, subset, index), layout.annotation_bytes(events))
     write_whole(out / subset.audio / subset.filename(index), layout.wav_bytes(audio))

@@ -1,6 +1,7 @@
 """Every key and type of a configuration, checked."""
 
 import copy
+import inspect
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from dcase_coherence.baseline.config import SCHEMA, load_config
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS, build_regularizer
+from dcase_coherence.soundscapes import generate
 from dcase_coherence.system.errors import InputError
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "confs"
@@ -159,3 +161,8 @@ def test_every_default_passes_its_own_check():
     for section, keys in copy.deepcopy(SCHEMA).items():
         for key, (kind, default) in keys.items():
             assert kind.test(default), f"{section}.{key}"
+
+
+def test_the_soundscapes_section_takes_the_arguments_of_generate():
+    arguments = set(inspect.signature(generate).parameters) - {"out", "progress"}
+    assert set(SCHEMA["soundscapes"]) == arguments

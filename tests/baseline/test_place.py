@@ -92,3 +92,14 @@ def test_a_process_waits_for_another_that_generates(described, tmp_path, generat
         assert second.is_alive()
     second.join(60)
     assert second.exitcode == 0
+
+
+@pytest.mark.slow
+def test_a_second_test_set_is_made_of_other_clips(config_file, tmp_path):
+    counts = {"soundscapes.strong": 1, "soundscapes.test": 2, "soundscapes.processes": 1}
+    config = load_config(config_file, counts)
+    place_data(config, None, tmp_path / "clips", public=True, progress=False)
+    tables = [Path(config["data"][f"{name}_tsv"]).read_text() for name in ("test", "public")]
+    assert tables[0] != tables[1]
+    for name in ("test", "public"):
+        assert len(list(Path(config["data"][f"{name}_folder"]).glob("*.wav"))) == 2

@@ -12,7 +12,6 @@ import torch
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.experiment import make_scheduler
-from dcase_coherence.baseline.place import place_data
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.tap import FeatureTap
 
@@ -141,16 +140,6 @@ def test_data_without_a_public_set(finished, main, dataset, tmp_path, capsys):
 )
 def test_bad_arguments(refused, arguments, words):
     assert words in refused("train_synthetic.py", *arguments)
-
-
-def test_a_second_test_set_is_generated_as_public(conf_file, tmp_path):
-    counts = {"soundscapes.strong": 1, "soundscapes.test": 2, "soundscapes.processes": 1}
-    config = load_config(conf_file, counts)
-    place_data(config, None, tmp_path / "clips", public=True, progress=False)
-    tables = [Path(config["data"][f"{name}_tsv"]).read_text() for name in ("test", "public")]
-    assert tables[0] != tables[1]
-    for name in ("test", "public"):
-        assert len(list(Path(config["data"][f"{name}_folder"]).glob("*.wav"))) == 2
 
 
 def test_the_configuration_is_the_papers():

@@ -298,9 +298,83 @@ def test_a_broken_recording_is_named_by_the_worker(tmp_path, make_bank):
             generate(tmp_path / "out", **{**NONE, "weak": 2}, soundbank=bank, processes=processes)
 
 
-def test_a_test_soundbank_alone_is_refused(tmp_path, make_bank):
-    with pytest.raises(InputError, match="needs --soundbank"):
-        generate(tmp_path / "out", **FEW, test_soundbank=make_bank("bank", 1000))
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_soundbank_of_a_part_alone_is_refused(tmp_path, make_bank, part):
+    bank = {f"{part}_soundbank": make_bank("bank", 1000)}
+    with pytest.raises(InputError, match=f"--{part}-soundbank .* needs --soundbank"):
+        generate(tmp_path / "out", **FEW, **bank)
+
+
+@pytest.fixture(scope="module", params=[{"augment": True}, {"density": 2}], ids=str)
+def changed(request, tmp_path_factory):
+    """What was asked for, and the tree."""
+    out = tmp_path_factory.mktemp("changed")
+    return request.param, generate(out, **FEW, **request.param, processes=1, progress=False)
+
+
+def test_augmentation_and_density_change_the_training_clips_alone(few, changed):
+    before, after = contents(few), contents(changed[1])
+    assert set(before) == set(after)
+    for path, digest in before.items():
+        training = "train" in Path(path).parts
+        assert (after[path] != digest) == (training or path == layout.MANIFEST), path
+
+
+def test_changed_files_are_the_same_for_any_number_of_processes(changed, tmp_path):
+    settings, out = changed
+    generate(tmp_path, **FEW, **settings, processes=2, progress=False)
+    assert contents(tmp_path) == contents(out)
+
+
+def test_changed_and_other_trees_are_not_mixed(few, changed):
+    settings, out = changed
+    (key,) = settings
+    with pytest.raises(InputError, match=f"was made with {key} (True, not False|2.0, not 1.0)"):
+        generate(out, **FEW)
+    with pytest.raises(InputError, match=f"was made with {key} (False, not True|1.0, not 2.0)"):
+        generate(few, **FEW, **settings)
+
+
+def test_a_tree_from_before_augmentation_goes_on(tmp_path):
+    settings = {**NONE, "strong": 1, "processes": 1, "progress": False}
+    generate(tmp_path, **settings)
+    manifest = tmp_path / layout.MANIFEST
+    made_with = json.loads(manifest.read_text())
+    for later in ("augment", "density", "validation_soundbank"):
+        del made_with[later]
+    manifest.write_text(json.dumps(made_with))
+    generate(tmp_path, **settings)
+    with pytest.raises(InputError, match="was made with augment False, not True"):
+        generate(tmp_path, **settings, augment=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"augment": "yes"}, "--augment is 'yes'"),
+        ({"density": 0.5}, "--density is 0.5; give a number from 1 to 3"),
+        ({"density": float("nan")}, "--density is nan"),
+        ({"density": "2"}, "--density is '2'"),
+        ({"density": True}, "--density is True"),
+    ],
+)
+def test_augmentation_that_makes_no_sense_is_named(tmp_path, settings, complaint):
+    with pytest.raises(InputError, match=complaint):
+        generate(tmp_path / "new", **FEW, **settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_validation_clips_may_come_from_a_bank_of_their_own(tmp_path, make_bank):
+    low, high = make_bank("low", 800), make_bank("high", 3000)
+    settings = {**NONE, "strong": 2, "validation": 2, "test": 1, "progress": False}
+    out = generate(
+        tmp_path / "out", **settings, soundbank=low, validation_soundbank=high, processes=1
+    )
+    for name, expected in (("strong", 800), ("validation", 3000), ("test", 800)):
+        for path in (out / layout.SUBSETS[name].audio).iterdir():
+            assert centroid(path) == pytest.approx(expected, rel=0.25)
+    with pytest.raises(InputError, match=r"was made with validation_soundbank .*, not none"):
+        generate(out, **settings, soundbank=low)
 
 
 def test_some_unlabelled_clips_are_empty_and_no_others():

@@ -33,6 +33,18 @@ def test_classes_are_distinct_and_all_occur():
     assert Counter(map(len, draws))[1] == pytest.approx(300, abs=60)
 
 
+def test_density_multiplies_the_number_of_classes():
+    counts = {}
+    for density in (1.0, 1.5, 3.0):
+        rng = np.random.default_rng(0)
+        draws = [draw_classes(rng, density) for _ in range(600)]
+        assert all(len(set(draw)) == len(draw) <= 5 for draw in draws)
+        assert max(sum(PROFILES[label].texture for label in draw) for draw in draws) == 1
+        counts[density] = np.mean([len(draw) for draw in draws])
+    assert counts[1.5] == pytest.approx(1.5 * counts[1.0], rel=0.05)
+    assert 2.4 * counts[1.0] < counts[3.0] <= 5
+
+
 def test_durations_follow_the_profile():
     rng = np.random.default_rng(0)
     for label, profile in PROFILES.items():

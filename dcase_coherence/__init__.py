@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dcase_coherence.functional import coherence_loss, label_transitions
     from dcase_coherence.lightning import CoherenceMixin
     from dcase_coherence.loss import CoherenceLoss
+    from dcase_coherence.pseudo import PseudoRows, pseudo_labels
     from dcase_coherence.regularizer import CoherenceRegularizer
     from dcase_coherence.tap import FeatureTap
 
@@ -25,8 +26,10 @@ __all__ = [
     "ExponentialAnnealing",
     "FeatureTap",
     "LinearAnnealing",
+    "PseudoRows",
     "coherence_loss",
     "label_transitions",
+    "pseudo_labels",
 ]
 
 _MODULES = {
@@ -36,8 +39,10 @@ _MODULES = {
     "ExponentialAnnealing": "annealing",
     "FeatureTap": "tap",
     "LinearAnnealing": "annealing",
+    "PseudoRows": "pseudo",
     "coherence_loss": "functional",
     "label_transitions": "functional",
+    "pseudo_labels": "pseudo",
 }
 
 

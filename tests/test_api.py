@@ -13,6 +13,7 @@ FROZEN = Path(__file__).with_name("api.txt")
 PUBLIC = [
     *("coherence_loss", "label_transitions", "CoherenceLoss", "FeatureTap"),
     *("LinearAnnealing", "ExponentialAnnealing", "CoherenceRegularizer", "CoherenceMixin"),
+    *("pseudo_labels", "PseudoRows"),
     "official.load_baseline",
     "official.script.run_official",
     "official.shims.shims",

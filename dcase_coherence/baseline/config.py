@@ -13,6 +13,7 @@ import yaml
 
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
+from dcase_coherence.lightning import PSEUDO, teacher_labels_of
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
 from dcase_coherence.tap import LAYOUT, is_layout
@@ -190,6 +191,13 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "path": (TEXT, COHERENCE["path"]),
         "then": (_or_empty(TEXT), COHERENCE["then"]),
         "layout": (_or_empty(Kind(LAYOUT, is_layout)), COHERENCE["layout"]),
+        # Its keys are checked with those of training that they go with.
+        "pseudo": (
+            _or_empty(
+                Kind(f"keys and values ({', '.join(PSEUDO)})", lambda v: isinstance(v, Mapping))
+            ),
+            COHERENCE["pseudo"],
+        ),
     },
     # What to generate where there is no data set; the arguments of dcase_coherence.soundscapes.
     "soundscapes": {
@@ -447,6 +455,12 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         f"training.frequency_mask is {training['frequency_mask']} and feats.n_mels "
         f"{feats['n_mels']}; give fewer bands",
     )
+    pseudo = config["coherence"]["pseudo"]
+    if pseudo is not None:
+        try:
+            teacher_labels_of(pseudo, training)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
 
 
 def _left_after_pooling(net: Mapping[str, Any], size: int, axis: int) -> int:

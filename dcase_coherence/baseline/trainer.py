@@ -31,6 +31,7 @@ from dcase_coherence.data.datasets import (
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.data.loading import load
 from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore
+from dcase_coherence.lightning import rows_of
 
 
 class MeanTeacher(pl.LightningModule):
@@ -213,8 +214,8 @@ class MeanTeacher(pl.LightningModule):
 
     def labelled_rows(self) -> tuple[slice, slice]:
         """Rows of a training batch with strong labels, and those with weak labels."""
-        strong, weak, _ = self.hparams["training"]["batch_size"]
-        return slice(0, strong), slice(strong, strong + weak)
+        strong, weak, _ = rows_of(self.hparams["training"]["batch_size"])
+        return strong, weak
 
     @property
     def warmup(self) -> Any:

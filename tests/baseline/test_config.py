@@ -119,6 +119,13 @@ def test_official_layout_is_the_official_one():
         ({"coherence": {"lags": [1, 1]}}, "a list of different whole numbers"),
         ({"coherence": {"lags": [0]}}, "coherence.lags is"),
         ({"coherence": {"layout": "bd"}}, "coherence.layout is 'bd'; it must be one letter"),
+        ({"coherence": {"pseudo": True}}, r"coherence.pseudo is True; .*\(threshold, band, rows\)"),
+        ({"coherence": {"pseudo": {"bands": 0}}}, "coherence.pseudo: unknown key 'bands'"),
+        ({"coherence": {"pseudo": {"band": "0.1"}}}, "coherence.pseudo.band is '0.1'"),
+        (
+            {"coherence": {"pseudo": {}}, "training": {"teacher": "average"}},
+            "pseudo takes its labels from the teacher and training.teacher is average",
+        ),
         ({"coherence": {"annealing": "none"}}, "one of linear"),
         ("- a", "holds no sections"),
         ("training: [", "not valid YAML"),

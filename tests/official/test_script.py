@@ -71,6 +71,19 @@ def test_with_both_alphas_zero_the_two_arms_end_equal(run, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_run_with_pseudo_labels(run, tmp_path):
+    training = {**CONFIG["training"], "n_epochs_warmup": 1, "median_window": 3}
+    config = {**CONFIG, "training": training, "coherence": {"annealing_epochs": 0}}
+    ends = []
+    for name, pseudo in (("plain", None), ("pseudo", {"band": 0.0})):
+        config["coherence"]["pseudo"] = pseudo
+        (tmp_path / "pseudo.yaml").write_text(yaml.safe_dump(config))
+        result = run("--conf_file", "pseudo.yaml", "--log_dir", name)
+        ends.append(torch.load(result.checkpoint.parent / "last.ckpt")["state_dict"])
+    assert set(ends[0]) == set(ends[1])
+    assert not torch.equal(ends[0]["sed_student.cnn.0.weight"], ends[1]["sed_student.cnn.0.weight"])
+
+
 def test_the_run_leaves_the_process_as_it_was(run, tmp_path):
     import pytorch_lightning
 
@@ -120,6 +133,7 @@ def test_both_arms_are_compared(checkout, tmp_path, monkeypatch, capsys):
         ({"strong": ["synthetic"]}, "unknown key 'strong'"),
         ({"path": "conv"}, "no submodule 'conv'; its children are: cnn, dense"),
         (0.1, r"coherence: is 0\.1; give a section of keys"),
+        ({"pseudo": {"band": 2}}, r"coherence\.pseudo\.band is 2"),
     ],
 )
 def test_a_wrong_section_is_said_before_the_data_are_prepared(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from stand_in import CONFIG, make_batch, make_module, steps, write_checkout
 
+from dcase_coherence import coherence_loss, pseudo_labels
 from dcase_coherence.lightning import CoherenceMixin
 from dcase_coherence.official import trainers
 from dcase_coherence.system.errors import InputError
@@ -110,6 +111,47 @@ def test_the_term_changes_the_training(checkout):
     assert logged["train/coherence/term"][0] != 0.0
 
 
+PSEUDO = {"threshold": 0.5, "band": 0.005, "rows": ["unlabelled"]}
+WARM = {"n_epochs_warmup": 2, "median_window": 3}
+
+
+def test_pseudo_labels_are_of_the_teachers_one_forward(checkout):
+    cls = trainers.load_baseline(checkout).coherence
+    alone, _ = steps(make_module(cls, checkout), 1)
+    module = make_module(cls, checkout, training=WARM, pseudo=PSEUDO)
+    outputs, z = [], []
+    module.sed_teacher.register_forward_hook(lambda m, inputs, output: outputs.append(output))
+    module.sed_student.cnn.register_forward_hook(lambda m, inputs, output: z.append(output))
+    logged, _ = steps(module, 1)
+    assert len(outputs) == 1
+    for name, values in alone.items():
+        assert logged[name] == values, name
+    labels, valid = pseudo_labels(
+        outputs[0][0][4:].transpose(1, 2), threshold=0.5, band=0.005, median_window=3
+    )
+    assert 0 < labels.mean() < 1
+    assert logged["train/coherence/pseudo_frames"] == [float(valid.float().mean())]
+    features = z[0].squeeze(-1).transpose(1, 2)[4:]
+    expected = float(coherence_loss(features, labels, valid=valid))
+    assert expected != 0
+    assert logged["train/coherence/pseudo_term"] == [pytest.approx(expected, rel=1e-5)]
+    assert module.hparams["coherence"]["pseudo"] == PSEUDO
+
+
+@pytest.mark.parametrize(
+    ("training", "pseudo", "words"),
+    [
+        ({}, {}, "coherence.pseudo needs training.n_epochs_warmup"),
+        (WARM, {"rows": ["strong"]}, r"coherence.pseudo.rows is \['strong'\]"),
+        (WARM, 0.5, "coherence.pseudo is 0.5; give keys and values"),
+    ],
+)
+def test_pseudo_labels_that_cannot_be_are_one_sentence(checkout, training, pseudo, words):
+    cls = trainers.load_baseline(checkout).coherence
+    with pytest.raises(InputError, match=words):
+        make_module(cls, checkout, training=training, pseudo=pseudo)
+
+
 def test_the_state_dict_is_the_official_one(checkout):
     official, coherence = trainers.load_baseline(checkout)
     assert set(make_module(coherence, checkout).state_dict()) == set(
@@ -147,6 +189,15 @@ def test_2024_takes_the_named_sets_and_masks_their_labels(checkout, strong, rows
     assert got.tolist() == rows
     assert torch.equal(labels, module.seen[rows].transpose(1, 2))
     assert module.coherence.loss.tolerance == 0.05
+
+
+def test_2024_has_no_pseudo_labels(checkout):
+    cls = trainers.load_baseline(checkout, "dcase2024_task4_baseline", allow_drift=True).coherence
+    with trainers.importable(checkout):
+        student = importlib.import_module("desed_task.nnet.CRNN").CRNN()
+    config = {**CONFIG, "training": {"batch_size": [2, 2, 2, 1, 1]}, "coherence": {"pseudo": {}}}
+    with pytest.raises(InputError, match="pseudo is for the recipes of 2021 to 2023"):
+        cls(config, None, student, None)
 
 
 def test_2024_takes_the_synthetic_rows_by_default():

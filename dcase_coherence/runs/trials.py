@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
+from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.experiment import build, fixes_epochs
 from dcase_coherence.data.digests import digest, set_digests
 from dcase_coherence.runs.epochs import EpochTable
@@ -74,7 +75,7 @@ def read_record(trial: Trial) -> dict[str, Any]:
             f"{trial.record} cannot be read ({error}); remove its folder or give another --log_dir"
         ) from None
     settings = json.loads(json.dumps(trial.settings()))
-    before = record.get("settings")
+    before = _with_defaults(record.get("settings"))
     longer = _longer(before, settings)
     for key in longer:
         settings["config"]["training"][key] = before["config"]["training"][key]
@@ -150,6 +151,18 @@ def scores_of(trial: Trial, record: Mapping[str, Any]) -> dict[str, float] | Non
     if _changed(trial, "public", public.get("data")):
         return None
     return {**record["scores"], **public["scores"]}
+
+
+def _with_defaults(settings: Any) -> Any:
+    """Settings of a record with the keys that came later, at the values that change nothing."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("config"), dict):
+        return settings
+    config = {}
+    for name, keys in settings["config"].items():
+        known = {} if name == "data" else SCHEMA.get(name, {})
+        config[name] = {**{key: default for key, (_, default) in known.items()}, **keys}
+    config.get("training", {}).pop("num_workers", None)
+    return {**settings, "config": json.loads(json.dumps(config))}
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> str:

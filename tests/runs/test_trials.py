@@ -111,7 +111,18 @@ def test_other_settings_are_refused_with_the_key(trial, change, difference):
         assert "\n" not in str(error.value)
 
 
-def test_a_record_that_lacks_a_setting_is_of_another_run(trial):
+def test_a_setting_that_came_later_had_its_default(trial):
+    finish(trial(arm=True))
+    record = json.loads(trial(arm=True).record.read_text())
+    del record["settings"]["config"]["coherence"]["lags"]
+    del record["settings"]["config"]["training"]["boundary_weight"]
+    trial(arm=True).record.write_text(json.dumps(record))
+    assert scores_of(trial(arm=True), read_record(trial(arm=True)))
+    with pytest.raises(InputError, match=r"coherence\.lags was \[1\], is \[1, 2\]"):
+        read_record(trial(arm=True, coherence={"lags": [1, 2]}))
+
+
+def test_a_setting_that_is_gone_makes_another_run(trial):
     finish(trial())
     record = json.loads(trial().record.read_text())
     record["settings"]["config"]["opt"]["momentum"] = 0.9

@@ -46,6 +46,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--test_from_checkpoint", help="only test this checkpoint")
     parser.add_argument("--eval_from_checkpoint", help="only detect events in data.eval_folder")
     parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
+    parser.add_argument(
+        "--setting",
+        metavar="FILE",
+        help="YAML laid over the configuration, such as confs/settings/exact.yaml, the paper's loss",
+    )
     add_verify(parser)
     official = parser.add_argument_group("on the official code")
     official.add_argument(
@@ -72,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
-    log_dir = results_folder(args)
+    log_dir = results_folder(args, setting=args.setting)
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
@@ -104,12 +109,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def configuration(args: argparse.Namespace) -> dict:
     """Read the configuration; generate its data set where it describes one."""
-    from dcase_coherence.baseline.config import load_config, parse_overrides
+    from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
     overrides = parse_overrides(args.set)
-    config = load_config(args.conf_file, overrides)
+    setting = read_yaml(args.setting) if args.setting else {}
+    config = load_config(args.conf_file, setting, overrides)
     generated = Path("data", Path(args.conf_file).stem)
     place_data(config, args.data, generated, overrides, progress=not args.quiet)
     return config
@@ -286,9 +292,10 @@ def run_official_code(args: argparse.Namespace) -> None:
     """Hand the official flags to the official script, with the subclass in its trainer's place."""
     from dcase_coherence.official.script import run_official
 
-    if args.data or args.trials > 1 or args.set:
+    if args.data or args.trials > 1 or args.set or args.setting:
         raise InputError(
-            "--data, --trials and --set are for the bundled baseline; leave out --baseline"
+            "--data, --trials, --set and --setting are for the bundled baseline; leave out "
+            "--baseline"
         )
     flags = list(args.others)
     checkpoints = [f"{name}_from_checkpoint" for name in ("resume", "test", "eval")]

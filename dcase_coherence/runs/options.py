@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import PathLike
 
 CONF_FILE = "YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
 
@@ -65,15 +66,21 @@ def check_counts(args: argparse.Namespace, *names: str) -> None:
             raise InputError(f"--{name} is {getattr(args, name)}; give at least 1")
 
 
-def results_folder(args: argparse.Namespace, prefix: str = "") -> Path:
-    """Folder of the results: --log_dir, or one named after the configuration.
+def results_folder(
+    args: argparse.Namespace, prefix: str = "", *, setting: PathLike | None = None
+) -> Path:
+    """Folder of the results: --log_dir, or one named after the configuration and its setting.
 
     Example:
         >>> args = argparse.Namespace(log_dir=None, conf_file="confs/mini.yaml", fast_dev_run=True)
         >>> results_folder(args).as_posix(), results_folder(args, "alphas_").as_posix()
         ('exp/mini_fast_dev_run', 'exp/alphas_mini_fast_dev_run')
+        >>> results_folder(args, setting="settings/exact.yaml").as_posix()
+        'exp/mini_exact_fast_dev_run'
     """
-    name = prefix + Path(args.conf_file).stem + "_fast_dev_run" * args.fast_dev_run
+    name = prefix + Path(args.conf_file).stem
+    name += f"_{Path(setting).stem}" if setting else ""
+    name += "_fast_dev_run" * args.fast_dev_run
     return Path(args.log_dir or Path("exp", name))
 
 

@@ -49,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--setting",
         metavar="FILE",
-        help="YAML laid over the configuration, such as the paper's loss, confs/settings/exact.yaml",
+        help="YAML laid over the configuration; confs/settings/exact.yaml is the paper's loss",
     )
     add_verify(parser)
     official = parser.add_argument_group("on the official code")

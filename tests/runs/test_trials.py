@@ -201,7 +201,7 @@ def test_a_trial_that_diverges_is_a_sentence_and_not_finished(trial):
     with pytest.raises(FloatingPointError, match="diverged") as error:
         run_trial(one, "cpu")
     assert "\n" not in str(error.value)
-    assert set(read_record(one)) == {"settings", "torch"}
+    assert set(read_record(one)) == {"settings", "torch", "data"}
 
 
 def test_trials_in_the_processes_of_one_training_name_the_one_that_failed(trial, monkeypatch):

@@ -325,10 +325,12 @@ class MeanTeacher(pl.LightningModule):
         if not all(isinstance(clips, Clips) for clips in sets_of(data)):
             return self._loader(data, batch_size=size)
         samples = round(self.encoder.audio_len * self.encoder.fs)
-        return self._loader(data, batch_sampler=LengthBatchSampler(data, size, samples))
+        batches = LengthBatchSampler(data, size, samples)
+        # A spectrogram does not tell the length of its clip; that of the usual clips is known.
+        return self._loader(data, batches.longest <= samples, batch_sampler=batches)
 
-    def _loader(self, data: Any, **batches: Any) -> Any:
-        keep = self.hparams["data"].get("keep_mels")
+    def _loader(self, data: Any, usual: bool = True, **batches: Any) -> Any:
+        keep = usual and self.hparams["data"].get("keep_mels")
         return load(
             data,
             self.device,
@@ -382,6 +384,8 @@ class MeanTeacher(pl.LightningModule):
         return self.supervised_loss(strong[..., :frames], labels[..., :frames])
 
     def _seconds(self, audio: Tensor) -> float:
+        if audio.dim() == 3:  # a spectrogram
+            return float(self.encoder.audio_len)
         return audio.shape[-1] / self.encoder.fs
 
     def on_validation_epoch_end(self) -> None:

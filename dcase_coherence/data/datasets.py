@@ -312,12 +312,16 @@ class LengthBatchSampler(Sampler[List[int]]):
         batch_size: clips in a batch.
         samples: of a clip of the usual length.
 
+    Attributes:
+        longest: samples of the longest clip.
+
     Raises:
         InputError: the length of a clip cannot be read.
     """
 
     def __init__(self, data: Any, batch_size: int, samples: int) -> None:
         lengths = [c.length(i) for c in sets_of(data) for i in range(len(c.files))]
+        self.longest = max(lengths)
         alike: dict[int, list[int]] = {}
         for number, length in enumerate(lengths):
             alike.setdefault(length, []).append(number)

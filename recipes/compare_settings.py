@@ -55,9 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
     from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.evaluation.profile import pooled
     from dcase_coherence.evaluation.tables import SCORES
     from dcase_coherence.runs.epochs import read_epochs
-    from dcase_coherence.runs.profiles import profiles_of_trials
+    from dcase_coherence.runs.profiles import profile_of_scores, profiles_of_trials
     from dcase_coherence.runs.trials import Trial, read_record, run_trials, scores_of
     from dcase_coherence.system.devices import own_rank
 
@@ -88,22 +89,27 @@ def main(argv: list[str] | None = None) -> None:
         return
     model = "teacher" if configs[args.reference]["training"]["teacher"] else "student"
     found: dict = {setting: [] for setting in configs}
+    counted: dict = {setting: [] for setting in configs}
     for trial in trials:
         scores = scores_of(trial, read_record(trial))
         kept = scores and {key: scores[f"test/{model}/{key}"] for key in SCORES}
         if kept:
             kept["validation"] = read_epochs(trial.folder)["val/obj_metric"].max()
+            counted[trial.folder.parent.name].append(profile_of_scores(scores, model))
         found[trial.folder.parent.name].append(kept)
     folders = {s: [t.folder for t in trials if t.folder.parent.name == s] for s in configs}
-    finished = {
-        setting: [folder for folder, one in zip(folders[setting], found[setting]) if one]
-        for setting in configs
+    known = {name: [one for one in rows if one is not None] for name, rows in counted.items()}
+    profiles = {name: pooled(rows) for name, rows in known.items() if rows}
+    # A folder of kept results has the counts, but not the detections.
+    detected = {
+        setting: [path for path in paths if (path / "metrics_test" / model).is_dir()]
+        for setting, paths in folders.items()
     }
     reference = read_strong_tsv(configs[args.reference]["data"]["test_tsv"])
-    profiles = profiles_of_trials(finished, model, reference)
+    _, errors = profiles_of_trials(detected, model, reference)
     first = configs[args.reference]["training"]["seed"]
     seeds = [first + number for number in range(args.trials)]
-    write(log_dir, args, found, folders, model, *profiles, seeds)
+    write(log_dir, args, found, folders, model, profiles, errors, seeds)
     if failure is not None:
         raise failure
 

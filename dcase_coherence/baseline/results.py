@@ -13,6 +13,7 @@ from dcase_coherence.data.annotations import read_durations, read_strong_tsv
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.evaluation import reference
 from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, write_detections
+from dcase_coherence.evaluation.profile import ALL, error_profile
 from dcase_coherence.evaluation.scores import Evaluation, Scorer
 from dcase_coherence.system.files import write_whole
 
@@ -86,7 +87,7 @@ def write_test(
         verify_psds: see :func:`verify`.
 
     Returns:
-        Scores by their logged names.
+        Scores and, under `profile`, counts of the error profile, by their logged names.
 
     Raises:
         RuntimeError: see :func:`verify`.
@@ -104,6 +105,8 @@ def write_test(
             found = Scorer(truth, durations, encoder.labels).evaluate(events, points)
             verify(found, truth, durations, events, points if verify_psds else None)
             results.update({f"test/{name}/{k}": value for k, value in found.summary().items()})
+            counts = error_profile(truth, events).loc[ALL]
+            results.update({f"test/{name}/profile/{k}": float(n) for k, n in counts.items()})
     if not labelled:
         return {}
     results["hp_metric"] = max(results[f"test/student/psds_score_scenario{n}"] for n in (1, 2))

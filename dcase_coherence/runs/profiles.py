@@ -10,7 +10,7 @@ import pandas as pd
 from dcase_coherence.data.annotations import read_events
 from dcase_coherence.evaluation.boundaries import edge_errors
 from dcase_coherence.evaluation.posteriors import load_posteriors
-from dcase_coherence.evaluation.profile import error_profile, pooled
+from dcase_coherence.evaluation.profile import ALL, error_profile, pooled
 
 
 def profiles_of_trials(
@@ -38,6 +38,18 @@ def profiles_of_trials(
             profiles[name] = pooled([error_profile(*pair) for pair in tables])
             errors[name] = pd.concat([edge_errors(*pair) for pair in tables], ignore_index=True)
     return profiles, errors
+
+
+def profile_of_scores(scores: Mapping[str, float], model: str) -> pd.DataFrame | None:
+    """Profile over all classes that a test left among its scores; None where it left none.
+
+    Args:
+        scores: by their logged names.
+        model: "teacher" or "student".
+    """
+    start = f"test/{model}/profile/"
+    counts = {name[len(start) :]: int(n) for name, n in scores.items() if name.startswith(start)}
+    return pd.DataFrame(counts, index=[ALL]) if counts else None
 
 
 def events_of_test(

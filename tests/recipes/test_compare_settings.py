@@ -1,6 +1,7 @@
 """Settings over the same seeds: what is compared, and what becomes of one that diverges."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,26 @@ def test_a_path_of_a_setting_must_exist(refused, conf_file, dataset, tmp_path):
     arguments = (file, "--conf_file", conf_file, "--data", dataset, "--reference", "other")
     said = refused("compare_settings.py", *arguments, "--log_dir", tmp_path / "exp")
     assert "data.test_tsv is none.tsv, and there is no such file" in said
+
+
+def test_kept_records_are_enough(finished, main, dataset, conf_file, tmp_path, capsys):
+    folder, _ = finished
+    for name in ("baseline", "strong"):
+        for trial in range(2):
+            place = tmp_path / "exp" / name / f"trial_{trial}"
+            place.mkdir(parents=True)
+            for file in ("trial.json", "epochs.tsv"):
+                shutil.copy(folder / name / f"trial_{trial}" / file, place)
+        (tmp_path / f"{name}.yaml").write_text(SETTINGS[name] + "\n")
+    files = [tmp_path / f"{name}.yaml" for name in ("baseline", "strong")]
+    arguments = (*files, "--conf_file", conf_file, "--data", dataset, "--trials", 2)
+    main("compare_settings.py", *arguments, "--log_dir", tmp_path / "exp")
+    ours, theirs = (
+        json.loads((place / "settings.json").read_text()) for place in (tmp_path / "exp", folder)
+    )
+    assert ours["profiles"] == theirs["profiles"]
+    assert ours["scores"] == {name: theirs["scores"][name] for name in ("baseline", "strong")}
+    assert "Reference events (%)" in capsys.readouterr().out
 
 
 def test_the_reference_must_be_compared(refused, conf_file, tmp_path):

@@ -3,15 +3,17 @@
 The names below are imported on first use, so that parts without torch start quickly.
 """
 
-# No `from __future__ import annotations`: it would stand in the place of the module of that name.
+from __future__ import annotations
+
 import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcase_coherence.annealing import ExponentialAnnealing, LinearAnnealing
     from dcase_coherence.functional import coherence_loss, label_transitions
     from dcase_coherence.lightning import CoherenceMixin
     from dcase_coherence.loss import CoherenceLoss
+    from dcase_coherence.pseudo import PseudoRows, pseudo_labels
     from dcase_coherence.regularizer import CoherenceRegularizer
     from dcase_coherence.tap import FeatureTap
 
@@ -24,8 +26,10 @@ __all__ = [
     "ExponentialAnnealing",
     "FeatureTap",
     "LinearAnnealing",
+    "PseudoRows",
     "coherence_loss",
     "label_transitions",
+    "pseudo_labels",
 ]
 
 _MODULES = {
@@ -35,8 +39,10 @@ _MODULES = {
     "ExponentialAnnealing": "annealing",
     "FeatureTap": "tap",
     "LinearAnnealing": "annealing",
+    "PseudoRows": "pseudo",
     "coherence_loss": "functional",
     "label_transitions": "functional",
+    "pseudo_labels": "pseudo",
 }
 
 
@@ -48,5 +54,5 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])

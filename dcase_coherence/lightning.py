@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Mapping, Union
+from itertools import accumulate
+from typing import Any, Mapping, Sequence, Union
 
 from torch import Tensor, nn
 
 from dcase_coherence.annealing import ExponentialAnnealing, LinearAnnealing
 from dcase_coherence.loss import CoherenceLoss
+from dcase_coherence.pseudo import TeacherLabels, check_pseudo_labels
 from dcase_coherence.regularizer import CoherenceRegularizer, check_finite, sum_over_processes
 
 #: The `coherence:` section of a configuration, with the paper's settings.
@@ -26,7 +28,10 @@ DEFAULTS = {
     "path": "cnn",
     "then": None,
     "layout": None,
+    "pseudo": None,
 }
+#: What `coherence.pseudo` holds where it is given: labels for rows without strong ones.
+PSEUDO = {"threshold": 0.5, "band": 0.05, "rows": ["weak", "unlabelled"]}
 ANNEALINGS = {"linear": LinearAnnealing, "exponential": ExponentialAnnealing}
 
 
@@ -71,6 +76,90 @@ normalize=False, center=False, tolerance=0.0)
     )
 
 
+def rows_of(batch_size: Sequence[int]) -> list[slice]:
+    """The rows that each set has in a training batch.
+
+    Args:
+        batch_size: `training.batch_size`: how many clips a batch has of each set, in their order;
+            in the DCASE Task 4 baselines of 2021 to 2023 strong, weak, unlabelled.
+
+    Example:
+        >>> rows_of([12, 12, 24])
+        [slice(0, 12, None), slice(12, 24, None), slice(24, 48, None)]
+    """
+    return [slice(stop - size, stop) for stop, size in zip(accumulate(batch_size), batch_size)]
+
+
+def teacher_labels_of(pseudo: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :class:`~dcase_coherence.pseudo.TeacherLabels` that a configuration gives.
+
+    Args:
+        pseudo: the mapping under `coherence.pseudo`, with some or all keys of :data:`PSEUDO`.
+        training: the `training:` section.
+
+    Raises:
+        ValueError: naming the key of either that cannot be used.
+
+    Example:
+        >>> training = {"batch_size": [12, 12, 24], "n_epochs_warmup": 50, "median_window": 7}
+        >>> arguments = teacher_labels_of({"rows": ["unlabelled"]}, training)
+        >>> arguments["rows"], arguments["after"]
+        (slice(24, 48, None), 50)
+    """
+    if not isinstance(pseudo, Mapping):
+        raise ValueError(
+            f"coherence.pseudo is {pseudo!r}; give keys and values ({', '.join(PSEUDO)}), {{}} for "
+            "the defaults, or leave it empty"
+        )
+    unknown = [key for key in pseudo if key not in PSEUDO]
+    if unknown:
+        raise ValueError(
+            f"coherence.pseudo: unknown key {unknown[0]!r}; the keys are: {', '.join(PSEUDO)}"
+        )
+    values: dict = {**PSEUDO, **pseudo}
+    try:
+        check_pseudo_labels(values["threshold"], values["band"])
+    except ValueError as error:
+        raise ValueError(f"coherence.pseudo.{error}") from None
+    teacher = training.get("teacher", True)
+    if teacher is not True:
+        raise ValueError(
+            "coherence.pseudo takes its labels from the teacher and training.teacher is "
+            f"{str(teacher).lower()}; give training.teacher: true or leave coherence.pseudo empty"
+        )
+    missing = [key for key in ("n_epochs_warmup", "median_window") if key not in training]
+    if missing:
+        raise ValueError(f"coherence.pseudo needs training.{missing[0]}; add it")
+    sizes = training["batch_size"]
+    if len(sizes) != 3:
+        raise ValueError(
+            f"training.batch_size is {sizes}; coherence.pseudo needs [strong, weak, unlabelled], "
+            "as in the baselines of 2021 to 2023"
+        )
+    names, chosen = ("weak", "unlabelled"), values["rows"]
+    known = isinstance(chosen, (list, tuple)) and all(name in names for name in chosen)
+    if not known or not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"coherence.pseudo.rows is {chosen!r}; give a list of one or both of {', '.join(names)}"
+        )
+    shares = dict(zip(names, rows_of(sizes)[1:]))
+    for name in chosen:
+        if shares[name].start == shares[name].stop:
+            raise ValueError(
+                f"coherence.pseudo.rows has {name!r} and training.batch_size {list(sizes)} has no "
+                "such clip; leave it out of the rows or give it a share"
+            )
+    # Neighbours in the batch, so both together are one slice.
+    rows = slice(min(shares[n].start for n in chosen), max(shares[n].stop for n in chosen))
+    return {
+        "rows": rows,
+        "threshold": values["threshold"],
+        "band": values["band"],
+        "median_window": training["median_window"],
+        "after": training["n_epochs_warmup"],
+    }
+
+
 class CoherenceMixin:
     """Add the coherence term to the `training_step` of a mean-teacher LightningModule.
 
@@ -79,16 +168,24 @@ class CoherenceMixin:
     `self.hparams["coherence"]`, the strong rows come first in the batch and its labels are
     `(batch, classes, frames)`. The trainer's optimisation is automatic: under manual optimisation
     call a :class:`~dcase_coherence.regularizer.CoherenceRegularizer` before `manual_backward`.
-    Override :meth:`strong_labels` or :meth:`configure_coherence`
+    Override :meth:`strong_labels`, :meth:`configure_coherence` or :meth:`configure_pseudo`
     where a trainer differs.
 
+    With `hparams["coherence"]["pseudo"]`, the weak and unlabelled rows, or one of them, get a term
+    of their own, with what the teacher is sure of as labels (see
+    :func:`~dcase_coherence.pseudo_labels`). Its labels are those of the forward pass that the
+    trainer makes of `self.sed_teacher`, `(batch, classes, frames)`; it is annealed in as the
+    first term is, after the warm-up of the consistency (`training.n_epochs_warmup`).
+
     Logged, beside what the trainer logs: `train/coherence/` + `term`, `weight`, `z_norm`,
-    `d_boundary`, `d_inside`, `boundary_rate`, `threshold_ratio`, `pulse_share`
+    `d_boundary`, `d_inside`, `boundary_rate`, `threshold_ratio`, `pulse_share`, and with pseudo-
+    labels `pseudo_term`, `pseudo_weight`, `pseudo_frames`, `pseudo_boundary_rate`
     (see :class:`~dcase_coherence.regularizer.CoherenceRegularizer`). Under DDP these are the
     values of the whole batch, the same in all processes.
     """
 
     coherence: CoherenceRegularizer
+    teacher_labels: Union[TeacherLabels, None]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a class in which the trainer's `training_step` would hide this one."""
@@ -105,6 +202,7 @@ class CoherenceMixin:
         super().__init__(*args, **kwargs)
         # After the trainer has copied the student into the teacher, so that only one is tapped.
         self.coherence = self.configure_coherence()
+        self.teacher_labels = self.configure_pseudo()
 
     def configure_coherence(self) -> CoherenceRegularizer:
         """Build the regularizer; by default on `sed_student` from `hparams["coherence"]`."""
@@ -112,6 +210,25 @@ class CoherenceMixin:
             self.sed_student,  # type: ignore[attr-defined]
             self.hparams.get("coherence") or {},  # type: ignore[attr-defined]
         )
+
+    def configure_pseudo(self) -> TeacherLabels | None:
+        """Tap `sed_teacher` where `hparams["coherence"]["pseudo"]` is given.
+
+        Raises:
+            ValueError: there is no teacher, or a setting cannot be used.
+        """
+        hparams = self.hparams  # type: ignore[attr-defined]
+        pseudo = (hparams.get("coherence") or {}).get("pseudo")
+        if pseudo is None:
+            return None
+        arguments = teacher_labels_of(pseudo, hparams["training"])
+        teacher = getattr(self, "sed_teacher", None)
+        if teacher is None:
+            raise ValueError(
+                f"coherence.pseudo takes its labels from the teacher and {type(self).__name__} has "
+                "no sed_teacher; leave coherence.pseudo empty"
+            )
+        return TeacherLabels(teacher, **arguments)
 
     def strong_labels(self, batch: Any) -> tuple[Union[slice, Tensor], Tensor]:
         """Rows of the batch with strong labels, and those labels as the supervised loss saw them.
@@ -122,7 +239,7 @@ class CoherenceMixin:
             rows (a slice, bool mask or indices) and labels `(rows, frames, classes)`, or of the
             whole batch.
         """
-        rows = slice(0, self.hparams["training"]["batch_size"][0])  # type: ignore[attr-defined]
+        rows = rows_of(self.hparams["training"]["batch_size"])[0]  # type: ignore[attr-defined]
         return rows, batch[1][rows].transpose(1, 2)
 
     def training_step(self, batch: Any, batch_indx: int, *args: Any, **kwargs: Any) -> Any:
@@ -142,6 +259,8 @@ class CoherenceMixin:
             self.coherence.attach()
         # A forward without a training step (validation, a scaler's fit) may have left something.
         self.coherence.tap.clear()
+        if self.teacher_labels is not None:
+            self.teacher_labels.begin()
         try:
             output = super().training_step(batch, batch_indx, *args, **kwargs)  # type: ignore[misc]
         except RuntimeError:
@@ -152,7 +271,9 @@ class CoherenceMixin:
             self.coherence.tap.clear()
             return None
         rows, labels = self.strong_labels(batch)
-        term = self.coherence(labels, rows=rows, epoch=self._epochs_done(batch_indx))
+        epoch = self._epochs_done(batch_indx)
+        pseudo = None if self.teacher_labels is None else self.teacher_labels(epoch)
+        term = self.coherence(labels, rows=rows, epoch=epoch, pseudo=pseudo)
         for name, value in self.coherence.metrics.items():
             if not math.isnan(value):
                 self.log(f"train/coherence/{name}", value)  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from dcase_coherence.functional import (
     transposed_hint,
 )
 from dcase_coherence.loss import CoherenceLoss
+from dcase_coherence.pseudo import PseudoRows
 from dcase_coherence.tap import FeatureTap
 
 #: A change of |z| by this factor is worth a warning. Without the term |z| was seen to grow sixfold.
@@ -46,6 +47,12 @@ class CoherenceRegularizer:
       side is |z[t+1] - z[t-2]|^2. The share that is gone, 1 - sum |z[t+1] - z[t-2]|^2 / sum
       |z[t] - z[t-1]|^2 over all such changes, cut to [0, 1], is 1 for a pulse on the frame before
       or after the change, 0 for a step, and 0 for noise.
+
+    With pseudo-labelled rows there are, of their own term alone, also
+
+    - `pseudo_term`: the term, annealed by `pseudo_weight`;
+    - `pseudo_frames`: the share of their frames that counts;
+    - `pseudo_boundary_rate`: the share of pairs with different labels among those that count.
 
     A number without a pair to take it from is NaN.
 
@@ -103,6 +110,7 @@ class CoherenceRegularizer:
         rows: Union[slice, Tensor, None] = None,
         epoch: float = math.inf,
         valid: Tensor | None = None,
+        pseudo: PseudoRows | None = None,
     ) -> Tensor:
         """Coherence term of the forward pass that has just been made.
 
@@ -116,9 +124,12 @@ class CoherenceRegularizer:
                 whole numbers a ramp leaves the term at 0 for the whole first epoch. Without it the
                 term has its full weight.
             valid: bool, False for padding, of the whole batch or of the rows, like the labels.
+            pseudo: rows whose labels are a teacher's (:func:`~dcase_coherence.pseudo_labels`). They
+                make a second term with a mean, a centre and an annealing weight of its own, which
+                leaves the first as it is.
 
         Returns:
-            The annealed, weighted term, a scalar to be added to the loss.
+            The annealed, weighted term, a scalar to be added to the loss; both with `pseudo`.
 
         Raises:
             RuntimeError: when the model did not run, or ran more than once, since the last call.
@@ -127,6 +138,32 @@ class CoherenceRegularizer:
             FloatingPointError: when the term is not finite.
         """
         features = self.tap.pop()
+        weight = self.annealing(epoch)
+        term, monitor = self._term(features, labels, rows, valid, weight)
+        del monitor["frames"]
+        self.metrics = {**monitor, "weight": weight}
+        check_finite(self.metrics["term"], "the coherence term", self.metrics)
+        self._watch(self.metrics["z_norm"])
+        if pseudo is None:
+            return term
+        # An annealing may begin above 0.
+        weight = self.annealing(pseudo.epoch) if pseudo.epoch >= 0 else 0.0
+        guessed, monitor = self._term(features, pseudo.labels, pseudo.rows, pseudo.valid, weight)
+        for name in ("term", "frames", "boundary_rate"):
+            self.metrics[f"pseudo_{name}"] = monitor[name]
+        self.metrics["pseudo_weight"] = weight
+        check_finite(monitor["term"], "the coherence term of pseudo-labels", self.metrics)
+        return term + guessed
+
+    def _term(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        rows: Union[slice, Tensor, None],
+        valid: Tensor | None,
+        weight: float,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Weighted loss of some rows of the batch, and their monitor."""
         check_labels(labels)
         if rows is not None:
             batch = features.shape[0]
@@ -142,15 +179,10 @@ class CoherenceRegularizer:
             )
         self._check_gradient(features)
         features, labels, valid = crop_to_same_frames(features, labels, valid)
-        weight = self.annealing(epoch)
         term = weight * self.loss(features, labels, valid)
         if term.dim():
             raise ValueError("the loss has reduction='none'; a training step needs a scalar")
-        self.metrics = self._monitor(features.detach(), labels, valid, term.detach())
-        self.metrics["weight"] = weight
-        check_finite(self.metrics["term"], "the coherence term", self.metrics)
-        self._watch(self.metrics["z_norm"])
-        return term
+        return term, self._monitor(features.detach(), labels, valid, term.detach())
 
     def _check_gradient(self, features: Tensor) -> None:
         """Warn once of features that no gradient can flow from."""
@@ -162,7 +194,7 @@ class CoherenceRegularizer:
             "nothing: all that makes them is frozen (requires_grad=False), ran under "
             "torch.no_grad() or on detached tensors, or is within a checkpointed block with "
             "use_reentrant=True (use_reentrant=False keeps the gradient)",
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def _watch(self, z_norm: float) -> None:
@@ -238,8 +270,11 @@ class CoherenceRegularizer:
         ]
         # One copy from the device for all of it; sums, which add up over processes.
         sums = [sum(column) for column in zip(*by_lag)] + single
-        totals = sum_over_processes(torch.stack([value.to(z.dtype) for value in sums]), (1,))
-        pairs, n_boundary, d_all, d_boundary, near, far, frames, norm, terms, processes = totals
+        totals = sum_over_processes(
+            torch.stack([value.to(z.dtype) for value in sums]), (valid.numel(), 1)
+        )
+        pairs, n_boundary, d_all, d_boundary, near, far, frames, norm, terms, *counts = totals
+        all_frames, processes = counts
         n_inside = pairs - n_boundary
         return {
             "z_norm": _ratio(norm, frames),
@@ -248,6 +283,7 @@ class CoherenceRegularizer:
             "boundary_rate": _ratio(n_boundary, pairs),
             "threshold_ratio": _ratio(loss.alpha2 * n_inside, loss.alpha1 * n_boundary),
             "pulse_share": 1.0 - min(_ratio(far, near), 1.0),
+            "frames": _ratio(frames, all_frames),
             "term": terms / processes,
         }
 

@@ -8,7 +8,6 @@ and a report.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -85,11 +84,10 @@ def held_data(checkpoint: str) -> dict:
 
 def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) -> dict:
     """Run both models over one set: posteriors, z, labels, and all scores."""
-    import numpy as np
     import torch
 
     from dcase_coherence.data.annotations import read_durations, read_strong_tsv
-    from dcase_coherence.data.datasets import StronglyAnnotatedSet
+    from dcase_coherence.data.datasets import LengthBatchSampler, StronglyAnnotatedSet
     from dcase_coherence.evaluation import decode, scores
     from dcase_coherence.tap import FeatureTap
 
@@ -104,33 +102,40 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
         encoder,
         pad_to=encoder.audio_len,
         fs=encoder.fs,
+        whole=True,
     )
+    batches = LengthBatchSampler(clips, 16, round(encoder.audio_len * encoder.fs))
+    names = [clips.names[item] for batch in batches for item in batch]
+    seconds: list = []
     posteriors: dict = {name: [] for name in detectors}
     z: dict = {name: [] for name in detectors}
-    labels = []
-    for batch in torch.utils.data.DataLoader(clips, batch_size=16):
-        labels.append(batch[1].transpose(1, 2).numpy())
+    labels: list = []
+    for batch in torch.utils.data.DataLoader(clips, batch_sampler=batches):
+        labels.extend(batch[1].transpose(1, 2).numpy())
+        frames = batch[1].shape[2]
+        seconds += [batch[0].shape[1] / encoder.fs] * len(batch[0])
         for name, detector in detectors.items():
             with FeatureTap(detector.network, args.path) as tap:
-                posteriors[name].append(detector.posteriors(batch[0].numpy()))
-                z[name].append(tap.pop().float().cpu().numpy())
-    joined = {name: np.concatenate(parts) for name, parts in posteriors.items()}
+                posteriors[name].extend(detector.posteriors(batch[0].numpy()))
+                z[name].extend(tap.pop()[:, :frames].float().cpu().numpy())
     evaluated, events = {}, {}
-    for name, values in joined.items():
+    for name, values in posteriors.items():
         settings = {
             "median_window": detectors[name].median_window,
             "frame_seconds": encoder.frame_seconds,
-            "clip_seconds": float(encoder.audio_len),
+            "clip_seconds": seconds,
         }
         evaluated[name] = scores.evaluate(
-            values, clips.names, reference, durations, encoder.labels, **settings
+            values, names, reference, durations, encoder.labels, **settings
         )
-        events[name] = decode.decode(values, clips.names, encoder.labels, **settings)[0.5]
+        # Nothing is found after the end of a clip that is shorter than others.
+        posteriors[name] = stacked(values)
+        events[name] = decode.decode(posteriors[name], names, encoder.labels, **settings)[0.5]
     return {
-        "posteriors": joined,
-        "z": {name: np.concatenate(parts) for name, parts in z.items()},
-        "labels": np.concatenate(labels),
-        "names": clips.names,
+        "posteriors": posteriors,
+        "z": z,
+        "labels": labels,
+        "names": names,
         "reference": reference,
         "encoder": encoder,
         "scores": evaluated,
@@ -138,13 +143,29 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
     }
 
 
+def stacked(clips: list):
+    """One array `(clips, frames, classes)` of clips, with zeros after the end of shorter ones."""
+    import numpy as np
+
+    longest = max(map(len, clips))
+    return np.stack([np.pad(clip, ((0, longest - len(clip)), (0, 0))) for clip in clips])
+
+
 def write(sets: dict, args: argparse.Namespace) -> None:
     """Draw the figures, print the numbers, write the report and boundaries.json."""
     import pandas as pd
 
     from dcase_coherence.evaluation import boundaries, plots
+    from dcase_coherence.evaluation.profile import (
+        NOTE,
+        error_profile,
+        of_systems,
+        profile_table,
+        profile_text,
+    )
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.evaluation.tables import to_json
+    from dcase_coherence.system.files import write_whole
 
     report = Report("At the boundaries of events", command=shlex.join(sys.argv))
     found = sets["validation"]
@@ -204,6 +225,12 @@ def write(sets: dict, args: argparse.Namespace) -> None:
             error = table[f"{edge}_error"]
             rows[name][f"{edge} error (s), median"] = error.dropna().median()
             rows[name][f"{edge} error (s), median size"] = error.dropna().abs().median()
+    profiles = {name: error_profile(found["reference"], found["events"][name]) for name in models}
+    counts = of_systems(profiles)
+    print(f"\n{profile_text(counts)}")
+    report.table("Reference events (%)", profile_table(counts), NOTE)
+    report.table("Estimated events (%)", profile_table(counts, "estimated"))
+    report.figure("Error profile", plots.error_profiles(profiles), "Of the reference events.")
     try:
         figure = plots.edge_error_boxes(errors)
         words = "Late is positive. Median, quartiles, 5th and 95th percentile."
@@ -244,9 +271,8 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     report.write(args.log_dir)
     numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
     numbers["posteriors"] = {"clip": clip, "class": label}
-    numbers = json.loads(json.dumps(numbers, default=float), parse_constant=lambda _: None)
-    with whole_file(Path(args.log_dir, "boundaries.json")) as temporary:
-        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
+    numbers["profiles"] = {name: table.loc["all"].to_dict() for name, table in profiles.items()}
+    write_whole(Path(args.log_dir, "boundaries.json"), to_json(numbers))
 
 
 def classwise(sets: dict, kind: str) -> dict:
@@ -275,7 +301,7 @@ def chosen(found: dict, args: argparse.Namespace) -> tuple[str, str]:
     import numpy as np
 
     first, second = found["posteriors"].values()
-    labels, classes = found["labels"], found["encoder"].labels
+    labels, classes = stacked(found["labels"]), found["encoder"].labels
     frames = min(labels.shape[1], first.shape[1])
     labels, first, second = (values[:, :frames] for values in (labels, first, second))
     gain = (np.abs(first - labels) - np.abs(second - labels)).mean(axis=1)

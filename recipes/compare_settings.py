@@ -8,41 +8,37 @@ it again to go on with an interrupted run.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 
+from dcase_coherence.runs.options import (
+    add_options,
+    add_verify,
+    check_counts,
+    results_folder,
+    running,
+)
 from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
-SCORES = {
-    "event_f1_macro": "event F1, macro (%)",
-    "event_f1_micro": "event F1, micro (%)",
-    "intersection_f1_macro": "intersection F1 (%)",
-    "psds_score_scenario1": "PSDS 1",
-    "psds_score_scenario2": "PSDS 2",
-}
-MONITOR = ["z_norm", "d_boundary", "d_inside"]
+MONITOR = ["z_norm", "d_boundary", "d_inside", "pulse_share"]
+EFFECT = 0.02  # difference of macro event F1 that the advice on seeds is for
 CURVES = ["val/obj_metric", "loss", *MONITOR, "threshold_ratio"]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("settings", nargs="*", help="YAML files (default: those in confs/settings)")
-    parser.add_argument(
-        "--conf_file", help="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
+    add_options(
+        parser,
+        log_dir="results (default: exp/settings_<configuration>)",
+        trials="trials of each setting, a seed each",
     )
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument("--log_dir", help="results (default: exp/settings_<configuration>)")
     parser.add_argument("--reference", default="baseline", help="setting to compare the others to")
-    parser.add_argument("--trials", type=int, default=1, help="trials of each setting")
-    parser.add_argument("--gpus", help="index, several (0,1) for trials side by side, or cpu")
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_verify(parser)
     args = parser.parse_args(argv)
-    if args.trials < 1:
-        raise InputError(f"--trials is {args.trials}; give at least 1")
+    check_counts(args, "trials")
     files = [Path(file) for file in args.settings] or sorted((CONFS / "settings").glob("*.yaml"))
     args.settings = {file.stem: file for file in files}
     if args.reference not in args.settings:
@@ -56,19 +52,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config, read_yaml
+    from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.evaluation.profile import pooled
+    from dcase_coherence.evaluation.tables import SCORES
+    from dcase_coherence.runs.epochs import read_epochs
+    from dcase_coherence.runs.profiles import profile_of_scores, profiles_of_trials
     from dcase_coherence.runs.trials import Trial, read_record, run_trials, scores_of
     from dcase_coherence.system.devices import own_rank
 
     name = Path(args.conf_file).stem
-    log_dir = Path(args.log_dir or Path("exp", f"settings_{name}" + "_fast" * args.fast_dev_run))
-    configs = {
-        setting: load_config(args.conf_file, read_yaml(file))
-        for setting, file in args.settings.items()
-    }
-    for config in configs.values():
-        place_data(config, args.data, Path("data", name), progress=not args.quiet)
+    log_dir = results_folder(args, "settings_")
+    overrides = parse_overrides(args.set)
+    configs = {}
+    for setting, file in args.settings.items():
+        laid_over = (read_yaml(file), overrides)
+        configs[setting] = load_config(args.conf_file, *laid_over)
+        place_data(
+            configs[setting], args.data, Path("data", name), *laid_over, progress=not args.quiet
+        )
     # Seed by seed: what there is when a run is interrupted can be compared.
     trials = [
         Trial(f"{setting} {n + 1}", config, True, n, log_dir / setting / f"trial_{n}")
@@ -77,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     failure = None
     try:
-        run_trials(trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run)
+        run_trials(trials, **running(args))
     except InputError as error:
         # One that diverged has a row all the same.
         failure = error
@@ -86,100 +89,134 @@ def main(argv: list[str] | None = None) -> None:
         return
     model = "teacher" if configs[args.reference]["training"]["teacher"] else "student"
     found: dict = {setting: [] for setting in configs}
+    counted: dict = {setting: [] for setting in configs}
     for trial in trials:
         scores = scores_of(trial, read_record(trial))
-        found[trial.folder.parent.name].append(
-            scores and {key: scores[f"test/{model}/{key}"] for key in SCORES}
-        )
+        kept = scores and {key: scores[f"test/{model}/{key}"] for key in SCORES}
+        if kept:
+            kept["validation"] = read_epochs(trial.folder)["val/obj_metric"].max()
+            counted[trial.folder.parent.name].append(profile_of_scores(scores, model))
+        found[trial.folder.parent.name].append(kept)
     folders = {s: [t.folder for t in trials if t.folder.parent.name == s] for s in configs}
-    write(log_dir, args, found, folders, model)
+    known = {name: [one for one in rows if one is not None] for name, rows in counted.items()}
+    profiles = {name: pooled(rows) for name, rows in known.items() if rows}
+    # A folder of kept results has the counts, but not the detections.
+    detected = {
+        setting: [path for path in paths if (path / "metrics_test" / model).is_dir()]
+        for setting, paths in folders.items()
+    }
+    reference = read_strong_tsv(configs[args.reference]["data"]["test_tsv"])
+    _, errors = profiles_of_trials(detected, model, reference)
+    first = configs[args.reference]["training"]["seed"]
+    seeds = [first + number for number in range(args.trials)]
+    write(log_dir, args, found, folders, model, profiles, errors, seeds)
     if failure is not None:
         raise failure
 
 
-def write(log_dir: Path, args: argparse.Namespace, found: dict, folders: dict, model: str) -> None:
+def write(
+    log_dir: Path,
+    args: argparse.Namespace,
+    found: dict,
+    folders: dict,
+    model: str,
+    profiles: dict,
+    errors: dict,
+    seeds: list,
+) -> None:
     """Print the tables; write the report and settings.json."""
     import pandas as pd
 
     from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.evaluation.tables import SCORES, to_json
+    from dcase_coherence.runs.epochs import mean_epochs, tables_of
+    from dcase_coherence.system.files import write_whole
 
-    tables = {setting: epochs(paths) for setting, paths in folders.items()}
+    tables = {setting: tables_of(paths) for setting, paths in folders.items()}
     scores = {
-        setting: pd.DataFrame([one for one in trials if one], columns=list(SCORES))
+        setting: pd.DataFrame([one for one in trials if one], columns=["validation", *SCORES])
         for setting, trials in found.items()
     }
-    differences = compare(scores, args.reference)
+    differences = compare(found, args.reference)
     command_line = shlex.join(sys.argv)
     report = Report("Settings of the coherence term", command=command_line)
     parts = {
-        "Scores": (score_table(scores), f"{model} on the test set; mean ± standard deviation."),
+        "Scores": (
+            score_table(scores),
+            f"{model} on the test set; mean ± standard deviation. Validation is what the epoch was "
+            "chosen by, and the only score to choose a setting by.",
+        ),
         f"Against {args.reference}": (
             difference_table(differences),
-            "Difference of macro event F1 in points, its 95 % interval and p over trials (two-"
-            "sided): the two-sample t-test, which pools the variances, and Welch's, which gave the "
-            "interval.",
+            "Difference of macro event F1 in points over the same seeds, its 95 % interval and p "
+            "(two-sided): the paired t-test, which gave the interval, Holm's correction of it for "
+            "all settings, and Wilcoxon's test. Seeds: how many it takes to find a difference of "
+            f"{100 * EFFECT:g} points in four cases of five, with the spread seen here.",
         ),
         "Features": (
             feature_table(tables),
             "Means over the epoch and the trials; growth is |z| in the last epoch over the first.",
         ),
     }
+    if profiles:
+        counts = of_systems(profiles)
+        parts["Reference events (%)"] = (profile_table(counts), f"All trials. {NOTE}")
+        parts["Estimated events (%)"] = (profile_table(counts, "estimated"), "All trials.")
     for title, (table, note) in parts.items():
         print(f"\n{title}\n{table.to_string()}\n{note}")
         report.table(title, table, note)
-    means = {
-        setting: pd.concat(several).groupby(level=0).mean()
-        for setting, several in tables.items()
-        if several
-    }
+    means = {setting: mean_epochs(several) for setting, several in tables.items() if several}
     known = [column for column in CURVES if any(column in table for table in means.values())]
+    if profiles:
+        figure = plots.error_profiles(profiles, errors)
+        report.figure("Error profile", figure, "All trials.")
     report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
     report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
     report.write(log_dir)
     content = {
         "command": command_line,
-        "scores": {setting: table.to_dict("list") for setting, table in scores.items()},
+        "seeds": seeds,
+        "scores": found,
         "differences": differences,
+        "profiles": {setting: table.loc["all"].to_dict() for setting, table in profiles.items()},
     }
-    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=2)
-    with whole_file(log_dir / "settings.json") as temporary:
-        temporary.write_text(text + "\n")
+    write_whole(log_dir / "settings.json", to_json(content))
     print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")
 
 
-def epochs(folders: list[Path]) -> list:
-    """Tables of the epochs of the trials that have one."""
-    import pandas as pd
+def compare(found: dict, reference: str) -> dict:
+    """Tests of the macro event F1 of each setting against the reference, over the seeds of both."""
+    from dcase_coherence.evaluation.significance import holm, paired_test, trials_needed
 
-    paths = [folder / "epochs.tsv" for folder in folders]
-    return [pd.read_csv(path, sep="\t", index_col="epoch") for path in paths if path.exists()]
-
-
-def compare(scores: dict, reference: str) -> dict:
-    """Tests of the macro event F1 of each setting against the reference."""
-    from dcase_coherence.evaluation.significance import t_test
-
-    key = "event_f1_macro"
-    return {
-        setting: t_test(list(scores[reference][key]), list(table[key])).__dict__
-        for setting, table in scores.items()
-        if setting != reference and len(table) and len(scores[reference])
-    }
+    tests: dict = {}
+    for setting, trials in found.items():
+        pairs = [
+            (one["event_f1_macro"], other["event_f1_macro"])
+            for one, other in zip(found[reference], trials)
+            if one and other
+        ]
+        if setting != reference and pairs:
+            test = paired_test(*zip(*pairs))
+            seeds = None
+            if test.deviation > 0:
+                seeds = trials_needed(test.deviation, EFFECT)
+            tests[setting] = {**test.__dict__, "pairs": len(pairs), "seeds": seeds}
+    for setting, chance in zip(tests, holm([test["p_t"] for test in tests.values()])):
+        tests[setting]["p_holm"] = chance
+    return tests
 
 
 def score_table(scores: dict):
     import pandas as pd
 
+    from dcase_coherence.evaluation.tables import SCORES, mean_and_deviation
+
     rows = {}
     for setting, table in scores.items():
-        cells = {}
-        for key, title in SCORES.items():
-            scale, digits = (100, 2) if "%" in title else (1, 3)
-            values = scale * table[key]
-            spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
-            cells[title] = f"{values.mean():.{digits}f}{spread}" if len(values) else "-"
+        titles = {"validation": "validation (%)", **SCORES}
+        cells = {title: mean_and_deviation(table[key], title) for key, title in titles.items()}
         rows[setting] = {"trials": str(len(table)), **cells}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -187,14 +224,16 @@ def score_table(scores: dict):
 def difference_table(differences: dict):
     import pandas as pd
 
-    from dcase_coherence.evaluation.report import interval, points, probability
+    from dcase_coherence.evaluation.tables import interval, points, probability
 
     rows = {
         setting: {
             "difference": points(test["difference"], 2),
             "95 %": interval(test["low"], test["high"], 2),
-            "p, t-test": probability(test["p_student"]),
-            "p, Welch": probability(test["p_welch"]),
+            "p, paired t": probability(test["p_t"]),
+            "p, Holm": probability(test["p_holm"]),
+            "p, Wilcoxon": probability(test["p_wilcoxon"]),
+            "seeds": str(test["seeds"] or "-"),
         }
         for setting, test in differences.items()
     }

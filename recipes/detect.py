@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def write(args: argparse.Namespace, found: list) -> None:
     """Print the detections, or write them to --out."""
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.system.files import write_whole
 
     texts = {"tsv": tsv, "json": as_json, "audacity": audacity}
     if args.out is None or args.format != "audacity":
@@ -95,18 +95,22 @@ def write(args: argparse.Namespace, found: list) -> None:
             targets[path] = audacity([one])
     for path, text in targets.items():
         if path is None:
+            if hasattr(sys.stdout, "reconfigure"):
+                # As the files are, whatever the locale.
+                sys.stdout.reconfigure(encoding="utf-8")
             print(text, end="")
             continue
-        with whole_file(path) as temporary:
-            temporary.write_text(text)
+        write_whole(path, text)
 
 
 def tsv(found: list) -> str:
+    from dcase_coherence.data.annotations import one_field
+
     lines = ["filename\tonset\toffset\tevent_label"]
     for audio, _, events in found:
         rows = [f"{e.onset:.3f}\t{e.offset:.3f}\t{e.event_label}" for e in events.itertuples()]
         # As in DESED's tables a recording without events has a row with its name alone.
-        lines += [f"{audio}\t{row}" for row in rows or ["\t\t"]]
+        lines += [f"{one_field(audio)}\t{row}" for row in rows or ["\t\t"]]
     return "\n".join(lines) + "\n"
 
 

@@ -39,6 +39,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--resample", metavar="DIR", help="all that was downloaded, to 16 kHz")
     what.add_argument("--test-audio", metavar="DIR", help="clips to lay into --out as test set")
     parser.add_argument("--missing", metavar="FILE", help="with --check: write what is missing")
+    parser.add_argument(
+        "--audio-max-len",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="with --check: data.audio_max_len of the training, in seconds (default: 10)",
+    )
     parser.add_argument("--test-tsv", metavar="FILE", help="events of the --test-audio")
     parser.add_argument("--test-durations", metavar="FILE", help="default: measured")
     parser.add_argument("--out", metavar="DIR", help="data set that gets the test set")
@@ -88,7 +95,7 @@ def running(args: argparse.Namespace) -> dict:
 def check(args: argparse.Namespace) -> int:
     from dcase_coherence.data.check import check, report, write_missing
 
-    diagnoses = check(args.check, **running(args))
+    diagnoses = check(args.check, seconds=args.audio_max_len, **running(args))
     print(report(diagnoses))
     if args.missing:
         count = write_missing(diagnoses, args.missing)

@@ -15,46 +15,43 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dcase_coherence.runs.options import (
+    add_options,
+    add_verify,
+    check_counts,
+    results_folder,
+    running,
+)
 from dcase_coherence.system.errors import InputError, command
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
-SCORES = {
-    "event_f1_macro": "event F1, macro (%)",
-    "event_f1_micro": "event F1, micro (%)",
-    "intersection_f1_macro": "intersection F1 (%)",
-    "psds_score_scenario1": "PSDS 1",
-    "psds_score_scenario2": "PSDS 2",
-}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--conf_file", help="YAML (default: confs/mini.yaml; with --data confs/dcase2021.yaml)"
+    add_options(
+        parser,
+        conf_file="YAML (default: confs/mini.yaml; with --data confs/dcase2021.yaml)",
+        trials="trials of each arm, a seed each",
+        gpus="index, several (0,1) for trials side by side (with --set training.backend=ddp for "
+        "one training at a time on all of them), or cpu",
     )
-    parser.add_argument("--log_dir", help="folder of the results (default: exp/<configuration>)")
     parser.add_argument("--resume_from_checkpoint", help="go on from the last.ckpt of one trial")
     parser.add_argument("--test_from_checkpoint", help="only test this checkpoint")
     parser.add_argument("--eval_from_checkpoint", help="only detect events in data.eval_folder")
-    parser.add_argument(
-        "--gpus",
-        help="index, several (0,1) for trials side by side (with --set training.backend=ddp for "
-        "one training at a time on all of them), or cpu",
-    )
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
     parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
-    parser.add_argument("--trials", type=int, default=1, help="trials of each arm, a seed each")
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
     parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="values in the place of the configuration's, for instance coherence.margin=4",
+        "--setting",
+        metavar="FILE",
+        help="YAML laid over the configuration; confs/settings/exact.yaml is the paper's loss",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_verify(parser)
     official = parser.add_argument_group("on the official code")
     official.add_argument(
         "--baseline", help="a checkout of DESED_task: its own script is run, with its own flags"
@@ -65,8 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args, args.others = parser.parse_known_args(argv)
     if args.others and not args.baseline:
         parser.error(f"unknown arguments: {' '.join(args.others)}")
-    if args.trials < 1:
-        raise InputError(f"--trials is {args.trials}; give at least 1")
+    check_counts(args, "trials")
     return args
 
 
@@ -81,29 +77,30 @@ def main(argv: list[str] | None = None) -> None:
 
     if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
-    name = Path(args.conf_file).stem + ("_fast_dev_run" if args.fast_dev_run else "")
-    log_dir = Path(args.log_dir or Path("exp", name))
+    log_dir = results_folder(args, setting=args.setting)
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
+    from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.profile import of_systems, profile_text
     from dcase_coherence.runs.trials import run_trials
 
     trials = resumed(args, config) or planned(args, config, log_dir)
     start = time.time()
-    scores = run_trials(
-        trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run
-    )
+    scores = run_trials(trials, **running(args))
     if own_rank():
         # One of several processes of each training: the first of them tells the results.
         return
     by_arm: dict[str, list[dict[str, float]]] = {}
     for trial, found in zip(trials, scores):
         by_arm.setdefault(ARMS[trial.coherence], []).append(found)
-    table = comparison(by_arm)
+    profiles, errors = profile(config, trials, tested(scores[0]))
+    table = f"{comparison(by_arm)}\n\n{profile_text(of_systems(profiles))}"
     print(f"\n{table}\n")
     if not args.quiet:
         print(f"trained and tested in {time.time() - start:.0f} s")
-    write_results(log_dir, table, trials, scores)
+    write_results(log_dir, table, trials, scores, profiles)
+    plots.save(plots.error_profiles(profiles, errors), log_dir / "profile")
     if len(by_arm) == 2:
         folders = {ARMS[t.coherence]: t.folder for t in reversed(trials)}
         draw(log_dir, config, folders, tested(scores[0]))
@@ -112,12 +109,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def configuration(args: argparse.Namespace) -> dict:
     """Read the configuration; generate its data set where it describes one."""
-    from dcase_coherence.baseline.config import load_config, parse_overrides
+    from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
-    config = load_config(args.conf_file, parse_overrides(args.set))
-    place_data(config, args.data, Path("data", Path(args.conf_file).stem), progress=not args.quiet)
+    overrides = parse_overrides(args.set)
+    setting = read_yaml(args.setting) if args.setting else {}
+    config = load_config(args.conf_file, setting, overrides)
+    generated = Path("data", Path(args.conf_file).stem)
+    place_data(config, args.data, generated, overrides, progress=not args.quiet)
     return config
 
 
@@ -161,6 +161,7 @@ def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> No
         train=False,
         evaluation=evaluation,
         fast_dev_run=args.fast_dev_run,
+        verify_psds=args.verify,
     )
     scores = experiment.test(args.eval_from_checkpoint or args.test_from_checkpoint)
     if experiment.trainer.is_global_zero:
@@ -177,6 +178,7 @@ def tested(scores: dict[str, float]) -> str:
 def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     """Table of the scores, mean and standard deviation over trials."""
     from dcase_coherence.evaluation.significance import t_test
+    from dcase_coherence.evaluation.tables import SCORES, mean_and_deviation, probability, scale_of
 
     trials = max(map(len, by_arm.values()))
     model = tested(next(iter(by_arm.values()))[0])
@@ -185,28 +187,36 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     heads += ["p (t-test)"] if len(by_arm) == 2 and trials > 1 else []
     lines.append(f"{'':22}" + "".join(f"{head:>16}" for head in heads))
     for key, name in SCORES.items():
-        scale = 100 if "%" in name else 1
-        digits = 2 if scale == 100 else 3
         values = {
-            arm: [scale * found[f"test/{model}/{key}"] for found in scores]
+            arm: [found[f"test/{model}/{key}"] for found in scores]
             for arm, scores in by_arm.items()
         }
-        cells = []
-        for found in values.values():
-            spread = f" +- {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
-            cells.append(f"{statistics.mean(found):.{digits}f}{spread}")
+        cells = [mean_and_deviation(found, name) for found in values.values()]
         if len(values) == 2:
             baseline, coherence = (values[arm] for arm in ARMS)
-            difference = statistics.mean(coherence) - statistics.mean(baseline)
+            scale, digits = scale_of(name)
+            difference = scale * (statistics.mean(coherence) - statistics.mean(baseline))
             cells.append(f"{difference:+.{digits}f}")
             if trials > 1:
-                cells.append(f"{t_test(baseline, coherence).p_student:.3f}")
+                cells.append(probability(t_test(baseline, coherence).p_student))
         lines.append(f"{name:22}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)
 
 
-def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None:
-    from dcase_coherence.system.files import whole_file
+def profile(config: dict, trials: list, model: str) -> tuple[dict, dict]:
+    """What became of the events of the test set, and the errors of the edges, by arm."""
+    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.runs.profiles import profiles_of_trials
+
+    folders = {
+        arm: [trial.folder for trial in trials if ARMS[trial.coherence] == arm] for arm in ARMS
+    }
+    return profiles_of_trials(folders, model, read_strong_tsv(config["data"]["test_tsv"]))
+
+
+def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
+    from dcase_coherence.evaluation.tables import to_json
+    from dcase_coherence.system.files import write_whole
 
     content = {
         "command": shlex.join(sys.argv),
@@ -214,15 +224,16 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list) -> None
             {"arm": ARMS[trial.coherence], "folder": str(trial.folder), **found}
             for trial, found in zip(trials, scores)
         ],
+        "profiles": {arm: found.loc["all"].to_dict() for arm, found in profiles.items()},
     }
-    with whole_file(log_dir / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-    with whole_file(log_dir / "comparison.txt") as temporary:
-        temporary.write_text(table + "\n")
+    write_whole(log_dir / "metrics.json", to_json(content))
+    write_whole(log_dir / "comparison.txt", table + "\n")
 
 
 def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
-    """Posteriors of both models on the test clip with the most reference events."""
+    """Posteriors of both models on a test clip, and the curves of their training."""
+    import pandas as pd
+
     from dcase_coherence.data.annotations import read_strong_tsv
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.posteriors import load_posteriors
@@ -233,8 +244,13 @@ def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> N
         for arm in ARMS
     }
     clips, classes = said["baseline"]
-    tested = reference[reference["filename"].isin(list(clips))]
-    clip = tested.groupby("filename")["onset"].count().idxmax()
+    clip = clip_to_show(
+        reference[reference["filename"].isin(list(clips))],
+        [
+            read_strong_tsv(folders[arm] / "metrics_test" / model / f"predictions_05_{model}.tsv")
+            for arm in ARMS
+        ],
+    )
     figure = plots.posteriors(
         {arm: clips[clip] for arm, (clips, _) in said.items()},
         reference[reference["filename"] == clip],
@@ -244,16 +260,42 @@ def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> N
         / config["data"]["fs"],
         title=clip,
     )
-    plots.save(figure, log_dir / "posteriors")
+    print(f"posteriors of both models: {plots.save(figure, log_dir / 'posteriors')[0]}")
+    score = f"val/synth/{model}/event_f1_macro"
+    names = {"loss": "training loss", score: f"validation: event F1 of the {model}, macro"}
+    epochs = {
+        arm: pd.read_csv(folders[arm] / "epochs.tsv", sep="\t", index_col="epoch")
+        .rename(index=lambda epoch: epoch + 1)
+        .rename(columns=names)
+        for arm in ARMS
+    }
+    figure = plots.curves(epochs, panels=list(names.values()))
+    print(f"curves of the training: {plots.save(figure, log_dir / 'curves')[0]}")
+
+
+def clip_to_show(reference: pd.DataFrame, estimates: list[pd.DataFrame]) -> str:
+    """The clip of which all models find the most events, less those that one of them misses.
+
+    An event is found where an estimated one of its class overlaps it.
+    """
+    events = reference.dropna(subset=["event_label"]).reset_index(names="event")
+    counts = 0
+    for estimated in estimates:
+        pairs = events.merge(estimated, on=["filename", "event_label"], suffixes=("", "_found"))
+        overlap = pairs.query("onset_found < offset and offset_found > onset")
+        counts = counts + events["event"].isin(overlap["event"])
+    found = (counts == len(estimates)).map({True: 1, False: -1})
+    return found.groupby(events["filename"]).sum().idxmax()
 
 
 def run_official_code(args: argparse.Namespace) -> None:
     """Hand the official flags to the official script, with the subclass in its trainer's place."""
     from dcase_coherence.official.script import run_official
 
-    if args.data or args.trials > 1 or args.set:
+    if args.data or args.trials > 1 or args.set or args.setting:
         raise InputError(
-            "--data, --trials and --set are for the bundled baseline; leave out --baseline"
+            "--data, --trials, --set and --setting are for the bundled baseline; leave out "
+            "--baseline"
         )
     flags = list(args.others)
     checkpoints = [f"{name}_from_checkpoint" for name in ("resume", "test", "eval")]

@@ -8,15 +8,19 @@ models over the same five seeds. Run it again to go on with an interrupted run.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import shlex
-import statistics
 import sys
 import time
 from pathlib import Path
 
-from dcase_coherence.system.errors import InputError, command
+from dcase_coherence.runs.options import (
+    add_options,
+    add_verify,
+    check_counts,
+    results_folder,
+    running,
+)
+from dcase_coherence.system.errors import command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -27,18 +31,10 @@ CURVES = ["val/obj_metric", "loss", "z_norm", "d_boundary", "d_inside", "thresho
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--conf_file", help="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
-    )
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument("--log_dir", help="folder of the results (default: exp/<configuration>)")
-    parser.add_argument("--trials", type=int, default=1, help="trials of each model, a seed each")
-    parser.add_argument("--gpus", help="index, several (0,1) for trials side by side, or cpu")
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_options(parser)
+    add_verify(parser)
     args = parser.parse_args(argv)
-    if args.trials < 1:
-        raise InputError(f"--trials is {args.trials}; give at least 1")
+    check_counts(args, "trials")
     args.conf_file = args.conf_file or CONFS / ("table1.yaml" if args.data else "table1_mini.yaml")
     return args
 
@@ -46,15 +42,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config
+    from dcase_coherence.baseline.config import load_config, parse_overrides
     from dcase_coherence.baseline.place import place_data
     from dcase_coherence.runs.trials import Trial, run_trials
     from dcase_coherence.system.devices import own_rank
 
-    config = load_config(args.conf_file)
+    overrides = parse_overrides(args.set)
+    config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
-    log_dir = Path(args.log_dir or Path("exp", name + "_fast_dev_run" * args.fast_dev_run))
-    place_data(config, args.data, Path("data", name), public=True, progress=not args.quiet)
+    log_dir = results_folder(args)
+    place_data(
+        config, args.data, Path("data", name), overrides, public=True, progress=not args.quiet
+    )
     public = Path(config["data"]["public_tsv"]).exists()
     if not public:
         print(f"no public set ({config['data']['public_tsv']} does not exist): validation only")
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         for arm in ARMS
     ]
     start = time.time()
-    run_trials(trials, gpus=args.gpus, progress=not args.quiet, fast_dev_run=args.fast_dev_run)
+    run_trials(trials, **running(args))
     if own_rank():
         # One of several processes of each training: the first of them tells the results.
         return
@@ -75,7 +74,9 @@ def main(argv: list[str] | None = None) -> None:
         for name in SETS
         if name == "validation" or public
     }
-    write(log_dir, config, trials, evaluations)
+    write(
+        log_dir, config, trials, evaluations, {name: profile(trials, name) for name in evaluations}
+    )
     print(f"report.html, report.md, tables, figures and metrics.json in {log_dir}")
 
 
@@ -84,11 +85,12 @@ def evaluate(trial, name: str):
     from dcase_coherence.data.annotations import read_durations, read_strong_tsv
     from dcase_coherence.data.labels import make_encoder
     from dcase_coherence.evaluation import scores
-    from dcase_coherence.evaluation.posteriors import load_posteriors
+    from dcase_coherence.evaluation.posteriors import load_posteriors, load_seconds
 
     data, encoder = trial.config["data"], make_encoder(trial.config)
     folder = trial.folder if name == "validation" else trial.folder / name
-    clips, classes = load_posteriors(folder / "metrics_test" / "student" / "posteriors.npz")
+    said = folder / "metrics_test" / "student" / "posteriors.npz"
+    clips, classes = load_posteriors(said)
     return scores.evaluate(
         list(clips.values()),
         list(clips),
@@ -97,8 +99,21 @@ def evaluate(trial, name: str):
         classes,
         median_window=trial.config["training"]["median_window"],
         frame_seconds=encoder.frame_seconds,
-        clip_seconds=float(encoder.audio_len),
+        clip_seconds=load_seconds(said, float(encoder.audio_len)),
     )
+
+
+def profile(trials: list, name: str) -> tuple[dict, dict]:
+    """What became of the events of one set, and the errors of the edges, by arm."""
+    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.runs.profiles import profiles_of_trials
+
+    folders: dict = {arm: [] for arm in ARMS}
+    for trial in trials:
+        folder = trial.folder if name == "validation" else trial.folder / name
+        folders[ARMS[trial.coherence]].append(folder)
+    reference = read_strong_tsv(trials[0].config["data"][f"{SETS[name]}_tsv"])
+    return profiles_of_trials(folders, "student", reference)
 
 
 def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
@@ -107,7 +122,13 @@ def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
     import pandas as pd
 
     from dcase_coherence.evaluation import significance
-    from dcase_coherence.evaluation.report import interval, points, probability
+    from dcase_coherence.evaluation.tables import (
+        interval,
+        mean_and_deviation,
+        percent,
+        points,
+        probability,
+    )
 
     scores = {
         arm: pd.DataFrame([found.summary() for found in several]).to_dict("list")
@@ -124,7 +145,7 @@ def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
     for key, title in SHOWN.items():
         found = tests.loc[key]
         rows[f"{name}, {title}"] = {
-            **{arm: mean_and_deviation(scores[arm][key]) for arm in ARMS},
+            **{arm: mean_and_deviation(scores[arm][key], title) for arm in ARMS},
             "difference": points(found["difference"], 2),
         }
         chances[f"{name}, {title}"] = {
@@ -156,13 +177,16 @@ def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
     }
 
 
-def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
+def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles: dict) -> None:
     """Print Table 1; write the report and metrics.json."""
     import pandas as pd
 
     from dcase_coherence.evaluation import plots
+    from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table, profile_text
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.evaluation.tables import to_json
+    from dcase_coherence.runs.epochs import mean_epochs, tables_of
+    from dcase_coherence.system.files import write_whole
 
     compared = {
         name: compare(name, by_arm, by_arm["baseline"][0].classes)
@@ -188,9 +212,16 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
     for name, one in compared.items():
         print(f"\nEvent F1 by class (%), {name}\n{one['classwise'].to_string()}")
         report.table(f"Event F1 by class (%), {name}", one["classwise"])
+    for name, found in profiles.items():
+        counts = of_systems(found[0])
+        print(f"\n{name}: {profile_text(counts)}")
+        report.table(f"Reference events (%), {name}", profile_table(counts), NOTE)
+        report.table(f"Estimated events (%), {name}", profile_table(counts, "estimated"))
+        report.figure(f"Error profile, {name}", plots.error_profiles(*found), "All trials.")
     figure = plots.classwise_f1({name: one["f1"] for name, one in compared.items()})
     report.figure("Event F1 by class", figure, "Dashed: mean over the classes.")
-    curves = {arm: epochs([t for t in trials if ARMS[t.coherence] == arm]) for arm in ARMS}
+    folders = {arm: [t.folder for t in trials if ARMS[t.coherence] == arm] for arm in ARMS}
+    curves = {arm: mean_epochs(tables_of(found)) for arm, found in folders.items()}
     known = [column for column in CURVES if any(column in table for table in curves.values())]
     report.figure("Training", plots.curves(curves, panels=known), "Means over the trials.")
     every = pd.concat([one["every"] for one in compared.values()]).rename_axis("score")
@@ -201,9 +232,12 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict) -> None:
         "command": command_line,
         "trials": count,
         "sets": {name: one["numbers"] for name, one in compared.items()},
+        "profiles": {
+            name: {arm: table.loc["all"].to_dict() for arm, table in found.items()}
+            for name, (found, _) in profiles.items()
+        },
     }
-    with whole_file(log_dir / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(without_nan(content), indent=2) + "\n")
+    write_whole(log_dir / "metrics.json", to_json(content))
 
 
 TESTS = (
@@ -211,32 +245,6 @@ TESTS = (
     "Welch's, which does not. 95 %: interval of the difference of macro F1 (points) under another "
     "draw of the clips, the same for both models (paired bootstrap)."
 )
-
-
-def epochs(trials: list):
-    """Table of the epochs, the mean over trials."""
-    import pandas as pd
-
-    tables = [pd.read_csv(t.folder / "epochs.tsv", sep="\t", index_col="epoch") for t in trials]
-    return pd.concat(tables).groupby(level=0).mean()
-
-
-def mean_and_deviation(values: list[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{spread}"
-
-
-def percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def without_nan(content):
-    """Replace NaN, which JSON does not know, by null."""
-    if isinstance(content, dict):
-        return {key: without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 if __name__ == "__main__":

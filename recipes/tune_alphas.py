@@ -1,6 +1,9 @@
-"""Search alpha1 and alpha2 on a logarithmic grid (the paper's criterion: the validation set).
+"""Search the weights of the term on a logarithmic grid (the paper's criterion: the validation set).
 
-Every pair is trained as train_synthetic.py trains the coherence model. The study lives in an SQLite
+The axes are the scale of both weights, alpha2, and their ratio alpha1 / alpha2: the paper's pair
+(0.1, 0.03) has the scale 0.03 and the ratio 10 / 3.
+
+Every cell is trained as train_synthetic.py trains the coherence model. The study lives in an SQLite
 file, or in any database that Optuna knows, and any number of processes on any number of machines
 may work on it: run the same command again, here or there, to go on or to join in.
 """
@@ -8,48 +11,37 @@ may work on it: run the same command again, here or there, to go on or to join i
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import multiprocessing
-import os
 import shlex
 import signal
 import sys
 from pathlib import Path
 
+from dcase_coherence.runs.options import add_options, check_counts, results_folder
 from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
-GRID = {"alpha1": [0.01, 0.03, 0.1, 0.3, 1.0], "alpha2": [0.003, 0.01, 0.03, 0.1, 0.3]}
+GRID = {"ratio": [1 / 3, 1.0, 10 / 3, 10.0], "scale": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--conf_file", help="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
+    add_options(
+        parser,
+        log_dir="folder of the results (default: exp/alphas_<configuration>)",
+        trials="trainings of each cell, a seed each",
+        gpus="index, several (0,1) for the workers in turn, or cpu",
     )
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument("--log_dir", help="folder of the results (default: exp/alphas_<conf>)")
     parser.add_argument("--storage", help="URL of a database (default: an SQLite file in log_dir)")
     parser.add_argument("--study", default="alphas", help="name of the study in the database")
     for name, values in GRID.items():
-        parser.add_argument(f"--{name}", type=float, nargs="+", default=values, metavar="A")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="values in the place of the configuration's, for instance coherence.normalize=true",
-    )
-    parser.add_argument("--trials", type=int, default=1, help="trainings of each pair, a seed each")
+        what = {"ratio": "alpha1 / alpha2", "scale": "alpha2"}[name]
+        parser.add_argument(
+            f"--{name}", type=float, nargs="+", default=values, metavar="X", help=what
+        )
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--gpus", help="index, several (0,1) for the workers in turn, or cpu")
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
     args = parser.parse_args(argv)
-    for name in ("trials", "workers"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} is {getattr(args, name)}; give at least 1")
+    check_counts(args, "trials", "workers")
     for name in GRID:
         values = sorted(set(getattr(args, name)))
         if not 0 < values[0] <= values[-1] < float("inf"):
@@ -83,16 +75,17 @@ def main(argv: list[str] | None = None) -> None:
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     overrides = parse_overrides(args.set)
-    for name in GRID:
+    for name in ("alpha1", "alpha2"):
         if f"coherence.{name}" in overrides:
             raise InputError(
-                f"--set coherence.{name} would be replaced by the grid's; give --{name}"
+                f"--set coherence.{name} would be replaced by the grid's; give --ratio and --scale"
             )
     config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
-    folder = Path(args.log_dir or Path("exp", f"alphas_{name}" + "_fast" * args.fast_dev_run))
-    place_data(config, args.data, Path("data", name), progress=not args.quiet)
+    folder = results_folder(args, "alphas_")
+    place_data(config, args.data, Path("data", name), overrides, progress=not args.quiet)
     folder.mkdir(parents=True, exist_ok=True)
+    alphas.refuse_cells_of_other_data(config, folder)
     args.storage = args.storage or alphas.default_storage(folder)
     grid = {name: getattr(args, name) for name in GRID}
     settings = settings_of(config, args)
@@ -100,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     study = alphas.open_study(args.storage, args.study, grid, settings)
     left = len(alphas.missing(study, grid))
     if not args.quiet:
-        print(f"{left} of {len(grid['alpha1']) * len(grid['alpha2'])} pairs to train", flush=True)
+        print(f"{left} of {len(grid['ratio']) * len(grid['scale'])} cells to train", flush=True)
     workers = min(args.workers, left)
     if workers == 1:
         work(0, args, config, folder, grid, settings)
@@ -114,7 +107,9 @@ def settings_of(config: dict, args: argparse.Namespace) -> dict:
     from dcase_coherence.runs.trials import Trial
 
     settings = Trial("", config, True, 0, Path()).settings()["config"]
-    settings["coherence"] = {k: v for k, v in settings["coherence"].items() if k not in GRID}
+    settings["coherence"] = {
+        k: v for k, v in settings["coherence"].items() if k not in ("alpha1", "alpha2")
+    }
     settings["data"] = {k: v for k, v in settings["data"].items() if not k.endswith("_folder")}
     return {**settings, "trials": args.trials, "fast_dev_run": args.fast_dev_run}
 
@@ -126,6 +121,7 @@ def work(number: int, args: argparse.Namespace, config: dict, folder: Path, grid
 
     from dcase_coherence.runs import alphas
     from dcase_coherence.system.devices import choose_devices, cores
+    from dcase_coherence.system.processes import leave_with_parent
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     accelerator, devices = choose_devices(args.gpus)
@@ -133,49 +129,38 @@ def work(number: int, args: argparse.Namespace, config: dict, folder: Path, grid
     if gpus == "cpu":
         torch.set_num_threads(max(cores() // args.workers, 1))
 
-    def run(pair: tuple[float, float]) -> alphas.Cell:
-        name = f"alpha1={pair[0]:g}_alpha2={pair[1]:g}"
+    def run(place: tuple[float, float]) -> alphas.Cell:
+        name = f"ratio={place[0]:g}_scale={place[1]:g}"
         if not args.quiet:
             print(f"{name}: begins", flush=True)
         cell = alphas.run_cell(
             config,
-            pair,
+            place,
             folder / name,
             trials=args.trials,
             gpus=gpus,
             fast_dev_run=args.fast_dev_run,
-            report=lambda *_: leave_with(parent),
+            report=lambda *_: leave_with_parent(),
         )
         print(f"{name}: {100 * cell.score:.2f} %, {cell.state}, |z| {cell.z_norm:.3g}", flush=True)
         return cell
 
-    parent = multiprocessing.parent_process()
     study = alphas.open_study(args.storage, args.study, grid, settings)
     alphas.search(study, args.storage, grid, run)
 
 
-def leave_with(parent) -> None:
-    """End a worker whose parent was killed: nobody would end it any more."""
-    if parent is not None and not parent.is_alive():
-        os._exit(1)
-
-
 def side_by_side(count: int, *arguments) -> None:
     """Run workers in processes of their own."""
-    from dcase_coherence.system.processes import end, starting
+    from dcase_coherence.system.processes import end, start
 
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=worker, args=(n, *arguments)) for n in range(count)]
-    started = []
+    workers: list = []
     try:
-        for process in workers:
-            with starting():
-                process.start()
-            started.append(process)
+        for number in range(count):
+            workers.append(start(worker, number, *arguments))
         for process in workers:
             process.join()
     finally:
-        end(started)
+        end(workers)
     codes = {process.exitcode for process in workers}
     if codes & {RESUME_ME, -signal.SIGTERM}:
         raise Stopped("a worker was told to stop")
@@ -197,7 +182,8 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
     """Print the grid; write the heat map, the report and alphas.json."""
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import whole_file
+    from dcase_coherence.evaluation.tables import to_json
+    from dcase_coherence.system.files import write_whole
 
     good = table[table["state"] == "ok"]
     best = (good if len(good) else table).sort_values("score", ascending=False).iloc[0]
@@ -206,24 +192,26 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
     words += f" with {100 * best['score']:.2f} % on validation ({best['state']})"
     print(f"\n{table.to_string(index=False)}\n\n{words}")
     command_line = shlex.join(sys.argv)
-    report = Report("Grid over alpha1 and alpha2", command=command_line, summary=f"{words}.")
+    report = Report(
+        "Grid over scale and ratio of the weights", command=command_line, summary=f"{words}."
+    )
     known = None if math.isnan(balance) else balance
     figure = plots.alpha_grid(table, balance=known, score="validation")
-    note = "Line: z grows below it and collapses above it; by the median of the trained networks."
+    note = (
+        "Line: z grows right of it and collapses left of it; by the median of the trained networks."
+    )
     report.figure("Alphas", figure, note)
-    shown = table.set_index("alpha1")
+    shown = table.set_index("ratio")
     report.table("Cells", shown, "Score in [0, 1]; |z| in the last epoch.")
     report.settings({key: value for key, value in vars(args).items() if key != "storage"})
     report.write(folder)
     content = {
         "command": command_line,
-        "best": {name: best[name] for name in GRID},
+        "best": {name: best[name] for name in (*GRID, "alpha1", "alpha2")},
         "balance": balance,
         "cells": table.to_dict("records"),
     }
-    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=2)
-    with whole_file(folder / "alphas.json") as temporary:
-        temporary.write_text(text + "\n")
+    write_whole(folder / "alphas.json", to_json(content))
     print(f"report.html, report.md, figures/alphas.png and alphas.json in {folder}")
 
 

@@ -122,6 +122,24 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture
+def renamed(tmp_path, dataset):
+    """A copy of the data set, in which clips are called `1.WAV` and `a/2.wav`."""
+    import shutil
+
+    root = tmp_path / "renamed"
+    shutil.copytree(dataset, root)
+    for folder in (root / "audio").rglob("*_16k"):
+        if (folder / "1.wav").exists():
+            (folder / "a").mkdir()
+            (folder / "1.wav").rename(folder / "1.WAV")
+            (folder / "2.wav").rename(folder / "a" / "2.wav")
+    for table in (root / "metadata").rglob("*.tsv"):
+        text = table.read_text().replace("\n1.wav", "\n1.WAV").replace("\n2.wav", "\na/2.wav")
+        table.write_text(text)
+    return root
+
+
+@pytest.fixture
 def config_file(tmp_path, dataset, golden_inputs):
     """A configuration of a tiny network for `dataset`, as a YAML file."""
     import yaml

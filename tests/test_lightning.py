@@ -5,8 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from dcase_coherence import CoherenceMixin, coherence_loss
-from dcase_coherence.lightning import DEFAULTS, build_regularizer
+from dcase_coherence import CoherenceMixin, coherence_loss, pseudo_labels
+from dcase_coherence.lightning import (
+    DEFAULTS,
+    PSEUDO,
+    build_regularizer,
+    rows_of,
+    teacher_labels_of,
+)
 
 pl = pytest.importorskip("pytorch_lightning", reason="needs pytorch-lightning")
 
@@ -73,8 +79,11 @@ class Coherence(CoherenceMixin, Trainer):
     pass
 
 
+TRAINING = {"batch_size": [2, 1, 1], "n_epochs_warmup": 1, "median_window": 3}
+
+
 def settings(**coherence):
-    return {"training": {"batch_size": [2, 1, 1]}, "coherence": coherence}
+    return {"training": TRAINING, "coherence": coherence}
 
 
 def fit(kind, epochs=2, **coherence):
@@ -140,6 +149,134 @@ def test_loss_is_the_trainers_plus_the_term_on_the_strong_rows_with_the_mixed_la
     expected = own + coherence_loss(z, module.seen.transpose(1, 2), 0.3, 0.2)
     torch.testing.assert_close(loss, expected)
     assert not torch.equal(module.seen, (module.seen > 0.5).float())
+
+
+SURE = {"threshold": 0.5, "band": 0.0}  # the teacher's posteriors are near 0.5
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rows"),
+    [(["weak"], [2]), (["unlabelled"], [3]), (["unlabelled", "weak"], [2, 3])],
+)
+def test_pseudo_rows_add_a_term_with_the_labels_of_the_teachers_own_forward(chosen, rows):
+    torch.manual_seed(2)
+    pseudo = {"threshold": 0.45, "band": 0.03, "rows": chosen}
+    module = Coherence(settings(alpha1=0.3, alpha2=0.2, pseudo=pseudo))
+    with torch.no_grad():
+        module.sed_teacher.dense.weight.mul_(20)
+    outputs, z = [], []
+    module.sed_teacher.register_forward_hook(lambda m, inputs, output: outputs.append(output))
+    module.sed_student.cnn.register_forward_hook(lambda m, inputs, output: z.append(output))
+    audio, labels = torch.randn(4, 8, 60), (torch.rand(4, 3, 30) > 0.5).float()
+    plain = copy.deepcopy(module)
+    plain.teacher_labels = None
+    torch.manual_seed(1)
+    alone = plain.training_step((audio, labels.clone()), 0)
+    outputs.clear(), z.clear()
+    torch.manual_seed(1)
+    loss = module.training_step((audio, labels.clone()), 0)
+    # In training mode, with the dropout of this very pass: there was no second one.
+    assert (len(outputs), len(z)) == (1, 1)
+    guessed, valid = pseudo_labels(
+        outputs[0][rows].transpose(1, 2), threshold=0.45, band=0.03, median_window=3
+    )
+    assert 0 < guessed.mean() < 1
+    assert 0 < valid.float().mean() < 1
+    features = z[0].squeeze(-1).transpose(1, 2)[rows]
+    expected = coherence_loss(features, guessed, 0.3, 0.2, valid=valid)
+    assert expected != 0
+    assert expected != 0
+    torch.testing.assert_close(loss, alone + expected)
+
+
+def logged(module, name):
+    return [value for key, value in module.history if key == f"train/coherence/{name}"]
+
+
+def test_pseudo_rows_come_in_after_the_warm_up_of_the_consistency(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = fit(Coherence, annealing_epochs=1)
+    ours = fit(Coherence, annealing_epochs=1, pseudo=SURE)
+    assert logged(ours, "pseudo_weight") == [0.0] * 5 + [0.25, 0.5, 0.75]
+    terms = logged(ours, "pseudo_term")
+    assert [value == 0 for value in terms] == [True] * 5 + [False] * 3
+    assert logged(ours, "pseudo_frames") == [1.0] * 8
+    assert 0 < max(logged(ours, "pseudo_boundary_rate")) < 1
+    # The strong rows' term is as without them until they have changed the weights.
+    assert logged(ours, "term")[:6] == logged(plain, "term")[:6]
+    assert logged(ours, "term")[6:] != logged(plain, "term")[6:]
+    assert {name for name, _ in ours.history} - {name for name, _ in plain.history} == {
+        f"train/coherence/pseudo_{name}" for name in ("term", "weight", "frames", "boundary_rate")
+    }
+
+
+def test_a_pickled_module_has_the_labels_of_its_own_teacher():
+    module = copy.deepcopy(Coherence(settings(pseudo=SURE)))
+    module.sed_teacher(torch.randn(4, 8, 10))  # as a validation would
+    batch = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
+    module.training_step(batch, 0)
+    assert module.teacher_labels.teacher is module.sed_teacher
+    assert module.coherence.metrics["pseudo_frames"] == 1
+    assert list(module.state_dict()) == list(Trainer(settings()).state_dict())
+
+
+def test_pseudo_labels_without_a_teacher_are_refused():
+    class Alone(Trainer):
+        def __init__(self, settings):
+            super().__init__(settings)
+            self.sed_teacher = None
+
+    class Both(CoherenceMixin, Alone):
+        pass
+
+    assert Both(settings()).teacher_labels is None
+    with pytest.raises(ValueError, match="takes its labels from the teacher and Both has no"):
+        Both(settings(pseudo={}))
+
+
+def test_the_rows_of_the_sets_follow_each_other():
+    assert rows_of([2, 1, 3]) == [slice(0, 2), slice(2, 3), slice(3, 6)]
+    assert rows_of([5, 0, 0]) == [slice(0, 5), slice(5, 5), slice(5, 5)]
+
+
+def test_settings_of_pseudo_labels():
+    assert teacher_labels_of({}, TRAINING) == {
+        "rows": slice(2, 4),
+        "threshold": 0.5,
+        "band": 0.05,
+        "median_window": 3,
+        "after": 1,
+    }
+    assert teacher_labels_of(PSEUDO, TRAINING) == teacher_labels_of({}, TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("pseudo", "training", "message"),
+    [
+        (True, {}, r"coherence\.pseudo is True; give keys and values \(threshold, band, rows\)"),
+        ({"row": ["weak"]}, {}, "coherence.pseudo: unknown key 'row'; the keys are: threshold"),
+        ({"threshold": 2}, {}, "coherence.pseudo.threshold is 2; it must be"),
+        ({"band": 0.7}, {}, "coherence.pseudo.band is 0.7"),
+        ({"rows": "weak"}, {}, "coherence.pseudo.rows is 'weak'; give a list of one or both"),
+        ({"rows": []}, {}, r"coherence\.pseudo\.rows is \[\]"),
+        ({"rows": ["strong"]}, {}, r"rows is \['strong'\]"),
+        ({"rows": ["weak", "weak"]}, {}, "rows is"),
+        ({"rows": ["weak"]}, {"batch_size": [2, 0, 1]}, r"rows has 'weak' and .* \[2, 0, 1\] has"),
+        ({}, {"batch_size": [2, 1, 1, 1]}, r"batch_size is \[2, 1, 1, 1\]; .* needs \[strong"),
+        ({}, {"teacher": False}, "training.teacher is false; give training.teacher: true or leave"),
+        ({}, {"teacher": "average"}, "training.teacher is average"),
+    ],
+)
+def test_pseudo_settings_that_cannot_be_used(pseudo, training, message):
+    with pytest.raises(ValueError, match=message):
+        teacher_labels_of(pseudo, {**TRAINING, **training})
+
+
+@pytest.mark.parametrize("key", ["n_epochs_warmup", "median_window"])
+def test_pseudo_labels_need_settings_of_the_training(key):
+    training = {name: value for name, value in TRAINING.items() if name != key}
+    with pytest.raises(ValueError, match=f"coherence.pseudo needs training.{key}; add it"):
+        teacher_labels_of({}, training)
 
 
 def test_teacher_never_reaches_the_tap():

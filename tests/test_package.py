@@ -1,6 +1,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def run(code):
     return subprocess.run(
@@ -11,6 +15,8 @@ def run(code):
 def test_the_core_needs_torch_alone():
     code = """
 import sys
+
+import pytest
 from dcase_coherence import *
 third = {"pandas", "scipy", "yaml", "pytorch_lightning", "torchaudio", "soundfile"}
 print(CoherenceLoss.__name__, sorted(third & set(sys.modules)))
@@ -25,13 +31,6 @@ def test_parts_without_torch_do_not_import_it():
 def test_modules_of_the_core_are_found_without_an_import_of_their_own():
     code = "import dcase_coherence as d; print(d.functional.coherence_loss is d.coherence_loss)"
     assert run(code) == "True"
-
-
-def test_annotations_are_the_module():
-    code = (
-        "from dcase_coherence.data import annotations; print(annotations.read_strong_tsv.__name__)"
-    )
-    assert run(code) == "read_strong_tsv"
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 from torch.utils import checkpoint
 
-from dcase_coherence import CoherenceLoss, CoherenceRegularizer, LinearAnnealing, coherence_loss
+from dcase_coherence import (
+    CoherenceLoss,
+    CoherenceRegularizer,
+    ExponentialAnnealing,
+    LinearAnnealing,
+    PseudoRows,
+    coherence_loss,
+)
 
 VALID = torch.arange(9) < torch.tensor([[9], [5], [3]])
 
@@ -256,6 +263,76 @@ def test_without_a_forward(model, labels):
         CoherenceRegularizer(model, "1")(labels)
 
 
+def guess(epoch=math.inf, rows=slice(2, 4)):
+    torch.manual_seed(5)
+    labels = (torch.rand(2, 5, 3) > 0.5).float().requires_grad_()
+    valid = torch.tensor([[True, True, True, False, True], [True] * 5])
+    return PseudoRows(labels, rows, valid, epoch)
+
+
+@pytest.mark.parametrize("options", [{}, {"center": True, "normalize": True, "lags": (1, 2)}])
+def test_pseudo_rows_have_a_term_of_their_own_beside_the_strong_ones(model, labels, options):
+    loss = CoherenceLoss(0.3, 0.1, **options)
+    x = torch.randn(4, 5, 4)
+
+    def term(**options):
+        regularizer = CoherenceRegularizer(model, "1", loss=loss)
+        model(x)
+        return regularizer(labels, rows=slice(0, 2), epoch=2.0, **options), regularizer.metrics
+
+    alone, monitor = term()
+    pseudo = guess(epoch=1.0)
+    both, metrics = term(pseudo=pseudo)
+    expected = 0.2 * loss(model(x)[2:4], pseudo.labels, pseudo.valid)
+    assert abs(expected) > 1e-4
+    torch.testing.assert_close(both, alone + expected)
+    # The strong rows' own numbers are the same to the bit.
+    assert {name: metrics[name] for name in monitor} == monitor
+    boundaries = (pseudo.labels[:, 1:] != pseudo.labels[:, :-1]).any(-1)
+    boundaries[0, 2:] = False
+    added = {name: metrics[name] for name in set(metrics) - set(monitor)}
+    rate = added.pop("pseudo_boundary_rate")
+    assert added == {
+        "pseudo_term": pytest.approx(float(expected.detach())),
+        "pseudo_weight": 0.2,
+        "pseudo_frames": 0.9,
+    }
+    if not options:
+        assert rate == pytest.approx(float(boundaries.sum() / 6))
+    both.backward()
+    assert pseudo.labels.grad is None
+
+
+@pytest.mark.parametrize("annealing", [LinearAnnealing(2), ExponentialAnnealing(2)])
+def test_pseudo_rows_weigh_nothing_before_their_epoch(model, labels, annealing):
+    regularizer = CoherenceRegularizer(model, "1", annealing=annealing)
+    for epoch, weight in ((-3.0, 0), (-0.1, 0), (0.0, annealing(0)), (1.0, annealing(1)), (5, 1)):
+        options = {"rows": slice(0, 2), "pseudo": guess(epoch)}
+        _, term = step(model, regularizer, labels, **options)
+        assert regularizer.metrics["pseudo_weight"] == weight
+        # Not 0 by chance; the term is then what the strong rows give.
+        assert (regularizer.metrics["pseudo_term"] != 0) == (weight > 0)
+        if not weight:
+            assert term == regularizer.metrics["term"]
+            assert regularizer.metrics["pseudo_frames"] == 0.9
+
+
+def test_pseudo_rows_none_of_which_count(model, labels):
+    regularizer = CoherenceRegularizer(model, "1")
+    pseudo = guess()._replace(valid=torch.zeros(2, 5, dtype=torch.bool))
+    _, term = step(model, regularizer, labels, rows=slice(0, 2), pseudo=pseudo)
+    assert regularizer.metrics["pseudo_term"] == regularizer.metrics["pseudo_frames"] == 0
+    assert math.isnan(regularizer.metrics["pseudo_boundary_rate"])
+    assert term.detach() == pytest.approx(regularizer.metrics["term"])
+
+
+def test_pseudo_rows_that_diverge_stop_the_run(model, labels):
+    regularizer = CoherenceRegularizer(model, "1")
+    model(torch.cat([torch.zeros(3, 5, 4), torch.full((1, 5, 4), math.nan)]))
+    with pytest.raises(FloatingPointError, match="coherence term of pseudo-labels is nan"):
+        regularizer(labels, rows=slice(0, 2), pseudo=guess())
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_divergence_stops_with_what_to_change(model, labels, value):
     regularizer = CoherenceRegularizer(model, "1")
@@ -308,7 +385,9 @@ def monitor(rows, valid, options):
     loss = CoherenceLoss(0.1, 0.03, **options)
     regularizer = CoherenceRegularizer(nn.Linear(4, 4), None, loss=loss)
     regularizer.model(features[rows])
-    term = regularizer(labels[rows], valid=valid[rows])
+    # The same rows, a frame later, in the place of pseudo-labelled ones.
+    pseudo = PseudoRows(labels[rows].roll(1, 1), None, valid[rows].roll(1, 1))
+    term = regularizer(labels[rows], valid=valid[rows], pseudo=pseudo)
     if options:
         term.backward()
     return regularizer
@@ -356,9 +435,10 @@ def test_processes_share_one_monitor_and_stop_together(tmp_path, options):
         # Summed losses: the processes' are one process's, the common centre included.
         torch.testing.assert_close(gradient, joined.model.weight.grad)
         assert torch.equal(gradient, same)
-        expected["term"] /= 2
+        expected.update({name: expected[name] / 2 for name in ("term", "pseudo_term")})
     else:
         # Of the joined batch, but for the term: its parts' mean, whatever their sizes.
-        parts = [monitor(rows, VALID, {}).metrics["term"] for rows in (slice(0, 1), slice(1, 3))]
-        expected["term"] = sum(parts) / 2
+        parts = [monitor(rows, VALID, {}).metrics for rows in (slice(0, 1), slice(1, 3))]
+        for name in ("term", "pseudo_term"):
+            expected[name] = sum(part[name] for part in parts) / 2
     assert zero == pytest.approx(expected, rel=1e-5)

@@ -236,6 +236,7 @@ def test_replicas_of_data_parallel_are_joined(net, x):
     torch.testing.assert_close(tap.pop(), z)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(torch, "compile"), reason="this torch has no torch.compile")
 @pytest.mark.parametrize("tapped_first", [True, False])
 def test_torch_compile(net, x, tapped_first):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 from typing import Any, Mapping
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, whole_file
+from dcase_coherence.system.files import PathLike, write_whole
 
 #: Classes that Lightning 1.2, of the official 2021 baseline, wrote into checkpoints as names of
 #: its callbacks. Empty classes stand in for them, so that nothing of Lightning is run either.
@@ -24,6 +25,9 @@ STAND_INS = [
         "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     )
 ]
+
+#: What wrappers of a network put into the names of its weights.
+WRAPPERS = ("module", "_orig_mod")
 
 
 def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]:
@@ -51,12 +55,43 @@ def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]
     return checkpoint
 
 
+def bare_weights(state: Any, path: PathLike) -> Any:
+    """Weights of a checkpoint under the names that the networks have without a wrapper.
+
+    DistributedDataParallel and torch.compile put `module.` and `_orig_mod.` into the names; that
+    they are taken off is said on standard error.
+
+    Args:
+        state: the state_dict; what is none is given back as it is.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        InputError: a weight is not finite.
+    """
+    if not isinstance(state, dict):
+        return state
+    bare = {}
+    found: dict[str, None] = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor) and not torch.isfinite(value).all():
+            raise InputError(
+                f"the checkpoint {path} holds weights that are not finite ({key}), as those of a "
+                "training that diverged; give one of an earlier epoch or of another training"
+            )
+        parts = str(key).split(".")
+        found.update(dict.fromkeys(part for part in parts if part in WRAPPERS))
+        bare[".".join(part for part in parts if part not in WRAPPERS)] = value
+    if found:
+        taken = " and ".join(f"{name}." for name in found)
+        print(f"{path}: {taken} is taken off the names of the weights", file=sys.stderr)
+    return bare
+
+
 def _save(content: Mapping[str, Any], path: PathLike) -> None:
     # Not torch.save to the file: on a full disk it raises a C++ error, not an OSError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_whole(path, buffer.getbuffer())
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -93,6 +128,22 @@ class MovableCheckpoint(ModelCheckpoint):
                 "best_k_models": {here(p): s for p, s in state_dict["best_k_models"].items()},
             }
         )
+
+
+class OwnPatience(EarlyStopping):
+    """An EarlyStopping with the patience it is made with, not that of the checkpoint.
+
+    So a run that stopped goes on with more of it.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """The name of Lightning's own, under which it is kept in checkpoints."""
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state but for the patience and what it led to."""
+        super().load_state_dict({**state_dict, "patience": self.patience, "stopped_epoch": 0})
 
 
 def save_statistics(path: PathLike, of: Mapping[str, Any], mean: Tensor, squares: Tensor) -> None:

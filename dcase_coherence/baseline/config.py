@@ -13,6 +13,7 @@ import yaml
 
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
+from dcase_coherence.lightning import PSEUDO, teacher_labels_of
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
 from dcase_coherence.tap import LAYOUT, is_layout
@@ -62,7 +63,11 @@ POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 
 NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 PROBABILITY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
+DENSITY = Kind("a number from 1 to 3", lambda value: _is_number(value) and 1 <= value <= 3)
 BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
+TEACHER = Kind(
+    "true, false or average", lambda value: isinstance(value, bool) or value == "average"
+)
 TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value))
 COUNTS = _list_of(COUNT, "a list of whole numbers of at least 1")
 DIFFERENT = Kind(
@@ -97,11 +102,20 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "seed": (WHOLE, 42),
         "mixup": (_or_empty(_choice("soft", "hard")), "soft"),
         "obj_metric_synth_type": (_or_empty(_choice("event", "intersection")), "intersection"),
-        # Ours: without a teacher the strong and weak labels alone train the student.
-        "teacher": (BOOLEAN, True),
+        # Ours: false trains the student alone, on strong and weak labels; so does average, whose
+        # teacher is the moving average of the student, statistics included, and is what is tested.
+        "teacher": (TEACHER, True),
         # Ours: "test" chooses the epoch on the test set, as the paper's Table 1 does; empty is the
         # baseline's choice on synth_val_*.
         "select_on": (_or_empty(_choice("test")), None),
+        # Ours: weight of the cross-entropy in the three frames on each side of a label change.
+        "boundary_weight": (POSITIVE, 1),
+        # Ours: of the loss of weak labels; a few clips a batch give noisy gradients.
+        "weak_weight": (NOT_NEGATIVE, 1),
+        # Ours: augmentation of the training's clips; 0 leaves it out.
+        "time_shift": (NOT_NEGATIVE, 0),  # circular, in seconds
+        "gain": (NOT_NEGATIVE, 0),  # standard deviation, in dB
+        "frequency_mask": (WHOLE, 0),  # mel bands
     },
     "scaler": {
         "statistic": (_choice("instance", "dataset"), "instance"),
@@ -119,12 +133,16 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: load from packed copies of the clips' folders, kept beside them or in a folder.
         "packed": (BOOLEAN, False),
         "packed_folder": (_or_empty(TEXT), None),
+        # Ours: with packed clips make each mel spectrogram once and keep it in memory.
+        "keep_mels": (BOOLEAN, False),
     },
     "opt": {
         "lr": (POSITIVE, 0.001),
         # Ours: the paper's Table 1 multiplies the rate by 0.8 every 5 epochs.
         "decay_factor": (_or_empty(SHARE), None),
         "decay_epochs": (_or_empty(COUNT), None),
+        # Ours: after the warm-up the rate falls to 0, which it reaches at n_epochs.
+        "schedule": (_or_empty(_choice("cosine")), None),
     },
     "feats": {
         "n_mels": (COUNT, 128),
@@ -156,6 +174,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "freeze_bn": (BOOLEAN, False),
         # Ours: the last dropout of the CNN draws one mask for all frames of a clip.
         "shared_dropout": (BOOLEAN, False),
+        # Ours: share that a batch has in the batch normalisation's statistics.
+        "norm_momentum": (SHARE, 0.99),
     },
     "coherence": {
         "alpha1": (NOT_NEGATIVE, COHERENCE["alpha1"]),
@@ -171,6 +191,13 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "path": (TEXT, COHERENCE["path"]),
         "then": (_or_empty(TEXT), COHERENCE["then"]),
         "layout": (_or_empty(Kind(LAYOUT, is_layout)), COHERENCE["layout"]),
+        # Its keys are checked with those of training that they go with.
+        "pseudo": (
+            _or_empty(
+                Kind(f"keys and values ({', '.join(PSEUDO)})", lambda v: isinstance(v, Mapping))
+            ),
+            COHERENCE["pseudo"],
+        ),
     },
     # What to generate where there is no data set; the arguments of dcase_coherence.soundscapes.
     "soundscapes": {
@@ -181,22 +208,23 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "test": (WHOLE, 0),
         "seed": (WHOLE, 0),
         "soundbank": (_or_empty(TEXT), None),
+        "validation_soundbank": (_or_empty(TEXT), None),
         "test_soundbank": (_or_empty(TEXT), None),
+        "augment": (BOOLEAN, False),
+        "density": (DENSITY, 1),
         "processes": (_or_empty(COUNT), None),
     },
 }
 
 
-def load_config(
-    path: PathLike, overrides: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, Any]]:
+def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Read a configuration file and check every key, type and range in it.
 
     Args:
         path: YAML file with some or all sections and keys of :data:`SCHEMA`; what is missing
             takes the official value.
         overrides: values that replace the file's, as sections (`{"training": {"seed": 1}}`) or
-            under dotted names (`{"training.seed": 1}`).
+            under dotted names (`{"training.seed": 1}`); the last ones win.
 
     Returns:
         All sections with all keys, as plain data.
@@ -209,7 +237,10 @@ def load_config(
         section: {key: copy.deepcopy(default) for key, (_, default) in keys.items()}
         for section, keys in SCHEMA.items()
     }
-    for source, values in ((str(path), given), ("override", _nest(overrides or {}))):
+    for source, values in (
+        (str(path), given),
+        *(("override", nest_overrides(values)) for values in overrides),
+    ):
         for section, keys in values.items():
             _check_name(source, section, SCHEMA, "section")
             if not isinstance(keys, Mapping):
@@ -278,8 +309,13 @@ def read_yaml(path: PathLike) -> Mapping[str, Any]:
     return {section: {} if keys is None else keys for section, keys in content.items()}
 
 
-def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names to sections."""
+def nest_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names to sections.
+
+    Example:
+        >>> nest_overrides({"training.seed": 1, "data": {"fs": 8000}})
+        {'training': {'seed': 1}, 'data': {'fs': 8000}}
+    """
     nested: dict[str, Any] = {}
     for name, value in overrides.items():
         section, dot, key = name.partition(".")
@@ -396,6 +432,35 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         (config["opt"]["decay_factor"] is None) == (config["opt"]["decay_epochs"] is None),
         "opt.decay_factor and opt.decay_epochs belong together; give both or neither",
     )
+    require(
+        data["packed"] or not data["keep_mels"],
+        "data.keep_mels is true and data.packed false; set data.packed: true, too",
+    )
+    require(
+        config["opt"]["schedule"] is None or config["opt"]["decay_factor"] is None,
+        "opt.schedule and opt.decay_factor both set the learning rate; give one of them",
+    )
+    require(
+        config["opt"]["schedule"] is None or training["n_epochs_warmup"] < training["n_epochs"],
+        f"training.n_epochs_warmup is {training['n_epochs_warmup']} and training.n_epochs "
+        f"{training['n_epochs']}; with opt.schedule give a shorter warm-up",
+    )
+    require(
+        training["time_shift"] <= data["audio_max_len"],
+        f"training.time_shift is {training['time_shift']} s and data.audio_max_len "
+        f"{data['audio_max_len']} s; give a shift of at most a clip",
+    )
+    require(
+        training["frequency_mask"] < feats["n_mels"],
+        f"training.frequency_mask is {training['frequency_mask']} and feats.n_mels "
+        f"{feats['n_mels']}; give fewer bands",
+    )
+    pseudo = config["coherence"]["pseudo"]
+    if pseudo is not None:
+        try:
+            teacher_labels_of(pseudo, training)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
 
 
 def _left_after_pooling(net: Mapping[str, Any], size: int, axis: int) -> int:

@@ -7,6 +7,8 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
+from dcase_coherence.baseline.gru import GRU
+
 
 class Dropout(nn.Dropout):
     """Dropout, made fast on the CPU, where torch's takes longer there than a convolution.
@@ -88,7 +90,8 @@ class CNN(nn.Module):
 
     `(batch, 1, frames, mels)` becomes `(batch, channels, frames, bins)`. The sequences hold one
     value a block; pairs are (time, frequency). With `shared_dropout` the last dropout keeps its
-    mask over time.
+    mask over time. `norm_momentum` is the share that a batch has in the statistics of the batch
+    normalisation: the official 0.99 forgets all but the last batch, which has to be large then.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class CNN(nn.Module):
         pooling: Sequence[Sequence[int]] = ((1, 4), (1, 4), (1, 4)),
         normalization: str = "batch",
         shared_dropout: bool = False,
+        norm_momentum: float = 0.99,
     ) -> None:
         super().__init__()
         self.nb_filters = list(nb_filters)
@@ -113,7 +117,7 @@ class CNN(nn.Module):
             conv = nn.Conv2d(before, after, kernel_size[i], stride[i], padding[i])
             self.cnn.add_module(f"conv{i}", conv)
             if normalization == "batch":
-                norm = nn.BatchNorm2d(after, eps=0.001, momentum=0.99)
+                norm = nn.BatchNorm2d(after, eps=0.001, momentum=norm_momentum)
                 self.cnn.add_module(f"batchnorm{i}", norm)
             elif normalization == "layer":
                 self.cnn.add_module(f"layernorm{i}", nn.GroupNorm(1, after))
@@ -135,7 +139,7 @@ class BidirectionalGRU(nn.Module):
 
     def __init__(self, n_in: int, n_hidden: int, dropout: float = 0.0, num_layers: int = 1) -> None:
         super().__init__()
-        self.rnn = nn.GRU(
+        self.rnn = GRU(
             n_in,
             n_hidden,
             num_layers=num_layers,
@@ -171,7 +175,7 @@ class CRNN(nn.Module):
         train_cnn: False keeps the convolutional weights as they are.
         freeze_bn: True keeps the batch normalisation's statistics and weights as they are.
         **cnn: `kernel_size`, `padding`, `stride`, `nb_filters`, `pooling`, `normalization`,
-            `shared_dropout`.
+            `shared_dropout`, `norm_momentum`.
 
     Example:
         >>> net = CRNN(nb_filters=[4, 8], pooling=[[2, 4], [2, 4]], kernel_size=[3, 3],

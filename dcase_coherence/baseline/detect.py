@@ -1,13 +1,13 @@
 """Posteriors and events of recordings of any length, from a checkpoint of ours or the official one.
 
-A recording is read as overlapping windows of the length of the training clips; their posteriors
-are cross-faded. So memory does not grow with the length, but for the posteriors themselves.
+A recording is read as overlapping windows of the length of the training clips, the last one moved
+back to end where it ends; their posteriors are cross-faded. So memory does not grow with the
+length, but for the posteriors themselves.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from typing import Any, Iterable, Iterator, Mapping, Sequence, Union
 
 import numpy as np
@@ -16,11 +16,11 @@ import soundfile
 import torch
 from torch import Tensor
 
-from dcase_coherence.baseline.checkpoints import load_checkpoint
+from dcase_coherence.baseline.checkpoints import bare_weights, load_checkpoint
 from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.data.audio import CUT_SHORT, resample
+from dcase_coherence.data.audio import open_audio, resample
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.evaluation import decode
 from dcase_coherence.system.errors import InputError
@@ -112,7 +112,8 @@ def load_detector(
         InputError: the file cannot be loaded, has no such model, or is of another network.
     """
     content = load_checkpoint(checkpoint)
-    state, held = content.get("state_dict"), content.get("hyper_parameters")
+    state = bare_weights(content.get("state_dict"), checkpoint)
+    held = content.get("hyper_parameters")
     settings = held if config is None else config
     if not isinstance(state, dict):
         raise InputError(f"{checkpoint} holds no state_dict; give the .ckpt file of a training")
@@ -172,19 +173,27 @@ def posteriors_of(detector: Detector, audio: PathLike) -> tuple[np.ndarray, floa
     """
     encoder = detector.encoder
     frame = encoder.frame_hop * encoder.net_pooling
-    hop = max(encoder.n_frames // 2, 1)
+    hop = max(encoder.n_frames // 2, 1) * frame
+    starts: list[int] = []
     parts: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
     samples = 0
-    for window, real in windows(read_blocks(audio, encoder.fs), detector.samples, hop * frame):
-        samples = len(parts) * hop * frame + len(waiting) * hop * frame + real
-        waiting.append(window)
-        if len(waiting) == WINDOWS_AT_ONCE:
+    for start, window, real in windows(
+        read_blocks(audio, encoder.fs), detector.samples, hop, frame
+    ):
+        samples = start + real
+        # The last one may be longer by part of a frame.
+        if len(waiting) == WINDOWS_AT_ONCE or (waiting and len(window) != len(waiting[0])):
             parts.extend(detector.posteriors(np.stack(waiting)))
             waiting = []
-    if waiting:
-        parts.extend(detector.posteriors(np.stack(waiting)))
-    joined = cross_fade(parts, hop)
+        starts.append(start // frame)
+        waiting.append(window)
+    parts.extend(detector.posteriors(np.stack(waiting)))
+    joined = cross_fade(parts, starts)
+    missing = math.ceil(samples / frame) - len(joined)
+    if samples > detector.samples and missing > 0:
+        # Part of a frame is left, of which the network says nothing: what lasts to it lasts on.
+        joined = np.pad(joined, ((0, missing), (0, 0)), mode="edge")
     return joined[: max(math.ceil(samples / frame), 1)], samples / encoder.fs
 
 
@@ -237,19 +246,8 @@ def read_blocks(path: PathLike, fs: int, seconds: float = 10.0) -> Iterator[np.n
         InputError: the file is missing, is no audio, is empty or cut short, or holds values that
             are not finite.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            short = CUT_SHORT.search(file.extra_info)
-            if short and int(short[1]) > int(short[2]):
-                raise InputError(
-                    f"{path} is cut short: its header announces {short[1]} bytes of audio and "
-                    f"{short[2]} are there; copy it again"
-                )
-            yield from _resampled(file, path, fs, seconds)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        if not os.path.isfile(path):
-            raise InputError(f"{path} does not exist; give the path of a recording") from None
-        raise InputError(f"{path} cannot be read as audio ({error})") from None
+    with open_audio(path) as file:
+        yield from _resampled(file, path, fs, seconds)
 
 
 def _resampled(
@@ -285,52 +283,69 @@ def _resampled(
 
 
 def windows(
-    blocks: Iterable[np.ndarray], samples: int, hop: int
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Cut audio into overlapping windows; the last one is padded with zeros.
+    blocks: Iterable[np.ndarray], samples: int, hop: int, frame: int
+) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Cut audio into overlapping windows, of which the last one ends where the audio ends.
+
+    It is moved back as far as that needs, by whole frames, and longer by what is left of a frame:
+    a network that normalises each window by itself would hear zeros at its end as silence. Audio
+    that is shorter than a window is padded with zeros, as in training.
 
     Args:
         blocks: parts of the audio, of any lengths.
         samples: length of a window.
-        hop: from one window to the next, in samples.
+        hop: from one window to the next, in samples; a multiple of `frame`.
+        frame: samples of an output frame, at multiples of which windows begin.
 
     Yields:
-        The window `(samples,)` and how many of its samples are real.
+        The window's first sample, the window, and how many of its samples are audio.
 
     Example:
-        >>> [(window.tolist(), real) for window, real in windows([np.ones(3), np.ones(2)], 4, 2)]
-        [([1.0, 1.0, 1.0, 1.0], 4), ([1.0, 1.0, 1.0, 0.0], 3)]
+        >>> for start, window, real in windows([np.arange(1, 9)], 4, 3, 1):
+        ...     print(start, window, real)
+        0 [1 2 3 4] 4
+        3 [4 5 6 7] 4
+        4 [5 6 7 8] 4
+        >>> list(windows([np.arange(1, 4)], 4, 3, 1))[0][1]
+        array([1, 2, 3, 0])
     """
     held = np.zeros(0, dtype=np.float32)
+    first = start = 0  # samples where what is held and the next window begin
     for block in blocks:
-        held = np.concatenate([held, block])
-        while len(held) > samples:
-            yield held[:samples], samples
-            held = held[hop:]
-    yield np.pad(held, (0, samples - len(held))), len(held)
+        held = np.concatenate([held, block]) if len(held) else block
+        end = first + len(held)
+        while end - start >= samples + frame:
+            yield start, held[start - first :][:samples], samples
+            start += hop
+        # What the last window may reach back to is kept.
+        gone = max(min(start, end - samples - frame) - first, 0)
+        held, first = held[gone:], first + gone
+    end = first + len(held)
+    start = max((end - samples) // frame * frame, 0)
+    last = held[start - first :]
+    yield start, np.pad(last, (0, max(samples - len(last), 0))), len(last)
 
 
-def cross_fade(parts: Sequence[np.ndarray], hop: int) -> np.ndarray:
+def cross_fade(parts: Sequence[np.ndarray], starts: Sequence[int]) -> np.ndarray:
     """Join posteriors of overlapping windows, each fading out where the next fades in.
 
     Args:
-        parts: posteriors `(frames, classes)`, all of one length.
-        hop: from one window to the next, in frames.
+        parts: posteriors `(frames, classes)` of each window.
+        starts: first frame of each window.
 
     Returns:
-        `((windows - 1) * hop + frames, classes)`.
+        `(frames, classes)`, up to the end of the last window.
 
     Example:
-        >>> cross_fade([np.zeros((4, 1)), np.ones((4, 1))], 2)[:, 0]
+        >>> cross_fade([np.zeros((4, 1)), np.ones((4, 1))], [0, 2])[:, 0]
         array([0.  , 0.  , 0.25, 0.75, 1.  , 1.  ])
     """
-    frames, classes = parts[0].shape
-    place = np.arange(frames)
-    fade = (np.minimum(place, frames - 1 - place) + 0.5)[:, None]
-    total = np.zeros(((len(parts) - 1) * hop + frames, classes))
+    total = np.zeros((starts[-1] + len(parts[-1]), parts[0].shape[1]))
     weight = np.zeros((len(total), 1))
-    for number, part in enumerate(parts):
-        here = slice(number * hop, number * hop + frames)
+    for start, part in zip(starts, parts):
+        place = np.arange(len(part))
+        fade = (np.minimum(place, len(part) - 1 - place) + 0.5)[:, None]
+        here = slice(start, start + len(part))
         total[here] += fade * part
         weight[here] += fade
     return total / weight

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import random
 import sys
 from pathlib import Path
@@ -17,10 +16,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import ConcatDataset
 
-from dcase_coherence.baseline.checkpoints import MovableCheckpoint, WholeFileIO, load_checkpoint
+from dcase_coherence.baseline.checkpoints import (
+    MovableCheckpoint,
+    OwnPatience,
+    WholeFileIO,
+    bare_weights,
+    load_checkpoint,
+)
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.messages import one_sentence, quiet
-from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
+from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, Schedule, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
 from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
@@ -28,16 +33,18 @@ from dcase_coherence.data.datasets import (
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.data.sets import make_test_set, training_sets
 from dcase_coherence.lightning import CoherenceMixin
+from dcase_coherence.pseudo import TeacherLabels
 from dcase_coherence.regularizer import CoherenceRegularizer
 from dcase_coherence.system.devices import Processes, choose_processes, cores, keep_memory
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-
 
 class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
-    """The baseline with the coherence term on the strongly labelled rows."""
+    """The baseline with the coherence term on the strongly labelled rows.
+
+    With `coherence.pseudo`, also on weak and unlabelled ones.
+    """
 
     def configure_coherence(self) -> CoherenceRegularizer:
         """Build the regularizer of the configuration.
@@ -49,6 +56,17 @@ class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
             return super().configure_coherence()
         except ValueError as error:
             raise InputError(f"coherence: {error}") from None
+
+    def configure_pseudo(self) -> TeacherLabels | None:
+        """Tap the teacher where the configuration asks for pseudo-labels.
+
+        Raises:
+            InputError: there is no teacher, or a setting cannot be used.
+        """
+        try:
+            return super().configure_pseudo()
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
 
 class Experiment:
@@ -75,6 +93,12 @@ class Experiment:
         return self.best
 
     @property
+    def stopped_early(self) -> bool:
+        """Whether the training ended for want of `training.early_stop_patience`."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in callbacks)
+
+    @property
     def best(self) -> Path:
         """Checkpoint of the epoch with the best `val/obj_metric`."""
         return Path(self.trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
@@ -86,9 +110,9 @@ class Experiment:
             InputError: the checkpoint cannot be loaded or is of another network.
         """
         path = self.best if checkpoint is None else Path(checkpoint)
-        state = load_checkpoint(path).get("state_dict")
+        state = bare_weights(load_checkpoint(path).get("state_dict"), path)
         try:
-            self.module.load_state_dict(state)  # type: ignore[arg-type]
+            self.module.load_state_dict(state)
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(
@@ -110,6 +134,7 @@ def build(
     resume: PathLike | None = None,
     train: bool = True,
     evaluation: bool = False,
+    verify_psds: bool = False,
     fast_dev_run: bool = False,
     progress: bool = True,
 ) -> Experiment:
@@ -126,6 +151,7 @@ def build(
         resume: checkpoint of an interrupted training (`last.ckpt`) to go on with.
         train: False when only a checkpoint is tested; the training data are not needed then.
         evaluation: test on `data.eval_folder`, which has no labels.
+        verify_psds: hold the PSDS of a test against psds_eval too, which takes minutes.
         fast_dev_run: three epochs of two batches.
         progress: show Lightning's progress bars, on a terminal.
 
@@ -149,7 +175,7 @@ def build(
         )
     if resume is not None:
         # Before any work: a run that cannot go on should say so at once.
-        load_checkpoint(resume)
+        bare_weights(load_checkpoint(resume).get("state_dict"), resume)
         resume = Path(resume).resolve()
         logger = TensorBoardLogger(str(resume.parent), name="", version="")
     elif train and Path(log_dir, "last.ckpt").exists():
@@ -176,7 +202,9 @@ def build(
             rank=processes.rank,
             processes=processes.total,
         )
-        optimizer = torch.optim.Adam(student.parameters(), 1e-3, betas=(0.9, 0.999))
+        optimizer = torch.optim.Adam(
+            student.parameters(), 1e-3, betas=(0.9, 0.999), fused=processes.accelerator == "cpu"
+        )
         scheduler = make_scheduler(settings, optimizer, len(sampler))
         parts = {
             "opt": optimizer,
@@ -193,6 +221,7 @@ def build(
         test_data=make_test_set(settings, encoder, evaluation),
         fast_dev_run=fast_dev_run,
         evaluation=evaluation,
+        verify_psds=verify_psds,
         **parts,
     )
     limits = (
@@ -241,7 +270,7 @@ def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrateg
     training = config["training"]
     if processes.total == 1 and training["backend"] != "ddp":
         return "auto"
-    weak_outputs_learn = training["batch_size"][1] or training["teacher"]
+    weak_outputs_learn = training["batch_size"][1] or training["teacher"] is True
     return DDPStrategy(
         # Rank zero alone uses the statistics of the batch normalisation, and keeps its own.
         broadcast_buffers=False,
@@ -251,13 +280,23 @@ def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrateg
 
 def make_scheduler(
     config: Mapping[str, Any], optimizer: torch.optim.Optimizer, batches: int
-) -> ExponentialWarmup:
-    """Warm-up over `n_epochs_warmup`, or the decay of `opt`; `batches` are those of an epoch."""
+) -> Schedule:
+    """Warm-up over `n_epochs_warmup`, or what `opt` says; `batches` are those of an epoch."""
     opt, training = config["opt"], config["training"]
     steps = max(batches // training["accumulate_batches"], 1)
     if opt["decay_factor"] is not None:
         return StepDecay(optimizer, opt["lr"], opt["decay_epochs"] * steps, opt["decay_factor"])
-    return ExponentialWarmup(optimizer, opt["lr"], training["n_epochs_warmup"] * steps)
+    warmup = training["n_epochs_warmup"] * steps
+    if opt["schedule"] == "cosine":
+        return CosineDecay(optimizer, opt["lr"], warmup, training["n_epochs"] * steps)
+    return ExponentialWarmup(optimizer, opt["lr"], warmup)
+
+
+def fixes_epochs(config: Mapping[str, Any]) -> str | None:
+    """What makes a training one of `n_epochs` from its first step on, in words; None if nothing."""
+    if config["opt"]["schedule"] == "cosine":
+        return "opt.schedule is cosine, which falls to 0 in the last epoch"
+    return None
 
 
 def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
@@ -275,7 +314,7 @@ def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:
     last = MovableCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    stopping = EarlyStopping(
+    stopping = OwnPatience(
         "val/obj_metric", patience=training["early_stop_patience"], mode="max", strict=False
     )
     return [stopping, best, last]

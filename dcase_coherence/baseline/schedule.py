@@ -8,37 +8,27 @@ from typing import Any
 from torch.optim import Optimizer
 
 
-class ExponentialWarmup:
-    """Ramp the learning rate up to `max_lr`: `max_lr * exp(exponent * (1 - step / length)^2)`.
+class Schedule:
+    """Sets the learning rate after each optimizer step, as the DCASE 2021 Task 4 baseline does.
 
-    As in the DCASE 2021 Task 4 baseline the rate is set after each optimizer step, not before: the
-    first step runs at the rate the optimizer was made with, the second at the ramp's start.
+    The first step runs at the rate the optimizer was made with, the second at that of step 2.
 
     Args:
         optimizer: its parameter groups get the rate.
-        max_lr: rate at the end of the ramp.
-        rampup_length: in steps; 0 for a constant rate.
-        exponent: of the ramp.
+        max_lr: the largest rate.
 
     Attributes:
         step_num: 1 before the first optimizer step.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, max_lr: float, rampup_length: int, exponent: float = -5.0
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, max_lr: float) -> None:
         self.optimizer = optimizer
         self.max_lr = max_lr
-        self.rampup_len = rampup_length
-        self.exponent = exponent
         self.step_num = 1
 
     def scaling_factor(self) -> float:
-        """Position of the ramp in (0, 1]; it also weighs the consistency loss."""
-        if self.rampup_len == 0:
-            return 1.0
-        phase = 1.0 - min(max(self.step_num, 0.0), self.rampup_len) / self.rampup_len
-        return math.exp(self.exponent * phase * phase)
+        """Position of a warm-up in (0, 1]; it also weighs the consistency loss."""
+        return 1.0
 
     def rate(self) -> float:
         """Learning rate at the current step."""
@@ -59,7 +49,32 @@ class ExponentialWarmup:
         vars(self).update(state_dict)
 
 
-class StepDecay(ExponentialWarmup):
+class ExponentialWarmup(Schedule):
+    """Ramp the learning rate up to `max_lr`: `max_lr * exp(exponent * (1 - step / length)^2)`.
+
+    Args:
+        optimizer: its parameter groups get the rate.
+        max_lr: rate at the end of the ramp.
+        rampup_length: in steps; 0 for a constant rate.
+        exponent: of the ramp.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, max_lr: float, rampup_length: int, exponent: float = -5.0
+    ) -> None:
+        super().__init__(optimizer, max_lr)
+        self.rampup_len = rampup_length
+        self.exponent = exponent
+
+    def scaling_factor(self) -> float:
+        """Position of the ramp in (0, 1]; it also weighs the consistency loss."""
+        if self.rampup_len == 0:
+            return 1.0
+        phase = 1.0 - min(max(self.step_num, 0.0), self.rampup_len) / self.rampup_len
+        return math.exp(self.exponent * phase * phase)
+
+
+class StepDecay(Schedule):
     """Multiply the learning rate by `factor` every `every` steps (paper, section 3.1: 0.8).
 
     Args:
@@ -70,10 +85,33 @@ class StepDecay(ExponentialWarmup):
     """
 
     def __init__(self, optimizer: Optimizer, max_lr: float, every: int, factor: float) -> None:
-        super().__init__(optimizer, max_lr, rampup_length=0)
+        super().__init__(optimizer, max_lr)
         self.every = every
         self.factor = factor
 
     def rate(self) -> float:
         """Learning rate at the current step."""
         return self.max_lr * self.factor ** ((self.step_num - 1) // self.every)
+
+
+class CosineDecay(ExponentialWarmup):
+    """After the ramp let the learning rate fall to 0 as half a cosine (Loshchilov & Hutter, 2017).
+
+    Args:
+        optimizer: its parameter groups get the rate.
+        max_lr: rate at the end of the ramp.
+        rampup_length: in steps.
+        steps: of the whole training, ramp included.
+    """
+
+    def __init__(self, optimizer: Optimizer, max_lr: float, rampup_length: int, steps: int) -> None:
+        super().__init__(optimizer, max_lr, rampup_length)
+        self.steps = steps
+
+    def rate(self) -> float:
+        """Learning rate at the current step."""
+        if self.step_num <= self.rampup_len:
+            return super().rate()
+        # The ramp counts from 1.
+        done = (self.step_num - 1 - self.rampup_len) / max(self.steps - self.rampup_len, 1)
+        return self.max_lr * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import random
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from dcase_coherence.baseline.augment import mixup
+from dcase_coherence.baseline.augment import frequency_mask, gain, mixup, time_shift
 from dcase_coherence.baseline.checkpoints import load_statistics, save_statistics
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv
-from dcase_coherence.data.datasets import ConcatDatasetBatchSampler, mix_seed
+from dcase_coherence.baseline.losses import strong_loss
+from dcase_coherence.baseline.results import validation_scores, write_test
+from dcase_coherence.data.datasets import (
+    Clips,
+    ConcatDatasetBatchSampler,
+    LengthBatchSampler,
+    mix_seed,
+    name_in,
+    sets_of,
+)
 from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.data.loading import DeviceBatches, is_packed
-from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, write_detections
-from dcase_coherence.evaluation.scores import Scorer
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.data.loading import load
+from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore
+from dcase_coherence.lightning import rows_of
 
 
 class MeanTeacher(pl.LightningModule):
@@ -44,8 +49,11 @@ class MeanTeacher(pl.LightningModule):
     - In evaluation the folder `teacher` gets the teacher's detections; the official trainer
       writes the student's into both.
     - A scaler fitted on the data set is kept in the checkpoint.
+    - `training.time_shift`, `gain` and `frequency_mask` change the clips of a batch, for student
+      and teacher alike.
     - A share of 0 in `training.batch_size` leaves a set out; `training.teacher: false` trains
-      the student alone (the paper's Table 1).
+      the student alone (the paper's Table 1), and `average` does, but tests the moving average of
+      the student, statistics of the batch normalisation included.
 
     As in the official trainer the moving average covers parameters only: the teacher's batch
     normalisation follows its own forward passes.
@@ -67,9 +75,10 @@ class MeanTeacher(pl.LightningModule):
             `data.synth_val_folder` as strong.
         test_data: clips with file names.
         train_sampler: gives the batches.
-        scheduler: `{"scheduler": ExponentialWarmup(...), "interval": "step"}`.
+        scheduler: `{"scheduler": Schedule(...), "interval": "step"}`.
         fast_dev_run: load the data in the main process.
         evaluation: test without labels; only detections are written.
+        verify_psds: hold the PSDS of a test against psds_eval too, which takes minutes.
     """
 
     def __init__(
@@ -85,13 +94,17 @@ class MeanTeacher(pl.LightningModule):
         scheduler: dict[str, Any] | None = None,
         fast_dev_run: bool = False,
         evaluation: bool = False,
+        verify_psds: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(dict(hparams))
         self.encoder = encoder
         self.sed_student = sed_student
         self.sed_teacher: nn.Module | None = None
-        if hparams["training"].get("teacher", True):
+        teacher = hparams["training"].get("teacher", True)
+        #: Whether the teacher only averages: it sees no batch and the student does not follow it.
+        self.averages = teacher == "average"
+        if teacher:
             self.sed_teacher = copy.deepcopy(sed_student).requires_grad_(False)
         # Typed loosely: a module that is only tested has none of them.
         self.opt: Any = opt
@@ -101,6 +114,7 @@ class MeanTeacher(pl.LightningModule):
         self.train_sampler: Any = train_sampler
         self.scheduler: Any = scheduler
         self.evaluation = evaluation
+        self.verify_psds = verify_psds
         self.num_workers = 0 if fast_dev_run else hparams["training"]["num_workers"]
         self.mel_spec = MelSpectrogram(**hparams["feats"])
         scaler = hparams["scaler"]
@@ -120,6 +134,10 @@ class MeanTeacher(pl.LightningModule):
         teacher = {} if self.sed_teacher is None else {"teacher": self.sed_teacher}
         return {"student": self.sed_student, **teacher}
 
+    def mels(self, sound: Tensor) -> Tensor:
+        """Mel spectrograms `(batch, mels, frames)` of audio, or what is given if it is that."""
+        return sound if sound.dim() == 3 else self.mel_spec(sound)
+
     def features(self, mels: Tensor) -> Tensor:
         """Log and normalise mel spectrograms `(batch, mels, frames)`."""
         return self.scaler(take_log(mels))
@@ -131,8 +149,13 @@ class MeanTeacher(pl.LightningModule):
         audio, labels = batch[0], batch[1]
         training = self.hparams["training"]
         strong_rows, weak_rows = self.labelled_rows()
-        mels = self.mel_spec(audio)
+        mels = self.mels(audio)
         labels_weak = (labels[weak_rows].sum(-1) > 0).float()
+        if training.get("time_shift"):
+            most = round(training["time_shift"] / self.encoder.frame_seconds)
+            mels, labels[:] = time_shift(mels, labels, most, strong_rows)
+        if training.get("gain"):
+            mels = gain(mels, training["gain"])
         kind = training.get("mixup")
         if kind is not None and random.random() < 0.5:
             if len(labels_weak):
@@ -143,21 +166,24 @@ class MeanTeacher(pl.LightningModule):
                 mels[strong_rows], labels[strong_rows], mixup_label_type=kind
             )
         features = self.features(mels)
+        if training.get("frequency_mask"):
+            features = frequency_mask(features, training["frequency_mask"])
 
         def supervised(name: str, strong: Tensor, weak: Tensor) -> Tensor:
-            loss = self.supervised_loss(strong[strong_rows], labels[strong_rows])
+            near = training.get("boundary_weight", 1.0)
+            loss = strong_loss(strong[strong_rows], labels[strong_rows], near)
             self.log(f"train/{name}/loss_strong", loss)
             if len(labels_weak):
                 loss_weak = self.supervised_loss(weak[weak_rows], labels_weak)
                 self.log(f"train/{name}/loss_weak", loss_weak)
-                loss = loss + loss_weak
+                loss = loss + training.get("weak_weight", 1) * loss_weak
             return loss
 
         strong, weak = self.sed_student(features)
         loss = supervised("student", strong, weak)
         self.log("train/student/tot_supervised", loss, prog_bar=True)
         scheduler = self.warmup
-        if self.sed_teacher is not None:
+        if self.sed_teacher is not None and not self.averages:
             with torch.no_grad():
                 strong_teacher, weak_teacher = self.sed_teacher(features)
                 supervised("teacher", strong_teacher, weak_teacher)
@@ -174,10 +200,22 @@ class MeanTeacher(pl.LightningModule):
         self.log("train/lr", self.opt.param_groups[-1]["lr"], prog_bar=True)
         return loss
 
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log a value; a training's only where it is shown or written.
+
+        Of a small network Lightning's bookkeeping would take a tenth of each step.
+        """
+        trainer = self._trainer
+        if trainer is not None and trainer.training and not trainer.progress_bar_callback:
+            every = getattr(trainer, "log_every_n_steps", 1)
+            if (trainer.global_step + 1) % max(every, 1):
+                return
+        super().log(name, value, *args, **kwargs)
+
     def labelled_rows(self) -> tuple[slice, slice]:
         """Rows of a training batch with strong labels, and those with weak labels."""
-        strong, weak, _ = self.hparams["training"]["batch_size"]
-        return slice(0, strong), slice(strong, strong + weak)
+        strong, weak, _ = rows_of(self.hparams["training"]["batch_size"])
+        return strong, weak
 
     @property
     def warmup(self) -> Any:
@@ -192,7 +230,10 @@ class MeanTeacher(pl.LightningModule):
         """
         if self.sed_teacher is not None:
             factor = self.hparams["training"]["ema_factor"]
-            self.update_ema(factor, self.warmup.step_num, self.sed_student, self.sed_teacher)
+            step = self.warmup.step_num
+            self.update_ema(factor, step, self.sed_student, self.sed_teacher)
+            if self.averages:
+                self.average_statistics(factor, step, self.sed_student, self.sed_teacher)
 
     @staticmethod
     @torch.no_grad()
@@ -208,6 +249,17 @@ class MeanTeacher(pl.LightningModule):
         alpha = min(1 - 1 / (global_step + 1), alpha)
         for average, parameter in zip(ema_model.parameters(), model.parameters()):
             average.mul_(alpha).add_(parameter, alpha=1 - alpha)
+
+    @staticmethod
+    @torch.no_grad()
+    def average_statistics(alpha: float, step: int, model: nn.Module, average: nn.Module) -> None:
+        """Move the buffers of `average` towards those of `model`, as :meth:`update_ema` does."""
+        alpha = min(1 - 1 / (step + 1), alpha)
+        for mean, buffer in zip(average.buffers(), model.buffers()):
+            if buffer.is_floating_point():
+                mean.mul_(alpha).add_(buffer, alpha=1 - alpha)
+            else:
+                mean.copy_(buffer)
 
     def configure_optimizers(self) -> Any:
         """Give Lightning the optimizer and the scheduler."""
@@ -229,7 +281,7 @@ class MeanTeacher(pl.LightningModule):
             self.scaler.set_statistics(*(t.to(self.device) for t in load_statistics(path, of)))
             return
         self.scaler.fit(
-            take_log(self.mel_spec(batch[0].to(self.device))) for batch in self.train_dataloader()
+            take_log(self.mels(batch[0].to(self.device))) for batch in self.train_dataloader()
         )
         # Each process has seen its part of each batch.
         reduce = self.trainer.strategy.reduce
@@ -267,15 +319,24 @@ class MeanTeacher(pl.LightningModule):
 
     def _scored(self, data: Any) -> Any:
         # Lightning skips the scores where there is nothing to score: the others take one clip.
-        data = data if self.trainer.is_global_zero else Subset(data, [0])
-        return self._loader(data, batch_size=self.hparams["training"]["batch_size_val"])
+        if not self.trainer.is_global_zero:
+            return self._loader(Subset(data, [0]), batch_size=1)
+        size = self.hparams["training"]["batch_size_val"]
+        if not all(isinstance(clips, Clips) for clips in sets_of(data)):
+            return self._loader(data, batch_size=size)
+        samples = round(self.encoder.audio_len * self.encoder.fs)
+        batches = LengthBatchSampler(data, size, samples)
+        # A spectrogram does not tell the length of its clip; that of the usual clips is known.
+        return self._loader(data, batches.longest <= samples, batch_sampler=batches)
 
-    def _loader(self, data: Any, **batches: Any) -> Any:
-        if is_packed(data):
-            return DeviceBatches(data, self.device, **batches)
-        # Its own generator: starting workers takes no number from the training's.
-        return DataLoader(
-            data, num_workers=self.num_workers, generator=torch.Generator(), **batches
+    def _loader(self, data: Any, usual: bool = True, **batches: Any) -> Any:
+        keep = usual and self.hparams["data"].get("keep_mels")
+        return load(
+            data,
+            self.device,
+            num_workers=self.num_workers,
+            mel_spec=self.mel_spec if keep else None,
+            **batches,
         )
 
     # Validation
@@ -288,9 +349,10 @@ class MeanTeacher(pl.LightningModule):
     def validation_step(self, batch: Any, batch_indx: int) -> None:
         """Collect what student and teacher say about a batch."""
         audio, labels, _, filenames = batch
-        features = self.features(self.mel_spec(audio))
-        weak_rows = self._rows_in(filenames, "weak_folder")
-        strong_rows = self._rows_in(filenames, "synth_val_folder")
+        features = self.features(self.mels(audio))
+        weak_rows = list(self._names_in(filenames, "weak_folder", "synth_val_folder"))
+        names = self._names_in(filenames, "synth_val_folder", "weak_folder")
+        strong_rows = list(names)
         labels_weak = (labels[weak_rows].sum(-1) >= 1).float()
         for name, model in self.models.items():
             strong, weak = model(features)
@@ -299,47 +361,40 @@ class MeanTeacher(pl.LightningModule):
                 self.log(f"val/weak/{name}/loss_weak", loss, batch_size=len(audio))
                 self.val_weak[name].add(weak[weak_rows], labels_weak)
             if strong_rows:
-                loss = self.supervised_loss(strong[strong_rows], labels[strong_rows])
+                loss = self._strong_loss(strong[strong_rows], labels[strong_rows])
                 self.log(f"val/synth/{name}/loss_strong", loss, batch_size=len(audio))
                 self.val_strong[name].add(
-                    strong[strong_rows], [filenames[row] for row in strong_rows]
+                    strong[strong_rows], list(names.values()), self._seconds(audio)
                 )
 
-    def _rows_in(self, filenames: Sequence[str], folder: str) -> list[int]:
-        path = Path(self.hparams["data"][folder])
-        return [row for row, name in enumerate(filenames) if Path(name).parent == path]
+    def _names_in(self, paths: Sequence[str], folder: str, other: str) -> dict[int, str]:
+        """Names of the clips of a folder by their rows; one folder may lie in the other."""
+        data = self.hparams["data"]
+        found = {row: name_in(data[folder], path) for row, path in enumerate(paths)}
+        kept = {}
+        for row, name in found.items():
+            nearer = name_in(data[other], paths[row])
+            if name is not None and (nearer is None or len(nearer) >= len(name)):
+                kept[row] = name
+        return kept
+
+    def _strong_loss(self, strong: Tensor, labels: Tensor) -> Tensor:
+        # Of a clip of any length the network may give a frame more than the labels have.
+        frames = min(strong.shape[-1], labels.shape[-1])
+        return self.supervised_loss(strong[..., :frames], labels[..., :frames])
+
+    def _seconds(self, audio: Tensor) -> float:
+        if audio.dim() == 3:  # a spectrogram
+            return float(self.encoder.audio_len)
+        return audio.shape[-1] / self.encoder.fs
 
     def on_validation_epoch_end(self) -> None:
         """Score the epoch; `val/obj_metric` is what checkpoints are chosen by."""
-        scores = self._validation_scores() if self.trainer.is_global_zero else {}
+        scores = {}
+        if self.trainer.is_global_zero:
+            scores = validation_scores(self.hparams, self.encoder, self.val_strong, self.val_weak)
         for name, value in self.trainer.strategy.broadcast(scores).items():
             self.log(name, value, prog_bar=name == "val/obj_metric")
-
-    def _validation_scores(self) -> dict[str, float]:
-        data, training = self.hparams["data"], self.hparams["training"]
-        reference = read_strong_tsv(data["synth_val_tsv"], self.encoder.labels)
-        durations = read_durations(data["synth_val_dur"])
-        scorer = Scorer(reference, durations, self.encoder.labels)
-        scores = {}
-        objective = 0.0
-        for name, said in self.val_strong.items():
-            events = said.decode(
-                self.encoder, training["val_thresholds"], training["median_window"]
-            )
-            intersection = float(
-                np.mean([scorer.intersection_based(found).macro_f1 for found in events.values()])
-            )
-            event = scorer.event_based(events[0.5]).macro_f1
-            scores[f"val/synth/{name}/intersection_f1_macro"] = intersection
-            scores[f"val/synth/{name}/event_f1_macro"] = event
-            weak = 0.0
-            if training["batch_size"][1]:
-                weak = self.val_weak[name].macro_f1()
-                scores[f"val/weak/{name}/macro_F1"] = weak
-            if name == "student":
-                by_event = training.get("obj_metric_synth_type") == "event"
-                objective = weak + (event if by_event else intersection)
-        return {**scores, "val/obj_metric": objective}
 
     # Test
 
@@ -351,19 +406,15 @@ class MeanTeacher(pl.LightningModule):
     def test_step(self, batch: Any, batch_indx: int) -> None:
         """Collect what student and teacher say about a batch."""
         audio, labels, _, filenames = batch
-        features = self.features(self.mel_spec(audio))
+        folder = self.hparams["data"]["eval_folder" if self.evaluation else "test_folder"]
+        names = [name_in(folder, path) or path for path in filenames]
+        features = self.features(self.mels(audio))
         for name, model in self.models.items():
             strong, _ = model(features)
             if not self.evaluation:
-                loss = self.supervised_loss(strong, labels)
+                loss = self._strong_loss(strong, labels)
                 self.log(f"test/{name}/loss_strong", loss, batch_size=len(audio))
-            self.test_posteriors[name].add(strong, filenames)
-
-    @property
-    def test_thresholds(self) -> np.ndarray:
-        """Operating points of the test, evenly spaced in (0, 1)."""
-        count = self.hparams["training"]["n_test_thresholds"]
-        return np.arange(1 / (count * 2), 1, 1 / count)
+            self.test_posteriors[name].add(strong, names, self._seconds(audio))
 
     def on_test_epoch_end(self) -> None:
         """Write posteriors and detections, score them, write and log the scores.
@@ -371,55 +422,23 @@ class MeanTeacher(pl.LightningModule):
         Under `<log_dir>/metrics_test`: `metrics.json` and, in `student` and `teacher`,
         `posteriors.npz`, `predictions_05_<name>.tsv` and `predictions_th_<threshold>.tsv`.
         """
-        results = self._write_test() if self.trainer.is_global_zero else {}
+        results: dict[str, float] = {}
+        if self.trainer.is_global_zero:
+            folder = Path(self._log_dir(), "metrics_test")
+            results = write_test(
+                folder,
+                self.hparams,
+                self.encoder,
+                self.test_posteriors,
+                labelled=not self.evaluation,
+                verify_psds=self.verify_psds,
+            )
+            if results and self.logger is not None:
+                self.logger.log_metrics(results)
+                self.logger.log_hyperparams(dict(self.hparams), results)
         self.test_results = self.trainer.strategy.broadcast(results)
         for key, value in self.test_results.items():
             self.log(key, value, logger=False)
-
-    def _write_test(self) -> dict[str, float]:
-        folder = Path(self._log_dir(), "metrics_test")
-        window = self.hparams["training"]["median_window"]
-        results: dict[str, float] = {}
-        for name, said in self.test_posteriors.items():
-            events = said.decode(self.encoder, [0.5], window)[0.5]
-            points = said.decode(self.encoder, list(self.test_thresholds), window)
-            said.save(folder / name / "posteriors.npz", self.encoder.labels)
-            write_detections(folder / name, name, events, points)
-            if not self.evaluation:
-                scores = self._score(events, points)
-                results.update({f"test/{name}/{key}": value for key, value in scores.items()})
-        if self.evaluation:
-            return {}
-        results["hp_metric"] = max(results[f"test/student/psds_score_scenario{n}"] for n in (1, 2))
-        with whole_file(folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(results, indent=2) + "\n")
-        if self.logger is not None:
-            self.logger.log_metrics(results)
-            self.logger.log_hyperparams(dict(self.hparams), results)
-        return results
-
-    def _score(
-        self, events: pd.DataFrame, points: Mapping[float, pd.DataFrame]
-    ) -> dict[str, float]:
-        data = self.hparams["data"]
-        reference = read_strong_tsv(data["test_tsv"], self.encoder.labels)
-        durations = read_durations(data["test_dur"])
-        scorer = Scorer(reference, durations, self.encoder.labels)
-        psds1, psds2 = scorer.psds(points)
-        event = scorer.event_based(events)
-        segment = scorer.segment_based(events)
-        intersection = scorer.intersection_based(events)
-        return {
-            "psds_score_scenario1": psds1,
-            "psds_score_scenario2": psds2,
-            "event_f1_macro": event.macro_f1,
-            "event_f1_micro": event.micro_f1,
-            "intersection_f1_macro": intersection.macro_f1,
-            "intersection_f1_macro_strict": intersection.strict_macro_f1,
-            "segment_f1_macro": segment.macro_f1,
-            "segment_f1_macro_strict": segment.strict_macro_f1,
-            "segment_f1_micro": segment.micro_f1,
-        }
 
     def _log_dir(self) -> str:
         log_dir = None if self.logger is None else self.logger.log_dir

@@ -41,6 +41,28 @@ def read_strong_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.Data
           filename  onset  offset event_label
         0    a.wav    0.5     2.0         Dog
     """
+    table = _read_events(path)
+    has_event = table["event_label"].notna()
+    _refuse_order(path, has_event & (table["onset"] == table["offset"]), table)
+    unknown = has_event & ~table["event_label"].isin(list(classes))
+    _refuse(path, unknown, lambda row: _unknown_class(table["event_label"][row], classes))
+    return table.reset_index(drop=True)
+
+
+def read_events(path: PathLike) -> pd.DataFrame:
+    """Read events of any classes, as any system may have written them.
+
+    As :func:`read_strong_tsv`, but for the names of the classes and events of no length, which
+    are taken as they are; a file that ends in `.csv` is separated by commas.
+
+    Raises:
+        InputError: the file, a column or a row cannot be used.
+    """
+    return _read_events(path).reset_index(drop=True)
+
+
+def _read_events(path: PathLike) -> pd.DataFrame:
+    """As :func:`read_events`, with the line of each row as its index."""
     table = _read(path, ("filename", "onset", "offset", "event_label"))
     empty = table[["onset", "offset", "event_label"]].eq("")
     partly = empty.any(axis=1) & ~empty.all(axis=1)
@@ -55,16 +77,7 @@ def read_strong_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.Data
         has_event & (table["onset"] < 0),
         lambda row: f"the onset {table['onset'][row]:g} is negative; give seconds from the start",
     )
-    _refuse(
-        path,
-        has_event & ~(table["onset"] < table["offset"]),
-        lambda row: (
-            f"the onset {table['onset'][row]:g} is not before the offset "
-            f"{table['offset'][row]:g} (seconds)"
-        ),
-    )
-    unknown = has_event & ~table["event_label"].isin(list(classes))
-    _refuse(path, unknown, lambda row: _unknown_class(table["event_label"][row], classes))
+    _refuse_order(path, has_event & (table["onset"] > table["offset"]), table)
     table["event_label"] = table["event_label"].where(has_event, np.nan)
     return table
 
@@ -89,11 +102,11 @@ def read_weak_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.DataFr
         table["filename"].duplicated(),
         lambda row: f"{table['filename'][row]} has a row already; give each clip one row",
     )
-    for row, labels in enumerate(table["event_labels"]):
+    for line, labels in table["event_labels"].items():
         for label in labels.split(",") if labels else []:
             if label not in classes:
-                raise InputError(f"{path}, line {row + 2}: {_unknown_class(label, classes)}")
-    return table
+                raise InputError(f"{path}, line {line}: {_unknown_class(label, classes)}")
+    return table.reset_index(drop=True)
 
 
 def read_durations(path: PathLike) -> pd.DataFrame:
@@ -120,7 +133,7 @@ def read_durations(path: PathLike) -> pd.DataFrame:
         table["filename"].duplicated(),
         lambda row: f"{table['filename'][row]} has a duration already; give each clip one row",
     )
-    return table
+    return table.reset_index(drop=True)
 
 
 def read_filenames(path: PathLike) -> list[str]:
@@ -132,8 +145,33 @@ def read_filenames(path: PathLike) -> list[str]:
     return list(dict.fromkeys(_read(path, ("filename",))["filename"]))
 
 
+def to_tsv(table: pd.DataFrame) -> str:
+    """Write a table as the functions here read it: separated by tabs, without quotes."""
+    texts = table.select_dtypes(exclude="number").columns
+    written = table.assign(
+        **{name: table[name].map(one_field, na_action="ignore") for name in texts}
+    )
+    return written.to_csv(sep="\t", index=False, quoting=csv.QUOTE_NONE, lineterminator="\n")
+
+
+def one_field(text: str) -> str:
+    r"""Write a text so that it stays one field of a table in UTF-8: a file's name may be anything.
+
+    Example:
+        >>> one_field("a\tb.wav"), one_field(os.fsdecode(b"\xe9.wav"))
+        ('a\\tb.wav', '\\udce9.wav')
+    """
+    for character, word in (("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(character, word)
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
-    """Read the columns as text, blanks and "nan" as ""; check that filenames stay inside."""
+    """Read the columns as text, blanks and "nan" as ""; check that filenames stay inside.
+
+    The index is the number of each row's line in the file.
+    """
+    separator, word = (",", "comma") if str(path).endswith(".csv") else ("\t", "tab")
     if not os.path.isfile(path):
         raise InputError(f"{path} does not exist or is not a file; give the path of a tsv file")
     try:
@@ -141,7 +179,7 @@ def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
         # swallows the lines after it.
         table = pd.read_csv(
             path,
-            sep="\t",
+            sep=separator,
             dtype=str,
             keep_default_na=False,
             quoting=csv.QUOTE_NONE,
@@ -152,18 +190,19 @@ def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no content"
-        raise InputError(f"{path} is not a tab-separated table: {reason}") from None
+        raise InputError(f"{path} is not a {word}-separated table: {reason}") from None
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise InputError(
-            f"{path} has no column {missing[0]!r}; its first line must name, separated by tabs: "
-            f"{', '.join(columns)} (it names: {', '.join(map(str, table.columns[:8]))})"
+            f"{path} has no column {missing[0]!r}; its first line must name, separated by "
+            f"{word}s: {', '.join(columns)} (it names: {', '.join(map(str, table.columns[:8]))})"
         )
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError(
             f"{path} has rows with more fields than its first line names; "
-            "separate the fields by single tabs"
+            f"separate the fields by single {word}s"
         )
+    table.index = _lines(path, len(table), separator)
     # A short row reads as missing values.
     table = table[list(columns)].fillna("").apply(lambda column: column.str.strip())
     table = table.mask(table.apply(lambda column: column.str.lower()).eq("nan"), "")
@@ -177,6 +216,14 @@ def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
         ),
     )
     return table
+
+
+def _lines(path: PathLike, rows: int, separator: str) -> pd.Index:
+    """Numbers of the lines of a table's rows: blank ones do not become rows."""
+    blank = " \t\n".replace(separator, "")
+    with open(path, encoding="utf-8-sig") as file:
+        lines = [number for number, line in enumerate(file, 1) if line.strip(blank)]
+    return pd.Index(lines[1:] if len(lines) == rows + 1 else range(2, rows + 2))
 
 
 def _is_inside(name: str) -> bool:
@@ -199,11 +246,23 @@ def _seconds(path: PathLike, table: pd.DataFrame, column: str) -> pd.Series:
     return numbers
 
 
+def _refuse_order(path: PathLike, bad: pd.Series, table: pd.DataFrame) -> None:
+    """Raise for the first row whose onset is not before its offset."""
+    _refuse(
+        path,
+        bad,
+        lambda row: (
+            f"the onset {table['onset'][row]:g} is not before the offset "
+            f"{table['offset'][row]:g} (seconds)"
+        ),
+    )
+
+
 def _refuse(path: PathLike, bad: pd.Series, sentence) -> None:
-    """Raise for the first bad row, by the number of its line in the file."""
+    """Raise for the first bad row, by the number of its line in the file, which is its index."""
     if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise InputError(f"{path}, line {row + 2}: {sentence(row)}")
+        line = bad.index[np.flatnonzero(bad)[0]]
+        raise InputError(f"{path}, line {line}: {sentence(line)}")
 
 
 def _unknown_class(label: str, classes: Sequence[str]) -> str:

@@ -17,12 +17,13 @@ from dcase_coherence.data.annotations import (
     read_filenames,
     read_strong_tsv,
     read_weak_tsv,
+    to_tsv,
 )
-from dcase_coherence.data.audio import read_audio
+from dcase_coherence.data.audio import audio_names, read_audio
 from dcase_coherence.data.desed import official_layout
-from dcase_coherence.data.prepare import RATE, audio_names
+from dcase_coherence.data.prepare import RATE
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, whole_file
+from dcase_coherence.system.files import PathLike, write_whole
 from dcase_coherence.system.processes import over_files
 
 CLIP_SECONDS = 10.0
@@ -95,7 +96,11 @@ class Clip(NamedTuple):
 
 
 def check(
-    folder: PathLike, *, processes: int | None = None, progress: bool = True
+    folder: PathLike,
+    *,
+    seconds: float = CLIP_SECONDS,
+    processes: int | None = None,
+    progress: bool = True,
 ) -> list[Diagnosis]:
     """Examine every file of a data set in the official layout.
 
@@ -104,6 +109,7 @@ def check(
 
     Args:
         folder: the folder with `audio` and `metadata` in it.
+        seconds: what the training takes of a clip, `data.audio_max_len` of its configuration.
         processes: how many; as many as there are cores when None.
         progress: show bars, on a terminal.
 
@@ -125,7 +131,7 @@ def check(
         if expected[part.key] is None and not os.path.isdir(paths[f"{part.key}_folder"]):
             continue
         title = part.name if progress else None
-        diagnoses.append(_examine(part, paths, root, expected[part.key], processes, title))
+        diagnoses.append(_examine(part, paths, root, expected[part.key], seconds, processes, title))
     return diagnoses
 
 
@@ -139,10 +145,7 @@ def write_missing(diagnoses: Sequence[Diagnosis], path: PathLike) -> int:
         Number of clips.
     """
     rows = [(name, "missing", d.part.name) for d in diagnoses for name in d.missing]
-    with whole_file(path) as temporary:
-        pd.DataFrame(rows, columns=["filename", "error", "subset"]).to_csv(
-            temporary, sep="\t", index=False
-        )
+    write_whole(path, to_tsv(pd.DataFrame(rows, columns=["filename", "error", "subset"])))
     return len(rows)
 
 
@@ -178,6 +181,7 @@ def _examine(
     paths: Mapping[str, str],
     root: Path,
     expected: int | None,
+    usual: float,
     processes: int | None,
     title: str | None,
 ) -> Diagnosis:
@@ -204,8 +208,13 @@ def _examine(
         [name for name, clip in sound.items() if clip.rate != RATE],
     )
     _say(notes, "silent from start to end", [n for n, clip in sound.items() if clip.peak == 0])
-    others = [n for n, clip in sound.items() if abs(clip.seconds - CLIP_SECONDS) > SLACK]
-    _say(notes, f"not {CLIP_SECONDS:g} s long (the training pads or cuts them)", others)
+    short = [n for n, clip in sound.items() if clip.seconds < usual - SLACK]
+    _say(notes, f"shorter than {usual:g} s, which are padded", short)
+    long = [n for n, clip in sound.items() if clip.seconds > usual + SLACK]
+    # Of the weak clips most are for training; the others are taken whole.
+    cut = "of which the training takes a part at random, cutting the rest"
+    scored = part.key in ("synth_val", "test", "public")
+    _say(notes, f"longer than {usual:g} s, {'scored whole' if scored else cut}", long)
 
     missing: list[str] = []
     try:

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import ConcatDataset, Dataset, Sampler
 
-from dcase_coherence.data.audio import read_audio
+from dcase_coherence.data.audio import audio_names, read_audio, read_length
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Clips(Dataset):
-    """Audio clips of one length and their labels; the base of the three sets.
+    """Audio clips and their labels, of one length unless `whole`; the base of the three sets.
 
     Args:
         files: path of each clip.
@@ -37,6 +37,7 @@ class Clips(Dataset):
         fs: sampling rate in Hz.
         return_filename: add the path to the item.
         seed: of the random parts.
+        whole: leave longer clips whole, as what is scored has to be.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Clips(Dataset):
         fs: int,
         return_filename: bool,
         seed: int,
+        whole: bool = False,
     ) -> None:
         self.files = list(files)
         self.encoder = encoder
@@ -54,6 +56,7 @@ class Clips(Dataset):
         self.fs = fs
         self.return_filename = return_filename
         self.seed = seed
+        self.whole = whole or pad_to is None
         self.epoch = 0
         #: Each clip's store and place in it, see `loading.pack_sets`; None: read from its file.
         self.packed: list[tuple[Store, int]] | None = None
@@ -61,9 +64,13 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def labels(self, item: int, onset: float) -> np.ndarray:
-        """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off."""
-        return np.zeros((self.encoder.n_frames, len(self.encoder.labels)))
+    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
+        """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off.
+
+        `frames` is for clips of another length than the encoder's.
+        """
+        frames = self.encoder.n_frames if frames is None else frames
+        return np.zeros((frames, len(self.encoder.labels)))
 
     def audio(self, item: int) -> np.ndarray:
         """Float32 samples `(samples,)` of a whole clip."""
@@ -74,19 +81,44 @@ class Clips(Dataset):
 
     def start(self, item: int, length: int) -> int:
         """First sample of the part that is taken of a clip of `length` samples."""
-        if self.samples is None or length <= self.samples:
+        if self.whole or self.samples is None or length <= self.samples:
             return 0
         draw = random.Random(f"{self.seed} {self.epoch} {item}")
         return draw.randint(0, length - self.samples)
 
+    def taken(self, length: int) -> int:
+        """Samples of the item that a clip of `length` samples becomes."""
+        if self.samples is None:
+            return length
+        return max(length, self.samples) if self.whole else self.samples
+
+    def length(self, item: int) -> int:
+        """Samples of an item, without reading its audio.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if self.samples is not None and not self.whole:
+            return self.samples
+        if self.packed is None:
+            return self.taken(read_length(self.files[item], self.fs))
+        store, clip = self.packed[item]
+        return self.taken(store.lengths[clip])
+
+    def frames(self, samples: int) -> int:
+        """Label frames of an item of so many samples."""
+        if samples == self.samples:
+            return self.encoder.n_frames
+        return samples // self.encoder.frame_hop // self.encoder.net_pooling
+
     def __getitem__(self, item: int) -> tuple[Any, ...]:
         audio = self.audio(item)
         start = self.start(item, len(audio))
-        if self.samples is not None:
-            audio = audio[start : start + self.samples]
-            if len(audio) < self.samples:
-                audio = np.pad(audio, (0, self.samples - len(audio)))
-        labels = self.labels(item, round(start / self.fs, 3))
+        samples = self.taken(len(audio))
+        audio = audio[start : start + samples]
+        if len(audio) < samples:
+            audio = np.pad(audio, (0, samples - len(audio)))
+        labels = self.labels(item, round(start / self.fs, 3), self.frames(samples))
         parts = (
             torch.from_numpy(np.ascontiguousarray(audio)),
             torch.from_numpy(labels.T.astype(np.float32)),
@@ -115,6 +147,7 @@ class StronglyAnnotatedSet(Clips):
         fs: int = 16000,
         return_filename: bool = False,
         seed: int = 0,
+        whole: bool = False,
     ) -> None:
         self.events: dict[str, list[tuple[str, float, float]]] = {}
         rows = zip(*(tsv_entries[c] for c in ("filename", "event_label", "onset", "offset")))
@@ -124,16 +157,17 @@ class StronglyAnnotatedSet(Clips):
                 events.append((label, onset, offset))
         self.names = list(self.events)
         files = find_files(audio_folder, self.names)
-        super().__init__(files, encoder, pad_to, fs, return_filename, seed)
+        super().__init__(files, encoder, pad_to, fs, return_filename, seed, whole)
 
-    def labels(self, item: int, onset: float) -> np.ndarray:
+    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
         """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off."""
         return self.encoder.encode_strong(
             [
                 (label, max(0, start - onset), stop - onset)
                 for label, start, stop in self.events[self.names[item]]
-                if stop > onset and start - onset < self.encoder.audio_len
-            ]
+                if stop > onset
+            ],
+            frames,
         )
 
 
@@ -156,20 +190,21 @@ class WeakSet(Clips):
         fs: int = 16000,
         return_filename: bool = False,
         seed: int = 0,
+        whole: bool = False,
     ) -> None:
         self.tags = list(tsv_entries["event_labels"])
         files = find_files(audio_folder, list(tsv_entries["filename"]))
-        super().__init__(files, encoder, pad_to, fs, return_filename, seed)
+        super().__init__(files, encoder, pad_to, fs, return_filename, seed, whole)
 
-    def labels(self, item: int, onset: float) -> np.ndarray:
+    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
         """Labels `(frames, classes)`, all in frame 0."""
-        labels = super().labels(item, onset)
+        labels = super().labels(item, onset, frames)
         labels[0] = self.encoder.encode_weak(self.tags[item])
         return labels
 
 
 class UnlabeledSet(Clips):
-    """All wav files of a folder, sorted by name (the official baseline takes any order).
+    """All wav files of a folder and below, sorted by name (the official baseline takes any order).
 
     Args:
         unlabeled_folder: holds the wav files.
@@ -185,14 +220,14 @@ class UnlabeledSet(Clips):
         fs: int = 16000,
         return_filename: bool = False,
         seed: int = 0,
+        whole: bool = False,
     ) -> None:
-        # A hidden file is one that a killed conversion left unfinished.
-        names = list_folder(unlabeled_folder)
-        files = sorted(f for f in names if f.endswith(".wav") and not f.startswith("."))
+        list_folder(unlabeled_folder)
+        files = audio_names(unlabeled_folder, [".wav"])
         if not files:
             raise InputError(f"{unlabeled_folder} holds no .wav file; put the clips there")
         paths = [os.path.join(unlabeled_folder, file) for file in files]
-        super().__init__(paths, encoder, pad_to, fs, return_filename, seed)
+        super().__init__(paths, encoder, pad_to, fs, return_filename, seed, whole)
 
 
 class ConcatDatasetBatchSampler(Sampler[List[int]]):
@@ -266,6 +301,47 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
             yield [i for order, size in orders for i in order[batch * size : (batch + 1) * size]]
 
 
+class LengthBatchSampler(Sampler[List[int]]):
+    """Batches of clips of one length, in order, for clips that are taken whole.
+
+    Under a normalisation clip by clip no clip may be padded to the length of another. Of long
+    clips a batch holds fewer, at most as many samples as `batch_size` clips of `samples` have.
+
+    Args:
+        data: a set of clips, or a ConcatDataset of such.
+        batch_size: clips in a batch.
+        samples: of a clip of the usual length.
+
+    Attributes:
+        longest: samples of the longest clip.
+
+    Raises:
+        InputError: the length of a clip cannot be read.
+    """
+
+    def __init__(self, data: Any, batch_size: int, samples: int) -> None:
+        lengths = [c.length(i) for c in sets_of(data) for i in range(len(c.files))]
+        self.longest = max(lengths)
+        alike: dict[int, list[int]] = {}
+        for number, length in enumerate(lengths):
+            alike.setdefault(length, []).append(number)
+        self.batches = []
+        for length, numbers in alike.items():
+            size = max(min(batch_size, batch_size * samples // length), 1)
+            self.batches += [numbers[i : i + size] for i in range(0, len(numbers), size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def sets_of(data: Any) -> list[Any]:
+    """The sets that a ConcatDataset joins, or the one that is none."""
+    return data.datasets if isinstance(data, ConcatDataset) else [data]
+
+
 def mix_seed(*numbers: int) -> int:
     """One 32-bit seed from several numbers; near numbers give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
@@ -280,6 +356,17 @@ def list_folder(folder: PathLike) -> list[str]:
     if not os.path.isdir(folder):
         raise InputError(f"the folder {folder} does not exist; correct its path under data:")
     return os.listdir(folder)
+
+
+def name_in(folder: PathLike, path: str) -> str | None:
+    """Name of a file in a folder or below it, as :func:`find_files` was given it; None elsewhere.
+
+    Example:
+        >>> name_in("audio/weak_16k", "audio/weak_16k/a/clip.WAV")
+        'a/clip.WAV'
+    """
+    inside = os.path.join(folder, "")
+    return path[len(inside) :] if path.startswith(inside) else None
 
 
 def find_files(folder: PathLike, names: Sequence[str]) -> list[str]:

@@ -75,13 +75,16 @@ class ManyHotEncoder:
         return encoded
 
     def encode_strong(
-        self, events: Union[pd.DataFrame, Sequence[tuple[str, float, float]]]
+        self,
+        events: Union[pd.DataFrame, Sequence[tuple[str, float, float]]],
+        frames: int | None = None,
     ) -> np.ndarray:
         """Encode events; a frame that an event touches is active.
 
         Args:
             events: (label, onset, offset) triples, or a DataFrame with the columns event_label,
                 onset, offset (rows without label are clips without events); in seconds.
+            frames: of the clip; None for `n_frames`.
 
         Returns:
             0/1 array `(frames, classes)`.
@@ -92,10 +95,11 @@ class ManyHotEncoder:
         if isinstance(events, pd.DataFrame):
             given = events[events["event_label"].notna()]
             events = list(zip(given["event_label"], given["onset"], given["offset"]))
-        encoded = np.zeros((self.n_frames, len(self.labels)))
+        frames = self.n_frames if frames is None else frames
+        encoded = np.zeros((frames, len(self.labels)))
         for label, onset, offset in events:
-            start = int(self._time_to_frame(onset))
-            stop = int(np.ceil(self._time_to_frame(offset)))
+            start = int(self._time_to_frame(onset, frames))
+            stop = int(np.ceil(self._time_to_frame(offset, frames)))
             encoded[start:stop, self._find(label)] = 1
         return encoded
 
@@ -138,9 +142,9 @@ class ManyHotEncoder:
             )
         return self._column[label]
 
-    def _time_to_frame(self, seconds: float) -> float:
+    def _time_to_frame(self, seconds: float, frames: int) -> float:
         frame = seconds * self.fs / self.frame_hop / self.net_pooling
-        return min(max(frame, 0), self.n_frames)
+        return min(max(frame, 0), frames)
 
     def _frame_to_time(self, frame: int) -> float:
         seconds = float(frame) * self.net_pooling / (self.fs / self.frame_hop)

@@ -1,14 +1,14 @@
-"""Batches of packed clips, made on the device that trains."""
+"""Batches of clips: read by a DataLoader, or of packed clips made on the device that trains."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler
 
 from dcase_coherence.data.datasets import Clips
 from dcase_coherence.data.packed import SCALE, Store, pack
@@ -42,6 +42,31 @@ def is_packed(data: Any) -> bool:
     )
 
 
+def load(
+    data: Any,
+    device: torch.device,
+    *,
+    num_workers: int = 0,
+    mel_spec: Callable[[Tensor], Tensor] | None = None,
+    **batches: Any,
+) -> Any:
+    """Give batches of clips: a DataLoader or, where all lie in packed stores, without one.
+
+    Args:
+        data: a set of clips or a ConcatDataset.
+        device: where packed clips are wanted.
+        num_workers: of a DataLoader.
+        mel_spec: of packed clips give what it makes of them, see :class:`MelBatches`.
+        batches: `batch_sampler` or `batch_size`.
+    """
+    if is_packed(data) and mel_spec is not None:
+        return MelBatches(data, device, mel_spec, **batches)
+    if is_packed(data):
+        return DeviceBatches(data, device, **batches)
+    # Its own generator: starting workers takes no number from the training's.
+    return DataLoader(data, num_workers=num_workers, generator=torch.Generator(), **batches)
+
+
 class DeviceBatches:
     """The batches that a DataLoader would give, without one, on a device.
 
@@ -49,9 +74,9 @@ class DeviceBatches:
     a batch is a copy there. A clip of ten seconds takes 320 kB.
 
     Args:
-        data: a ConcatDataset of packed clips, all of one length (`pad_to`).
+        data: a ConcatDataset of packed clips.
         device: where the batches are wanted.
-        batch_sampler: gives the numbers of each batch's clips.
+        batch_sampler: gives the numbers of each batch's clips, which are of one length.
         batch_size: without a sampler, clips in a batch, in order.
 
     Raises:
@@ -90,21 +115,68 @@ class DeviceBatches:
         The names are there where the clips have `return_filename`.
         """
         labels = self.labels.index_select(0, torch.tensor(numbers, device=self.device)).float()
+        sound, labels = self.sound(numbers, labels)
+        batch = [sound, labels, torch.ones(len(numbers), dtype=torch.float64, device=self.device)]
+        if self.clips[numbers[0]][0].return_filename:
+            return [*batch, tuple(c.files[i] for c, i in (self.clips[n] for n in numbers))]
+        return batch
+
+    def sound(self, numbers: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio `(batch, samples)`, and the labels of what is taken of each clip."""
         parts: list[Tensor] = []
         for row, number in enumerate(numbers):
             clips, item = self.clips[number]
             store, clip = clips.packed[item]
             length = store.lengths[clip]
+            samples = clips.taken(length)
             start = clips.start(item, length)
             begin = store.starts[clip] + start
-            part = store.on(self.device)[begin : begin + min(length, clips.samples)]
-            missing = clips.samples - len(part)
+            part = store.on(self.device)[begin : begin + min(length, samples)]
+            missing = samples - len(part)
             parts.append(functional.pad(part, (0, missing)) if missing else part)
             if length > clips.samples:
-                moved = clips.labels(item, round(start / clips.fs, 3)).T
-                labels[row] = torch.from_numpy(moved).to(labels)
-        audio = torch.stack(parts).float().div_(SCALE)
-        batch = [audio, labels, torch.ones(len(numbers), dtype=torch.float64, device=self.device)]
-        if self.clips[numbers[0]][0].return_filename:
-            return [*batch, tuple(c.files[i] for c, i in (self.clips[n] for n in numbers))]
-        return batch
+                own = clips.labels(item, round(start / clips.fs, 3), clips.frames(samples)).T
+                if row == 0 and own.shape != labels.shape[1:]:
+                    labels = labels.new_empty((len(numbers), *own.shape))
+                labels[row] = torch.from_numpy(own).to(labels)
+        return torch.stack(parts).float().div_(SCALE), labels
+
+
+class MelBatches(DeviceBatches):
+    """Batches that hold mel spectrograms in the place of audio, each made once and kept.
+
+    Of clips that are longer than the network's each epoch takes another part: they are made anew.
+
+    Args:
+        data: a ConcatDataset of packed clips.
+        device: where the batches are wanted.
+        mel_spec: maps `(1, samples)` to `(1, mels, frames)`.
+        **batches: as in :class:`DeviceBatches`.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        device: torch.device,
+        mel_spec: Callable[[Tensor], Tensor],
+        **batches: Any,
+    ) -> None:
+        super().__init__(data, device, **batches)
+        self.mel_spec = mel_spec
+        self.mels: dict[int, Tensor] = {}
+
+    def sound(self, numbers: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mel spectrograms `(batch, mels, frames)`, and the labels of what they are of."""
+        parts, own = [], []
+        for row, number in enumerate(numbers):
+            mels, clip_labels = self.mels.get(number), labels[row]
+            if mels is None:
+                sound, moved = super().sound([number], labels[row : row + 1])
+                mels, clip_labels = self.mel_spec(sound)[0], moved[0]
+                clips, item = self.clips[number]
+                store, clip = clips.packed[item]
+                if store.lengths[clip] <= clips.samples:
+                    self.mels[number] = mels
+            parts.append(mels)
+            own.append(clip_labels)
+        return torch.stack(parts), torch.stack(own)

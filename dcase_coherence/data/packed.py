@@ -190,7 +190,8 @@ def find_sources(folder: PathLike) -> Sources:
     """
     try:
         with os.scandir(folder) as entries:
-            files = [e for e in entries if e.name.endswith(".wav") and not e.name.startswith(".")]
+            wavs = [entry for entry in entries if entry.name.lower().endswith(".wav")]
+            files = [entry for entry in wavs if not entry.name.startswith(".")]
             found = {entry.name: entry.stat() for entry in files if entry.is_file()}
     except OSError as error:
         raise InputError(

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
-import soundfile
 
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv
-from dcase_coherence.data.audio import convert
+from dcase_coherence.data.annotations import read_durations, read_strong_tsv, to_tsv
+from dcase_coherence.data.audio import audio_names, convert, open_audio, wav_name
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, remove_left_over, whole_file
+from dcase_coherence.system.files import PathLike, remove_left_over, write_whole
 from dcase_coherence.system.processes import over_files
 
-FORMATS = (".wav", ".flac", ".ogg")
 #: Parts of the official layout, by the beginning of their keys in the `data:` section.
 PARTS = ("synth", "weak", "unlabeled", "synth_val", "test", "public", "eval")
 RATE = 16000  # Hz
@@ -48,7 +46,7 @@ def resample_tree(
         names = audio_names(source)
         if not names:
             continue
-        jobs = [(source / name, (target / name).with_suffix(".wav")) for name in names]
+        jobs = [(source / name, target / wav_name(name)) for name in names]
         _convert_all(jobs, target, processes, part if progress else None)
         done[str(target)] = len(jobs)
     if not done:
@@ -78,7 +76,7 @@ def add_test_set(
     Args:
         out: data set in the official layout, or a new folder.
         audio: folder of the clips (wav, flac or ogg, any sampling rate, any channels). The table
-            may name them with another suffix.
+            may name them with another suffix, and in folders of that folder.
         table: their events, see :func:`dcase_coherence.data.annotations.read_strong_tsv`.
         durations: their durations; measured when None.
         processes: how many; as many as there are cores when None.
@@ -94,9 +92,9 @@ def add_test_set(
     target = Path(paths["test_folder"])
     events = read_strong_tsv(table)
     found = _find_audio(Path(audio), list(dict.fromkeys(events["filename"])), table)
-    names = {name: PurePosixPath(name).stem + ".wav" for name in found}
+    names = {name: wav_name(name) for name in found}
     events["filename"] = events["filename"].map(names)
-    texts = {paths["test_tsv"]: events.to_csv(sep="\t", index=False)}
+    texts = {paths["test_tsv"]: to_tsv(events)}
     if durations is not None:
         lengths = read_durations(durations)
         missing = sorted(set(found) - set(lengths["filename"]))
@@ -104,7 +102,7 @@ def add_test_set(
             raise InputError(f"{durations} has no row for {missing[0]}; give each clip a row")
         lengths = lengths[lengths["filename"].isin(list(found))]
         lengths["filename"] = lengths["filename"].map(names)
-        texts[paths["test_dur"]] = lengths.to_csv(sep="\t", index=False)
+        texts[paths["test_dur"]] = to_tsv(lengths)
     _refuse_another(Path(out), target, set(names.values()), texts)
     jobs = [(path, target / names[name]) for name, path in found.items()]
     _convert_all(jobs, target, processes, "test" if progress else None)
@@ -112,30 +110,17 @@ def add_test_set(
         write_durations(target, sorted(names.values()), Path(paths["test_dur"]))
     # The tables last: where they are, all the audio is.
     for path, text in texts.items():
-        with whole_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     return len(found)
-
-
-def audio_names(folder: PathLike) -> list[str]:
-    """Names of the audio files in a folder, sorted; none where there is no folder."""
-    if not os.path.isdir(folder):
-        return []
-    # Hidden files are those that a killed conversion left unfinished.
-    return sorted(
-        name
-        for name in os.listdir(folder)
-        if name.lower().endswith(FORMATS) and not name.startswith(".")
-    )
 
 
 def write_durations(folder: Path, names: list[str], table: Path) -> None:
     """Write the durations of clips as a table with the columns filename, duration (seconds)."""
-    seconds = [round(soundfile.info(str(folder / name)).duration, 3) for name in names]
-    with whole_file(table) as temporary:
-        pd.DataFrame({"filename": names, "duration": seconds}).to_csv(
-            temporary, sep="\t", index=False
-        )
+    seconds = []
+    for name in names:
+        with open_audio(folder / name) as file:
+            seconds.append(round(file.frames / file.samplerate, 3))
+    write_whole(table, to_tsv(pd.DataFrame({"filename": names, "duration": seconds})))
 
 
 def _convert_all(
@@ -158,13 +143,11 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
         raise InputError(f"{folder} is no folder; give the folder of the clips of {table}")
     by_stem: dict[str, list[str]] = {}
     for name in audio_names(folder):
-        by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
+        by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
     found: dict[str, Path] = {}
     missing = []
     for name in names:
-        here = by_stem.get(PurePosixPath(name).stem, [])
-        if PurePosixPath(name).name != name:
-            raise InputError(f"{table} names {name}, in a folder of its own; name files alone")
+        here = by_stem.get(os.path.splitext(name)[0], [])
         if name not in here and len(here) > 1:
             raise InputError(f"{folder} holds {here[0]} and {here[1]} for {name}; keep one of them")
         if here:
@@ -177,10 +160,12 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
             f"{len(missing)} of {len(names)} clips of {table} are not in {folder}: {shown}; "
             "copy them there or remove their rows"
         )
-    stems = [PurePosixPath(name).stem for name in names]
-    twice = [name for name, stem in zip(names, stems) if stems.count(stem) > 1]
-    if twice:
-        raise InputError(f"{table} names {twice[0]} and {twice[1]}, the same clip; keep one name")
+    taken: dict[object, str] = {}
+    for name, path in found.items():
+        for clip in (path, wav_name(name)):
+            first = taken.setdefault(clip, name)
+            if first != name:
+                raise InputError(f"{table} names {first} and {name}, the same clip; keep one name")
     return found
 
 

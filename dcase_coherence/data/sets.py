@@ -28,7 +28,12 @@ def training_sets(
     read_durations(data["synth_val_dur"])
     valid: list[Clips] = [
         StronglyAnnotatedSet(
-            data["synth_val_folder"], valid_table, encoder, return_filename=True, **common
+            data["synth_val_folder"],
+            valid_table,
+            encoder,
+            return_filename=True,
+            whole=True,
+            **common,
         )
     ]
     weak, unlabelled = None, None
@@ -39,7 +44,9 @@ def training_sets(
         weak = WeakSet(data["weak_folder"], chosen, encoder, **common)
         if len(rest):
             valid.append(
-                WeakSet(data["weak_folder"], rest, encoder, return_filename=True, **common)
+                WeakSet(
+                    data["weak_folder"], rest, encoder, return_filename=True, whole=True, **common
+                )
             )
     if unlabelled_size:
         unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
@@ -49,11 +56,17 @@ def training_sets(
 
 
 def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation: bool) -> Any:
-    """Test clips with file names: labelled ones, or the whole length of the evaluation's."""
+    """Test clips with file names, whole: labelled ones, or those of the evaluation."""
     data = config["data"]
     if evaluation:
         return UnlabeledSet(
-            data["eval_folder"], encoder, pad_to=None, fs=data["fs"], return_filename=True
+            data["eval_folder"],
+            encoder,
+            # As in the official evaluation clips keep their length; the features need a window.
+            pad_to=config["feats"]["n_window"] / data["fs"],
+            fs=data["fs"],
+            return_filename=True,
+            whole=True,
         )
     read_durations(data["test_dur"])
     return StronglyAnnotatedSet(
@@ -64,4 +77,5 @@ def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation
         fs=data["fs"],
         return_filename=True,
         seed=config["training"]["seed"],
+        whole=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple, Sequence
 
 import numpy as np
@@ -80,8 +79,10 @@ def runs(smoothed: np.ndarray, threshold: float) -> Runs:
     return Runs(row // classes, row % classes, first, change[:, 1] - row * (frames + 1))
 
 
-def frame_times(frames: np.ndarray, frame_seconds: float, clip_seconds: float) -> np.ndarray:
-    """Start times of frames in seconds, clipped to the clip.
+def frame_times(
+    frames: np.ndarray, frame_seconds: float, clip_seconds: float | np.ndarray
+) -> np.ndarray:
+    """Start times of frames in seconds, clipped to the clip, or each to its own.
 
     Divides by the frame rate: that gives the baseline's own floating-point numbers, on which
     the collar of 200 ms is decided, for every frame rate that a float holds exactly.
@@ -97,18 +98,18 @@ def decode(
     thresholds: Sequence[float] = (0.5,),
     median_window: int = 7,
     frame_seconds: float,
-    clip_seconds: float,
+    clip_seconds: float | Sequence[float],
 ) -> dict[float, pd.DataFrame]:
     """Events of clips at one or more thresholds, as the DCASE Task 4 baseline decodes them.
 
     Args:
         posteriors: `(clips, frames, classes)`, in [0, 1].
-        filenames: one name or path a clip; events carry its stem with `.wav`.
+        filenames: one name a clip, which its events carry.
         classes: class names, in the order of the last axis.
         thresholds: a frame is active where its posterior is strictly above the threshold.
         median_window: median filter on the decisions, in frames.
         frame_seconds: time from one frame to the next.
-        clip_seconds: length of the clips; no event ends after it.
+        clip_seconds: length of the clips, or one a clip; no event ends after it.
 
     Returns:
         A DataFrame with columns event_label, onset, offset (seconds), filename for each
@@ -127,18 +128,18 @@ def decode(
     """
     check_names(posteriors, filenames, classes)
     check_thresholds(thresholds)
-    check_times(frame_seconds, clip_seconds)
+    ends = clip_ends(frame_seconds, clip_seconds, filenames)
     smoothed = smooth(posteriors, median_window)
     labels = np.array(list(classes), dtype=object)
-    names = np.array([f"{Path(name).stem}.wav" for name in filenames], dtype=object)
+    names = np.array(list(filenames), dtype=object)
     events = {}
     for threshold in thresholds:
         found = runs(smoothed, threshold)
         events[float(threshold)] = pd.DataFrame(
             {
                 "event_label": labels[found.label],
-                "onset": frame_times(found.first, frame_seconds, clip_seconds),
-                "offset": frame_times(found.stop, frame_seconds, clip_seconds),
+                "onset": frame_times(found.first, frame_seconds, ends[found.clip]),
+                "offset": frame_times(found.stop, frame_seconds, ends[found.clip]),
                 "filename": names[found.clip],
             },
             columns=COLUMNS,
@@ -154,7 +155,7 @@ def check_names(posteriors: np.ndarray, filenames: Sequence[str], classes: Seque
             f"posteriors have the shape {tuple(shape)} for {len(filenames)} filenames and "
             f"{len(classes)} classes; give (clips, frames, classes)"
         )
-    for kind, names in (("class", list(classes)), ("clip", [Path(f).stem for f in filenames])):
+    for kind, names in (("class", list(classes)), ("clip", list(filenames))):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise InputError(f"the {kind} {twice!r} is given twice; each {kind} may come once")
@@ -169,11 +170,20 @@ def check_thresholds(thresholds: Sequence[float]) -> None:
             raise InputError(f"a threshold is {threshold}; give thresholds in [0, 1]")
 
 
-def check_times(frame_seconds: float, clip_seconds: float) -> None:
-    """Raise unless both times are above 0 seconds."""
-    for name, value in (("frame_seconds", frame_seconds), ("clip_seconds", clip_seconds)):
-        if not value > 0:
-            raise InputError(f"{name} is {value}; give a time above 0 seconds")
+def clip_ends(
+    frame_seconds: float, clip_seconds: float | Sequence[float], filenames: Sequence[str]
+) -> np.ndarray:
+    """Length of each clip `(clips,)`; raise unless all times are above 0 seconds."""
+    ends = np.asarray(clip_seconds, dtype=float)
+    if ends.shape not in ((), (len(filenames),)):
+        raise InputError(
+            f"clip_seconds are of the shape {ends.shape} for {len(filenames)} filenames; give one "
+            "time, or one a clip"
+        )
+    for name, value in (("frame_seconds", frame_seconds), ("clip_seconds", ends)):
+        if not np.all(np.greater(value, 0)):
+            raise InputError(f"{name} is {np.min(value):g}; give a time above 0 seconds")
+    return np.broadcast_to(ends, (len(filenames),))
 
 
 def by_length(
@@ -183,11 +193,11 @@ def by_length(
 
     Args:
         posteriors: `(clips, frames, classes)`, or one `(frames, classes)` a clip.
-        filenames: one name or path a clip.
+        filenames: one name a clip.
         classes: class names, in the order of the last axis.
 
     Returns:
-        Posteriors `(clips, frames, classes)` and filenames (stem with `.wav`) of each length.
+        Posteriors `(clips, frames, classes)` and filenames of each length.
 
     Raises:
         InputError: numbers of clips, names and classes differ.
@@ -210,7 +220,4 @@ def by_length(
     check_names(np.zeros((len(filenames), 1, len(classes))), filenames, classes)
     for part, places in zip(parts, groups):
         check_names(part, [filenames[place] for place in places], classes)
-    return [
-        (part, [f"{Path(filenames[place]).stem}.wav" for place in places])
-        for part, places in zip(parts, groups)
-    ]
+    return [(part, [filenames[place] for place in places]) for part, places in zip(parts, groups)]

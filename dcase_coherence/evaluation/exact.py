@@ -21,7 +21,7 @@ def psds(
     scenario: int,
     median_window: int = 7,
     frame_seconds: float,
-    clip_seconds: float,
+    clip_seconds: float | Sequence[float],
 ) -> float:
     """Exact polyphonic sound detection score: every threshold that changes a detection counts.
 
@@ -30,14 +30,14 @@ def psds(
 
     Args:
         posteriors: `(clips, frames, classes)` in [0, 1], or one `(frames, classes)` a clip.
-        filenames: one name or path a clip.
+        filenames: one name a clip, as the reference has it.
         reference: annotated events of these clips.
         durations: columns filename and duration (seconds), one row a clip.
         classes: class names, in the order of the posteriors' last axis.
         scenario: 1 or 2, as in :func:`reference.psds`.
         median_window: median filter in frames.
         frame_seconds: time from one frame to the next.
-        clip_seconds: length of the clips; no event ends after it.
+        clip_seconds: length of the clips, or one a clip; no event ends after it.
 
     Raises:
         InputError: inputs do not fit together, a clip of the reference has no posteriors or the
@@ -48,7 +48,7 @@ def psds(
     """
     library = _library()
     criteria, weights = metrics.scenario_settings(scenario)
-    decode.check_times(frame_seconds, clip_seconds)
+    ends = dict(zip(filenames, decode.clip_ends(frame_seconds, clip_seconds, filenames)))
     files, _ = metrics.check_events(reference, "the reference")
     events, lengths = metrics.reference_and_durations(reference, durations)
     # Classes without a reference event have no curve; psds_eval leaves them out, too.
@@ -63,10 +63,10 @@ def psds(
     scores = {}
     for clips, names in decode.by_length(posteriors, filenames, classes):
         smoothed = decode.smooth(clips, median_window)[:, columns]
-        times = decode.frame_times(np.arange(smoothed.shape[2] + 1), frame_seconds, clip_seconds)
-        inside = np.diff(times) > 0
-        times = np.append(times[:-1][inside], times[-1])
         for name, clip in zip(names, smoothed):
+            times = decode.frame_times(np.arange(clip.shape[1] + 1), frame_seconds, ends[name])
+            inside = np.diff(times) > 0
+            times = np.append(times[:-1][inside], times[-1])
             scores[name] = library.base_modules.scores.create_score_dataframe(
                 clip.T[inside].astype(float), times, present
             )

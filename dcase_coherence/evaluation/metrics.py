@@ -54,6 +54,15 @@ def scenario_settings(scenario: int) -> tuple[dict[str, float], dict[str, float]
     return SCENARIOS[scenario]
 
 
+def check_collar(collar: float, offset_ratio: float) -> None:
+    """Raise unless the collar is above 0 seconds and the ratio lies in [0, 1]."""
+    if not (collar > 0 and 0 <= offset_ratio <= 1):
+        raise InputError(
+            f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
+            "and a ratio in [0, 1]"
+        )
+
+
 def scores_from_counts(counts: pd.DataFrame, undefined: Sequence[bool]) -> Scores:
     """F1 from counts of each class.
 

@@ -15,12 +15,15 @@ from typing import Any, Iterable, Mapping, Sequence
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from dcase_coherence.evaluation.boundaries import COLLAR, Histogram, Profile
 from dcase_coherence.evaluation.metrics import check_events
+from dcase_coherence.evaluation.profile import OF_REFERENCE, OFFICIAL, of_systems, readable
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import whole_file
 
@@ -33,6 +36,11 @@ STYLES: dict[str, dict[str, Any]] = {
     "fifth": {"color": "#E69F00", "linestyle": (0, (6, 1, 1, 1)), "linewidth": 1.4},
 }
 SHADE = "#D9D9D9"
+#: Colours of what became of reference events, none of them that of a model: found, found with a
+#: wrong edge, lost.
+OUTCOMES = dict(
+    zip(OF_REFERENCE, ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#D9D9D9"))
+)
 #: Colour and hatch of the cells of a grid where training went wrong.
 MARKS = {"diverged": ("#D55E00", "//"), "collapsed": ("#CC79A7", "..")}
 WIDTH = 7.0  # inches: two columns of a paper
@@ -247,18 +255,105 @@ def edge_error_boxes(errors: Mapping[str, pd.DataFrame], *, tolerance: float = C
     for name, table in errors.items():
         if table.empty:
             raise InputError(f"{name} has found no event; there is no error to show")
-    look = styles(errors)
     figure = _figure(height=1.3 + 0.35 * len(errors))
-    panels = figure.subplots(1, 2, sharey=True)
-    panels[0].invert_yaxis()
+    _edge_boxes(figure.subplots(1, 2, sharey=True), errors, tolerance)
+    _legend(figure)
+    return figure
+
+
+def error_profiles(
+    profiles: Mapping[str, pd.DataFrame],
+    errors: Mapping[str, pd.DataFrame] | None = None,
+    *,
+    official: bool = True,
+    tolerance: float = COLLAR,
+) -> Figure:
+    """What became of the reference events, one bar a system, and signed errors of their edges.
+
+    Args:
+        profiles: as :func:`profile.error_profile` returns them, by name of the system.
+        errors: as :func:`boundaries.edge_errors` returns them, by name of the system; a system
+            that has found no event has no box.
+        official: add a bar of the official baseline on DESED, the yardstick.
+        tolerance: collar of the event-based F1 in seconds, marked.
+
+    Raises:
+        InputError: there is no profile.
+    """
+    if not profiles:
+        raise InputError("profiles is empty; give the profile of at least one system")
+    counts = of_systems(profiles, official=official)
+    heights = [0.75 + 0.3 * len(counts)]
+    if errors:
+        heights.append(0.7 + 0.35 * len(errors))
+    figure = _figure(height=sum(heights) + 0.5)
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    panel = figure.add_subplot(grid[0, :])
+    shares = 100 * counts[list(OF_REFERENCE)].div(counts["events"].clip(lower=1), axis=0)
+    # A gap between the systems and the yardstick.
+    at = np.arange(len(counts)) + 0.3 * (counts.index == OFFICIAL)
+    left = np.zeros(len(counts))
+    for outcome, colour in OUTCOMES.items():
+        widths = shares[outcome].to_numpy()
+        panel.barh(
+            at,
+            widths,
+            left=left,
+            height=0.7,
+            color=colour,
+            edgecolor="black",
+            linewidth=0.5,
+            label=readable(outcome),
+        )
+        for place, start, width in zip(at, left, widths):
+            if width >= 3.5:
+                panel.text(
+                    start + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=8
+                )
+        left += widths
+    names = [f"{name}\n{events:,} events" for name, events in counts["events"].items()]
+    panel.set_yticks(at, names, fontsize=8)
+    panel.invert_yaxis()
+    panel.set_xlim(0, 100)
+    panel.tick_params(axis="x", labelsize=8)
+    panel.set_xlabel("reference events (%)", fontsize=9)
+    panel.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=len(OUTCOMES),
+        frameon=False,
+        fontsize=8,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
+    if errors:
+        panels = [figure.add_subplot(grid[1, place]) for place in (0, 1)]
+        panels[1].sharey(panels[0])
+        panels[1].tick_params(labelleft=False)
+        panels[0].set_title(
+            "median, quartiles, 5th and 95th percentile; shaded: the tolerance",
+            loc="left",
+            fontsize=8,
+        )
+        _edge_boxes(panels, errors, tolerance)
+    return figure
+
+
+def _edge_boxes(
+    panels: Sequence[Axes], errors: Mapping[str, pd.DataFrame], tolerance: float
+) -> None:
+    """Boxes of onset errors in one panel and of offset errors in the other, which share y."""
+    look = styles(errors)
     for panel, edge in zip(panels, ("onset", "offset")):
         panel.axvspan(-tolerance, tolerance, color=SHADE, lw=0, label="tolerance")
         panel.axvline(0, color="0.4", lw=0.8, ls=(0, (1, 2)))
         for place, (name, table) in enumerate(errors.items()):
+            if table.empty:
+                continue
             least, low, middle, high, most = table[f"{edge}_error"].quantile(
                 [0.05, 0.25, 0.5, 0.75, 0.95]
             )
-            panel.hlines(place, least, most, color="black", lw=1, zorder=0.5)
+            panel.hlines(place, least, most, color="black", lw=1, zorder=1.5)
             panel.barh(
                 place,
                 high - low,
@@ -268,35 +363,40 @@ def edge_error_boxes(errors: Mapping[str, pd.DataFrame], *, tolerance: float = C
                 edgecolor="black",
                 linewidth=0.8,
                 hatch="////" if place % 2 else None,
+                zorder=2,
             )
             panel.plot([middle, middle], [place - 0.27, place + 0.27], color="white", lw=3.5)
             panel.plot([middle, middle], [place - 0.27, place + 0.27], color="black", lw=1.6)
         panel.set_yticks(
             np.arange(len(errors)),
-            [f"{name}\n{len(table)} events" for name, table in errors.items()],
+            [f"{name}\n{len(table):,} found" for name, table in errors.items()],
             fontsize=8,
         )
+        panel.set_ylim(len(errors) - 0.5, -0.5)
+        # Most errors lie within the tolerance and a few are of seconds: linear, then logarithmic.
+        panel.set_xscale("symlog", linthresh=tolerance, linscale=0.7)
+        panel.xaxis.set_major_locator(FixedLocator([-10, -3, -1, -0.2, 0, 0.2, 1, 3, 10]))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter("{x:g}")
         panel.tick_params(axis="x", labelsize=8)
         panel.set_xlabel(f"{edge} error (s), late is positive", fontsize=9)
-    _legend(figure)
-    return figure
 
 
 def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str = "F1") -> Figure:
-    """Heat map of a score over alpha1 and alpha2, both on a logarithmic scale.
+    """Heat map of a score over the ratio alpha1 / alpha2 and the scale alpha2, both logarithmic.
 
     Args:
-        grid: columns alpha1, alpha2, score (in [0, 1], may be NaN) and state: "ok", "diverged" or
+        grid: columns ratio, scale, score (in [0, 1], may be NaN) and state: "ok", "diverged" or
             "collapsed". A cell that diverged or collapsed is marked, with its score if it has one.
         balance: (d_boundary / d_inside) * (N_boundary / N_inside) of a trained network; the line
-            alpha2 = alpha1 * balance separates growth of z (below) from its collapse (above).
+            ratio = 1 / balance separates growth of z (right of it) from its collapse (left of it).
         score: name of the score.
 
     Raises:
-        InputError: a column lacks, a cell comes twice, an alpha is not above 0, or a state is
-            another one.
+        InputError: a column lacks, a cell comes twice, a ratio or scale is not above 0, or a state
+            is another one.
     """
-    missing = {"alpha1", "alpha2", "score", "state"} - set(grid.columns)
+    missing = {"ratio", "scale", "score", "state"} - set(grid.columns)
     if missing:
         raise InputError(f"the grid lacks the column {min(missing)!r}")
     strange = set(grid["state"]) - {"ok", *MARKS}
@@ -304,11 +404,11 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
         raise InputError(
             f"the grid has the states {sorted(set(grid['state']))}; give ok, diverged, collapsed"
         )
-    if not (grid[["alpha1", "alpha2"]] > 0).all(axis=None) or (
-        grid.duplicated(["alpha1", "alpha2"]).any()
+    if not (grid[["ratio", "scale"]] > 0).all(axis=None) or (
+        grid.duplicated(["ratio", "scale"]).any()
     ):
-        raise InputError("the grid needs each pair of alpha1 and alpha2 once, both above 0")
-    cells = grid.pivot(index="alpha2", columns="alpha1", values="score").sort_index()
+        raise InputError("the grid needs each pair of ratio and scale once, both above 0")
+    cells = grid.pivot(index="scale", columns="ratio", values="score").sort_index()
     x, y = (np.log10(axis.to_numpy(float)) for axis in (cells.columns, cells.index))
     figure = _figure(height=1.6 + 0.5 * len(y), width=1.9 + 0.75 * len(x))
     panel = figure.subplots()
@@ -320,7 +420,7 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
     known = grid["score"].dropna()
     middle = (known.min() + known.max()) / 2 if len(known) else 0.0
     for cell in grid.itertuples():
-        column, row = cells.columns.get_loc(cell.alpha1), cells.index.get_loc(cell.alpha2)
+        column, row = cells.columns.get_loc(cell.ratio), cells.index.get_loc(cell.scale)
         words = [] if np.isnan(cell.score) else [f"{100 * cell.score:.1f}"]
         if cell.state in MARKS:
             words.append(cell.state)
@@ -352,20 +452,18 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
         halo = withStroke(linewidth=2.5, foreground="black" if dark else "white")
         text.set_path_effects([halo] if cell.state in MARKS else [])
     if balance is not None and balance > 0:
-        ends = np.array([edges[0][0], edges[0][-1]])
-        panel.plot(
-            ends,
-            ends + np.log10(balance),
+        panel.axvline(
+            -np.log10(balance),
             color=STYLES["coherence"]["color"],
             lw=2,
             label=r"$d_\mathrm{boundary}/d_\mathrm{inside} = "
             r"(\alpha_2/\alpha_1)(N_\mathrm{inside}/N_\mathrm{boundary})$",
         )
     panel.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
-    panel.set_xticks(x, [f"{alpha:g}" for alpha in cells.columns], fontsize=8)
-    panel.set_yticks(y, [f"{alpha:g}" for alpha in cells.index], fontsize=8)
-    panel.set_xlabel(r"$\alpha_1$ (boundary)", fontsize=9)
-    panel.set_ylabel(r"$\alpha_2$ (inside)", fontsize=9)
+    panel.set_xticks(x, [f"{ratio:.3g}" for ratio in cells.columns], fontsize=8)
+    panel.set_yticks(y, [f"{scale:g}" for scale in cells.index], fontsize=8)
+    panel.set_xlabel(r"$\alpha_1 / \alpha_2$", fontsize=9)
+    panel.set_ylabel(r"$\alpha_2$", fontsize=9)
     bar = figure.colorbar(image, label=f"{score} (%)")
     bar.ax.tick_params(labelsize=8)
     if figure.axes[0].get_legend_handles_labels()[0]:

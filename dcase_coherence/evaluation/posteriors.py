@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from dcase_coherence.data.annotations import to_tsv
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.evaluation import decode
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.system.files import whole_file, write_whole
 
 
 class Posteriors:
@@ -20,22 +21,25 @@ class Posteriors:
 
     Attributes:
         strong: one array `(frames, classes)` a clip, in [0, 1].
-        filenames: stem of each clip's path with `.wav`.
+        filenames: of the clips, as their table has them.
+        seconds: length of each clip.
     """
 
     def __init__(self) -> None:
         self.strong: list[np.ndarray] = []
         self.filenames: list[str] = []
+        self.seconds: list[float] = []
 
-    def add(self, strong: Tensor, filenames: Sequence[str]) -> None:
-        """Add strong posteriors `(clips, classes, frames)`."""
+    def add(self, strong: Tensor, filenames: Sequence[str], seconds: float) -> None:
+        """Add strong posteriors `(clips, classes, frames)` of clips of so many seconds."""
         self.strong.extend(strong.detach().transpose(1, 2).float().cpu().numpy())
-        self.filenames.extend(f"{Path(name).stem}.wav" for name in filenames)
+        self.filenames.extend(filenames)
+        self.seconds.extend([seconds] * len(filenames))
 
     def decode(
         self, encoder: ManyHotEncoder, thresholds: Sequence[float], median_window: int
     ) -> dict[float, pd.DataFrame]:
-        """Events at each threshold; clips may differ in length."""
+        """Events at each threshold, up to the end of each clip; clips may differ in length."""
         by_length: dict[int, list[int]] = {}
         for index, clip in enumerate(self.strong):
             by_length.setdefault(len(clip), []).append(index)
@@ -47,7 +51,7 @@ class Posteriors:
                 thresholds=thresholds,
                 median_window=median_window,
                 frame_seconds=encoder.frame_seconds,
-                clip_seconds=float(encoder.audio_len),
+                clip_seconds=[self.seconds[i] for i in clips],
             )
             for clips in by_length.values()
         ]
@@ -57,12 +61,13 @@ class Posteriors:
         }
 
     def save(self, path: Path, classes: Sequence[str]) -> None:
-        """Write an npz: `filenames`, `classes`, `lengths` (frames), `strong` (joined in time)."""
+        """Write an npz: filenames, classes, seconds, lengths (frames), strong (joined in time)."""
         with whole_file(path) as temporary:
             np.savez_compressed(
                 temporary,
                 filenames=np.array(self.filenames),
                 classes=np.array(classes),
+                seconds=np.array(self.seconds),
                 lengths=np.array([len(clip) for clip in self.strong]),
                 strong=np.concatenate(self.strong),
             )
@@ -87,6 +92,14 @@ def load_posteriors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     except Exception as error:  # numpy and zipfile raise whatever a damaged file runs into
         reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(f"{path} holds no posteriors ({reason}); test the model again") from None
+
+
+def load_seconds(path: Path, otherwise: float) -> list[float]:
+    """Length of each clip that :meth:`Posteriors.save` wrote; `otherwise` in older files."""
+    with np.load(path, allow_pickle=False) as file:
+        if "seconds" in file:
+            return file["seconds"].tolist()
+        return [otherwise] * len(file["filenames"])
 
 
 class WeakScore:
@@ -118,5 +131,4 @@ def write_detections(
     files = {f"predictions_05_{name}.tsv": events}
     files.update({f"predictions_th_{k:.2f}.tsv": found for k, found in points.items()})
     for file, found in files.items():
-        with whole_file(folder / file) as temporary:
-            found.to_csv(temporary, sep="\t", index=False)
+        write_whole(folder / file, to_tsv(found))

@@ -47,11 +47,7 @@ def event_based(
         >>> event_based(reference, reference.assign(onset=1.25)).macro_f1
         0.0
     """
-    if not (collar > 0 and 0 <= offset_ratio <= 1):
-        raise InputError(
-            f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
-            "and a ratio in [0, 1]"
-        )
+    metrics.check_collar(collar, offset_ratio)
     import sed_eval
 
     files, references, estimates = metrics.reference_and_estimates(reference, estimated)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import importlib.metadata
-import math
 import os
 import platform
 import re
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 
 from dcase_coherence.evaluation import plots
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.system.files import write_whole
 
 PACKAGES = (
     "dcase-coherence",
@@ -208,38 +207,6 @@ def latex(values: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def points(value: float, digits: int = 1) -> str:
-    """Write a difference of scores in [0, 1] in points; a dash for NaN.
-
-    Example:
-        >>> points(0.0123, 2), points(float("nan"))
-        ('+1.23', '-')
-    """
-    return "-" if math.isnan(value) else f"{100 * value:+.{digits}f}"
-
-
-def interval(low: float, high: float, digits: int = 1) -> str:
-    """Write an interval of such a difference; a dash for NaN.
-
-    Example:
-        >>> interval(-0.01, 0.02)
-        '[-1.0, +2.0]'
-    """
-    return "-" if math.isnan(low) else f"[{points(low, digits)}, {points(high, digits)}]"
-
-
-def probability(value: float) -> str:
-    """Write a p; a dash for NaN, where there is no test.
-
-    Example:
-        >>> probability(0.0004), probability(0.05), probability(float("nan"))
-        ('< 0.001', '0.050', '-')
-    """
-    if math.isnan(value):
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def environment() -> dict[str, str]:
     """Versions, machine and date, as strings by name."""
     found = {
@@ -322,5 +289,4 @@ def _slug(title: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text, "utf-8")
+    write_whole(path, text)

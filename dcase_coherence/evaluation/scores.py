@@ -76,7 +76,7 @@ class Evaluation:
             named[f"{name}_f1_macro"] = scores.macro_f1
             named[f"{name}_f1_micro"] = scores.micro_f1
             named[f"{name}_f1_macro_strict"] = scores.strict_macro_f1
-        return {**named, "psds1": self.psds1, "psds2": self.psds2}
+        return {**named, "psds_score_scenario1": self.psds1, "psds_score_scenario2": self.psds2}
 
 
 def evaluate(
@@ -88,7 +88,7 @@ def evaluate(
     *,
     median_window: int = 7,
     frame_seconds: float,
-    clip_seconds: float,
+    clip_seconds: float | Sequence[float],
     threshold: float = 0.5,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> Evaluation:
@@ -96,14 +96,14 @@ def evaluate(
 
     Args:
         posteriors: `(clips, frames, classes)` in [0, 1], or one `(frames, classes)` a clip.
-        filenames: one name or path a clip.
+        filenames: one name a clip, as the reference has it.
         reference: annotated events. Its clips are evaluated; one without posteriors counts as
             one where nothing was found.
         durations: columns filename and duration (seconds), one row a clip.
         classes: class names, in the order of the posteriors' last axis.
         median_window: median filter in frames.
         frame_seconds: time from one frame to the next.
-        clip_seconds: length of the clips; no event ends after it.
+        clip_seconds: length of the clips, or one a clip; no event ends after it.
         threshold: where event, segment and intersection F1 are taken.
         thresholds: operating points of PSDS.
 
@@ -111,37 +111,30 @@ def evaluate(
         InputError: shapes, tables or settings cannot be used or do not fit together.
     """
     decode.check_thresholds([threshold, *thresholds])
-    decode.check_times(frame_seconds, clip_seconds)
+    ends = dict(zip(filenames, decode.clip_ends(frame_seconds, clip_seconds, filenames)))
     scorer = Scorer(reference, durations, classes)
     groups = [
-        (scorer.clip_numbers(names), decode.smooth(clips, median_window))
+        (
+            scorer.clip_numbers(names),
+            decode.smooth(clips, median_window),
+            np.array([ends[name] for name in names]),
+        )
         for clips, names in decode.by_length(posteriors, filenames, classes)
     ]
     label_numbers = np.array([scorer.classes.index(label) for label in classes], dtype=int)
 
     def events(at: float) -> Events:
         parts = []
-        for clips, smoothed in groups:
+        for clips, smoothed, stops in groups:
             found = decode.runs(smoothed, at)
             onset, offset = (
-                decode.frame_times(frames, frame_seconds, clip_seconds)
+                decode.frame_times(frames, frame_seconds, stops[found.clip])
                 for frames in (found.first, found.stop)
             )
             parts.append(Events(clips[found.clip], label_numbers[found.label], onset, offset))
         return Events(*map(np.concatenate, zip(*parts)))
 
-    at_threshold = events(threshold)
-    psds1, psds2 = scorer.psds({at: events(at) for at in thresholds})
-    return Evaluation(
-        event=scorer.event_based(at_threshold),
-        segment=scorer.segment_based(at_threshold),
-        intersection=scorer.intersection_based(at_threshold),
-        psds1=psds1,
-        psds2=psds2,
-        counts=scorer.event_counts(at_threshold),
-        clips=scorer.files,
-        classes=scorer.classes,
-    )
+    return scorer.evaluate(events(threshold), {at: events(at) for at in thresholds})
 
 
 class Scorer:
@@ -151,7 +144,8 @@ class Scorer:
 
     Args:
         reference: annotated events; its filenames are the clips that are evaluated.
-        durations: columns filename and duration (seconds), one row a clip.
+        durations: columns filename and duration (seconds), one row a clip. Without it, there is
+            no intersection-based score and no PSDS.
         classes: class names that detections may have beside those of the reference.
 
     Attributes:
@@ -163,10 +157,15 @@ class Scorer:
     """
 
     def __init__(
-        self, reference: pd.DataFrame, durations: pd.DataFrame, classes: Sequence[str] = ()
+        self,
+        reference: pd.DataFrame,
+        durations: pd.DataFrame | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         self.files, events = metrics.check_events(reference, "the reference")
-        solid, self.lengths = metrics.reference_and_durations(reference, durations)
+        solid, self.lengths = events, pd.DataFrame(columns=["filename", "duration"])
+        if durations is not None:
+            solid, self.lengths = metrics.reference_and_durations(reference, durations)
         self.classes = sorted({*events["event_label"], *classes})
         others = sorted(set(self.lengths["filename"]) - set(self.files))
         self._clips = pd.Index([*self.files, *others])
@@ -176,6 +175,22 @@ class Scorer:
         self.solid = self._sorted(self._numbers(solid))
         seconds = self.lengths.set_index("filename")["duration"]
         self.duration = seconds.reindex(self._clips).to_numpy()
+
+    def evaluate(
+        self, estimated: Detections, operating_points: Mapping[float, Detections]
+    ) -> Evaluation:
+        """All scores of detections at one threshold and, for PSDS, at several."""
+        psds1, psds2 = self.psds(operating_points)
+        return Evaluation(
+            event=self.event_based(estimated),
+            segment=self.segment_based(estimated),
+            intersection=self.intersection_based(estimated),
+            psds1=psds1,
+            psds2=psds2,
+            counts=self.event_counts(estimated),
+            clips=self.files,
+            classes=self.classes,
+        )
 
     def clip_numbers(self, filenames: Sequence[str]) -> np.ndarray:
         """Numbers of clips by name.
@@ -208,11 +223,7 @@ class Scorer:
         Returns:
             Integers `(clips, classes, 3)`: clips in the order of `files`, classes of `classes`.
         """
-        if not (collar > 0 and 0 <= offset_ratio <= 1):
-            raise InputError(
-                f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
-                "and a ratio in [0, 1]"
-            )
+        metrics.check_collar(collar, offset_ratio)
         found = self._of_reference(estimated)
         reference = self.reference
         est, ref = _pairs(self._key(found), self._key(reference))
@@ -313,6 +324,8 @@ class Scorer:
 
     def _of_durations(self, estimated: Detections, name: str) -> Events:
         """Detections longer than zero seconds, of classes of the reference."""
+        if self.lengths.empty:
+            raise InputError("there are no durations; intersection-based scores and PSDS need them")
         if not isinstance(estimated, Events):
             table = metrics.detections(estimated, self.lengths, name)
             estimated = self._none() if table.empty else self._known(table, name)

@@ -13,6 +13,7 @@ In an environment of 2021 none is applied.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -29,10 +30,22 @@ Shim = Callable[[], ContextManager[bool]]
 SHIMS: dict[str, Shim] = {}
 
 
-def _shim(function: Callable[[], Iterator[bool]]) -> Shim:
-    made = contextlib.contextmanager(function)
-    SHIMS[function.__name__] = made
-    return made
+def _shim(*libraries: str) -> Callable[[Callable[[], Iterator[bool]]], Shim]:
+    """Register a shim about these libraries: where one is not installed there is nothing to do."""
+
+    def register(function: Callable[[], Iterator[bool]]) -> Shim:
+        @functools.wraps(function)
+        def guarded() -> Iterator[bool]:
+            if _missing(*libraries):
+                yield False
+            else:
+                yield from function()
+
+        made = contextlib.contextmanager(guarded)
+        SHIMS[function.__name__] = made
+        return made
+
+    return register
 
 
 @contextlib.contextmanager
@@ -88,7 +101,7 @@ def _modules(modules: Mapping[str, ModuleType]) -> Iterator[None]:
 
 
 def _missing(*names: str) -> bool:
-    """Whether a library that a shim is about is not installed: nothing to bring back then."""
+    """Whether one of some libraries is not installed."""
     return any(name not in sys.modules and importlib.util.find_spec(name) is None for name in names)
 
 
@@ -118,7 +131,7 @@ class BaseScheduler:
         vars(self).update(state)
 
 
-@_shim
+@_shim()
 def asteroid_scheduler() -> Iterator[bool]:
     """`asteroid.engine.schedulers`, of which the baseline uses `BaseScheduler` alone.
 
@@ -139,12 +152,9 @@ def asteroid_scheduler() -> Iterator[bool]:
 # --- Lightning -----------------------------------------------------------------------------------
 
 
-@_shim
+@_shim("pytorch_lightning")
 def hparams_setter() -> Iterator[bool]:
     """`self.hparams = hparams` in a LightningModule (removed in Lightning 1.5)."""
-    if _missing("pytorch_lightning"):
-        yield False
-        return
     import pytorch_lightning as pl
 
     owner = next(cls for cls in pl.LightningModule.__mro__ if "hparams" in vars(cls))
@@ -159,12 +169,9 @@ def hparams_setter() -> Iterator[bool]:
         yield True
 
 
-@_shim
+@_shim("pytorch_lightning")
 def lightning_metrics() -> Iterator[bool]:
     """`pl.metrics.classification.F1` (moved to torchmetrics, with another signature)."""
-    if _missing("pytorch_lightning"):
-        yield False
-        return
     import pytorch_lightning as pl
 
     if hasattr(pl, "metrics"):
@@ -192,12 +199,9 @@ def lightning_metrics() -> Iterator[bool]:
         yield True
 
 
-@_shim
+@_shim("pytorch_lightning")
 def trainer_arguments() -> Iterator[bool]:
     """`Trainer(gpus, distributed_backend, flush_logs_every_n_steps, resume_from_checkpoint)`."""
-    if _missing("pytorch_lightning"):
-        yield False
-        return
     import pytorch_lightning as pl
 
     if "gpus" in inspect.signature(pl.Trainer.__init__).parameters:
@@ -248,15 +252,12 @@ def devices_of(gpus: Any) -> dict[str, Any]:
     return {"accelerator": "gpu", "devices": int(gpus) if isinstance(gpus, str) else gpus}
 
 
-@_shim
+@_shim("pytorch_lightning")
 def validation_epoch_end() -> Iterator[bool]:
     """The hook `validation_epoch_end(outputs)` (removed in Lightning 2.0).
 
     The baseline does not use the outputs; they are not collected, and the list is empty.
     """
-    if _missing("pytorch_lightning"):
-        yield False
-        return
     import pytorch_lightning as pl
 
     if hasattr(pl.LightningModule, "validation_epoch_end"):
@@ -284,12 +285,9 @@ def validation_epoch_end() -> Iterator[bool]:
         yield True
 
 
-@_shim
+@_shim("pytorch_lightning.core.optimizer")
 def custom_scheduler() -> Iterator[bool]:
     """A scheduler that is no torch `LRScheduler` (refused since Lightning 1.6)."""
-    if _missing("pytorch_lightning.core.optimizer"):
-        yield False
-        return
     module = importlib.import_module("pytorch_lightning.core.optimizer")
     if not hasattr(module, "_validate_scheduler_api"):
         yield False
@@ -301,14 +299,14 @@ def custom_scheduler() -> Iterator[bool]:
 # --- torch and torchaudio ------------------------------------------------------------------------
 
 
-@_shim
+@_shim("pytorch_lightning")
 def checkpoint_globals() -> Iterator[bool]:
     """`torch.load` of a Lightning 1 checkpoint, where callbacks are keyed by their classes.
 
     Since torch 2.6 a checkpoint may name plain types only; these two classes are allowed, and
     nothing else: a file that names any other is still refused.
     """
-    if _missing("pytorch_lightning") or not hasattr(torch.serialization, "safe_globals"):
+    if not hasattr(torch.serialization, "safe_globals"):
         yield False
         return
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
@@ -317,10 +315,10 @@ def checkpoint_globals() -> Iterator[bool]:
         yield True
 
 
-@_shim
+@_shim("torchaudio")
 def torchaudio_files() -> Iterator[bool]:
     """`torchaudio.load` and `save` (since 2.9 by way of torchcodec alone), with soundfile."""
-    if _missing("torchaudio") or not _missing("torchcodec"):
+    if not _missing("torchcodec"):
         yield False
         return
     import torchaudio
@@ -341,12 +339,9 @@ def torchaudio_files() -> Iterator[bool]:
         yield True
 
 
-@_shim
+@_shim("librosa")
 def librosa_resample() -> Iterator[bool]:
     """`librosa.resample(y, from, to)` with the rates by position (by keyword since 0.10)."""
-    if _missing("librosa"):
-        yield False
-        return
     import librosa
 
     if tuple(int(part) for part in version("librosa").split(".")[:2]) < (0, 10):
@@ -365,12 +360,9 @@ def librosa_resample() -> Iterator[bool]:
 # --- pandas and numpy ----------------------------------------------------------------------------
 
 
-@_shim
+@_shim("pandas")
 def dataframe_append() -> Iterator[bool]:
     """`DataFrame.append` (removed in pandas 2.0)."""
-    if _missing("pandas"):
-        yield False
-        return
     import pandas as pd
 
     if hasattr(pd.DataFrame, "append"):
@@ -386,12 +378,9 @@ def dataframe_append() -> Iterator[bool]:
         yield True
 
 
-@_shim
+@_shim("pandas")
 def fillna_method() -> Iterator[bool]:
     """`fillna(method=)` (removed in pandas 3.0), which psds_eval calls."""
-    if _missing("pandas"):
-        yield False
-        return
     import pandas as pd
 
     if "method" in inspect.signature(pd.DataFrame.fillna).parameters:
@@ -408,12 +397,9 @@ def fillna_method() -> Iterator[bool]:
         yield True
 
 
-@_shim
+@_shim("psds_eval")
 def argwhere_to_int() -> Iterator[bool]:
     """`int(np.argwhere(...))` in psds_eval (numpy 2.4 converts only arrays without dimensions)."""
-    if _missing("psds_eval"):
-        yield False
-        return
     import numpy as np
 
     if _converts_one_element():

@@ -17,9 +17,16 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import torch
 from torch import Tensor
 
-from dcase_coherence.lightning import DEFAULTS, CoherenceMixin, build_regularizer
+from dcase_coherence.lightning import (
+    DEFAULTS,
+    CoherenceMixin,
+    build_regularizer,
+    rows_of,
+    teacher_labels_of,
+)
 from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages
+from dcase_coherence.pseudo import TeacherLabels
 from dcase_coherence.regularizer import CoherenceRegularizer
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
@@ -59,6 +66,15 @@ class OfficialCoherence(CoherenceMixin):
         self.hparams["coherence"] = settings
         return checked_regularizer(self.sed_student, settings)
 
+    def configure_pseudo(self) -> TeacherLabels | None:
+        """Tap the teacher where the `coherence:` section asks for pseudo-labels.
+
+        Raises:
+            InputError: a setting cannot be used.
+        """
+        check_pseudo(self.hparams["coherence"], self.hparams["training"])
+        return super().configure_pseudo()
+
 
 class OfficialCoherence2024(CoherenceMixin):
     """The mixin for the 2024 recipe: three strongly labelled sets, classes masked by set.
@@ -79,15 +95,23 @@ class OfficialCoherence2024(CoherenceMixin):
         self.strong_sets = check_strong_sets(settings["strong"])
         return checked_regularizer(self.sed_student, settings, strong=True)
 
+    def configure_pseudo(self) -> TeacherLabels | None:
+        """Refuse pseudo-labels, whose classes would have to be masked by set.
+
+        Raises:
+            InputError: they are asked for.
+        """
+        check_pseudo(self.hparams["coherence"], self.hparams["training"], strong=True)
+        return None
+
     def strong_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Rows of the named sets and their labels, masked as the trainer's loss masks them."""
         labels, known_classes = batch[1], batch[4]
-        sizes = self.hparams["training"]["batch_size"]
-        starts = [sum(sizes[:index]) for index in range(len(STRONG_SETS_2024) + 1)]
+        sets = zip(STRONG_SETS_2024, rows_of(self.hparams["training"]["batch_size"]))
         rows = torch.cat(
             [
-                torch.arange(starts[index], starts[index + 1], device=labels.device)
-                for index, name in enumerate(STRONG_SETS_2024)
+                torch.arange(of_set.start, of_set.stop, device=labels.device)
+                for name, of_set in sets
                 if name in self.strong_sets
             ]
         )
@@ -153,6 +177,31 @@ def check_strong_sets(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_pseudo(
+    settings: Mapping[str, Any], training: Mapping[str, Any], *, strong: bool = False
+) -> None:
+    """Check what a `coherence:` section says of pseudo-labels.
+
+    Args:
+        settings: the section, filled up.
+        training: the section of that name.
+        strong: the section also names the strongly labelled sets, as in 2024.
+
+    Raises:
+        InputError: for a setting that cannot be used, and in 2024 for any.
+    """
+    if settings["pseudo"] is None:
+        return
+    if strong:
+        raise InputError(
+            "coherence: pseudo is for the recipes of 2021 to 2023; leave it empty in that of 2024"
+        )
+    try:
+        teacher_labels_of(settings["pseudo"], training)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def check_section(recipe: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Check a configuration's `coherence:` section against its network, before any data is read.
 
@@ -175,6 +224,7 @@ def check_section(recipe: str, config: Mapping[str, Any]) -> dict[str, Any]:
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"the section `net:` cannot be used: {error}") from error
     checked_regularizer(network, settings, strong=strong)
+    check_pseudo(settings, config["training"], strong=strong)
     return settings
 
 

@@ -19,7 +19,9 @@ import optuna
 import pandas as pd
 import sqlalchemy.exc
 
-from dcase_coherence.runs.trials import Trial, run_trial
+from dcase_coherence.data.digests import digest
+from dcase_coherence.runs.epochs import read_epochs
+from dcase_coherence.runs.trials import Trial, refuse_other_data, run_trial
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import whole_file
 
@@ -29,7 +31,8 @@ COLLAPSED = 0.1
 #: A cell has diverged when that norm is above this multiple, or the training stopped on numbers
 #: that are not finite. Training without the term stays far from both.
 DIVERGED = 10.0
-NAMES = ("alpha1", "alpha2")
+#: What is searched: alpha1 over alpha2, and alpha2.
+NAMES = ("ratio", "scale")
 
 
 class Cell(NamedTuple):
@@ -84,9 +87,19 @@ def outcome(epochs: pd.DataFrame, *, diverged: bool = False) -> Cell:
     )
 
 
+def weights(ratio: float, scale: float) -> dict[str, float]:
+    """alpha1 and alpha2 of a cell; the paper's pair has the ratio 10 / 3 and the scale 0.03.
+
+    Example:
+        >>> weights(10 / 3, 0.03)
+        {'alpha1': 0.1, 'alpha2': 0.03}
+    """
+    return {"alpha1": ratio * scale, "alpha2": scale}
+
+
 def run_cell(
     config: Mapping[str, Mapping[str, Any]],
-    alphas: Sequence[float],
+    place: tuple[float, float],
     folder: Path,
     *,
     trials: int = 1,
@@ -100,7 +113,7 @@ def run_cell(
 
     Args:
         config: as :func:`dcase_coherence.baseline.config.load_config` returns it.
-        alphas: alpha1 and alpha2.
+        place: ratio and scale.
         folder: of the cell.
         trials: trainings with a seed each.
         gpus: the official flag.
@@ -108,7 +121,7 @@ def run_cell(
         report: as for :func:`dcase_coherence.runs.trials.run_trial`.
     """
     settings = copy.deepcopy({name: dict(keys) for name, keys in config.items()})
-    settings["coherence"].update(zip(NAMES, alphas))
+    settings["coherence"].update(weights(*place))
     folder.mkdir(parents=True, exist_ok=True)
     # The operating system lets go of it when the process ends, however it ends.
     with filelock.FileLock(folder / ".lock"):
@@ -119,13 +132,13 @@ def run_cell(
                 return _cell(held)
         found = []
         for number in range(trials):
-            trial = Trial(f"{alphas}", settings, True, number, folder / f"trial_{number}")
+            trial = Trial(f"{place}", settings, True, number, folder / f"trial_{number}")
             diverged = False
             try:
                 run_trial(trial, gpus, fast_dev_run=fast_dev_run, report=report)
             except FloatingPointError:
                 diverged = True
-            found.append(outcome(read_epochs(trial.folder / "epochs.tsv"), diverged=diverged))
+            found.append(outcome(read_epochs(trial.folder), diverged=diverged))
         states = [one.state for one in found]
         cell = Cell(
             score=float(np.mean([one.score for one in found])),
@@ -139,15 +152,20 @@ def run_cell(
         return cell
 
 
-def read_epochs(path: Path) -> pd.DataFrame:
-    """Read `epochs.tsv`; a training that diverged in its first epoch has none."""
-    if not path.exists():
-        return pd.DataFrame()
-    return pd.read_csv(path, sep="\t")
+def refuse_cells_of_other_data(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise where the training data changed since a cell in the folder of a grid was trained.
+
+    Raises:
+        InputError: see :func:`dcase_coherence.runs.trials.refuse_other_data`.
+    """
+    digest.cache_clear()
+    for record in sorted(folder.glob("*/trial_0/trial.json")):
+        trial = Trial("", config, True, 0, record.parent)
+        refuse_other_data(trial, json.loads(record.read_text()))
 
 
 @contextmanager
-def sentences(storage: str) -> Iterator[None]:
+def storage_errors(storage: str) -> Iterator[None]:
     """Report in one sentence that a study's storage is locked, missing or of another kind.
 
     Raises:
@@ -189,14 +207,14 @@ def open_study(
     Args:
         storage: URL of a database that Optuna knows (sqlite, postgresql, mysql).
         name: of the study.
-        grid: values of alpha1 and alpha2.
+        grid: values of ratio and scale.
         settings: what makes two studies the same study; the grid may grow.
 
     Raises:
         InputError: the study was begun with other settings, or the storage cannot be used.
     """
     held: dict[str, Any] = {}
-    with sentences(storage):
+    with storage_errors(storage):
         study = optuna.create_study(
             study_name=name,
             storage=storage,
@@ -230,24 +248,24 @@ def search(
     Args:
         study: as :func:`open_study` returns it.
         storage: its URL, for messages.
-        grid: values of alpha1 and alpha2.
+        grid: values of ratio and scale.
         run: gives a cell.
     """
 
     def objective(trial: optuna.Trial) -> float:
-        alphas = tuple(
+        place = tuple(
             trial.suggest_float(name, min(grid[name]), max(grid[name]), log=True) for name in NAMES
         )
-        cell = cells(study).get(alphas)  # type: ignore[arg-type]
+        cell = cells(study).get(place)  # type: ignore[arg-type]
         try:
-            cell = cell or run(alphas)  # type: ignore[arg-type]
+            cell = cell or run(place)  # type: ignore[arg-type]
         except (Exception, KeyboardInterrupt) as error:
             raise _Left(error) from error
         for key, value in cell._asdict().items():
             trial.set_user_attr(key, None if value != value else value)
         return cell.score
 
-    with sentences(storage):
+    with storage_errors(storage):
         try:
             while missing(study, grid):
                 study.optimize(objective)
@@ -267,10 +285,10 @@ class _Left(BaseException):
 
 
 def cells(study: optuna.Study) -> dict[tuple[float, float], Cell]:
-    """Finished cells by alpha1 and alpha2."""
+    """Finished cells by ratio and scale."""
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     return {
-        (trial.params["alpha1"], trial.params["alpha2"]): _cell(trial.user_attrs)
+        (trial.params["ratio"], trial.params["scale"]): _cell(trial.user_attrs)
         for trial in finished
     }
 
@@ -284,17 +302,17 @@ def _cell(values: Mapping[str, Any]) -> Cell:
 def missing(study: optuna.Study, grid: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
     """Cells of the grid that are not finished."""
     done = cells(study)
-    return [(a, b) for a in grid["alpha1"] for b in grid["alpha2"] if (a, b) not in done]
+    return [(r, s) for r in grid["ratio"] for s in grid["scale"] if (r, s) not in done]
 
 
 def table(study: optuna.Study, grid: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Finished cells of the grid: alpha1, alpha2, score, state, balance, z_norm."""
+    """Finished cells of the grid: ratio, scale, alpha1, alpha2, score, state, balance, z_norm."""
     rows = [
-        (*alphas, *cell)
-        for alphas, cell in sorted(cells(study).items())
-        if alphas[0] in grid["alpha1"] and alphas[1] in grid["alpha2"]
+        (*place, *weights(*place).values(), *cell)
+        for place, cell in sorted(cells(study).items())
+        if place[0] in grid["ratio"] and place[1] in grid["scale"]
     ]
-    return pd.DataFrame(rows, columns=[*NAMES, *Cell._fields])
+    return pd.DataFrame(rows, columns=[*NAMES, "alpha1", "alpha2", *Cell._fields])
 
 
 def default_storage(folder: os.PathLike[str]) -> str:

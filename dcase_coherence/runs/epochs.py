@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
+import pandas as pd
 import pytorch_lightning as pl
 
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.system.files import write_whole
 
 
 class EpochTable(pl.Callback):
@@ -70,5 +71,20 @@ class EpochTable(pl.Callback):
         lines = ["\t".join(columns)]
         for row in self.rows.values():
             lines.append("\t".join(f"{row[c]:.6g}" if c in row else "" for c in columns))
-        with whole_file(self.path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n")
+        write_whole(self.path, "\n".join(lines) + "\n")
+
+
+def read_epochs(folder: Path) -> pd.DataFrame:
+    """Read the table of a trial, index the epoch from 0; empty where none was finished."""
+    path = folder / "epochs.tsv"
+    return pd.read_csv(path, sep="\t", index_col="epoch") if path.exists() else pd.DataFrame()
+
+
+def tables_of(folders: Sequence[Path]) -> list[pd.DataFrame]:
+    """Read the tables of trials, of those that finished an epoch."""
+    return [table for table in map(read_epochs, folders) if len(table)]
+
+
+def mean_epochs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Means over trials, epoch by epoch."""
+    return pd.concat(tables).groupby(level=0).mean()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
-import os
 import queue
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -16,12 +15,14 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from dcase_coherence.baseline.experiment import build
+from dcase_coherence.baseline.config import SCHEMA
+from dcase_coherence.baseline.experiment import build, fixes_epochs
+from dcase_coherence.data.digests import digest, set_digests
 from dcase_coherence.runs.epochs import EpochTable
 from dcase_coherence.system.devices import choose_devices, cores, own_rank, started_together
 from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, stop
-from dcase_coherence.system.files import remove_left_over, whole_file
-from dcase_coherence.system.processes import end, leave, starting
+from dcase_coherence.system.files import remove_left_over, write_whole
+from dcase_coherence.system.processes import CONTEXT, end, leave, leave_with_parent, start
 
 
 class Trial(NamedTuple):
@@ -63,7 +64,7 @@ def read_record(trial: Trial) -> dict[str, Any]:
     """What is known of a trial: empty for a new one, with `scores` for a finished one.
 
     Raises:
-        InputError: the folder holds a run with other settings.
+        InputError: the folder holds a run with other settings or other training data.
     """
     try:
         record = json.loads(trial.record.read_text())
@@ -74,25 +75,94 @@ def read_record(trial: Trial) -> dict[str, Any]:
             f"{trial.record} cannot be read ({error}); remove its folder or give another --log_dir"
         ) from None
     settings = json.loads(json.dumps(trial.settings()))
-    difference = _first_difference(record.get("settings"), settings)
+    before = _with_defaults(record.get("settings"))
+    longer = _longer(before, settings)
+    for key in longer:
+        settings["config"]["training"][key] = before["config"]["training"][key]
+    difference = _first_difference(before, settings)
     if difference:
         raise InputError(
             f"{trial.folder} holds a run with other settings ({difference}); "
             "give another --log_dir, or remove that folder"
         )
+    refuse_other_data(trial, record)
+    reason = fixes_epochs(trial.config)
+    if "n_epochs" in longer and reason:
+        raise InputError(
+            f"{trial.folder} holds a run of {settings['config']['training']['n_epochs']} epochs "
+            f"that cannot be prolonged, as {reason}; give another --log_dir, or remove that folder"
+        )
+    # What its patience has ended would have ended in a longer run, too.
+    ended = _stopped_early(trial, record)
+    if ("early_stop_patience" if ended else "n_epochs") in longer:
+        return {key: record[key] for key in record if key not in ("scores", "public")}
     return record
 
 
+def _longer(before: Any, now: Mapping[str, Any]) -> list[str]:
+    """What a run may get more of in the same folder: epochs, and patience."""
+    try:
+        training = before["config"]["training"]
+        keys = ("n_epochs", "early_stop_patience")
+        return [key for key in keys if now["config"]["training"][key] > training[key]]
+    except (KeyError, TypeError):
+        return []
+
+
+def _stopped_early(trial: Trial, record: Mapping[str, Any]) -> bool:
+    """Whether a finished run ended for want of patience; older records do not say it."""
+    if "scores" not in record or "stopped_early" in record:
+        return bool(record.get("stopped_early"))
+    table = trial.folder / "epochs.tsv"
+    epochs = len(table.read_text().splitlines()) - 1 if table.exists() else 0
+    return epochs < record["settings"]["config"]["training"]["n_epochs"]
+
+
+def refuse_other_data(trial: Trial, record: Mapping[str, Any]) -> None:
+    """Raise where the training data of a record are not those of now.
+
+    Records of before there were digests are taken as they are, and data that are no longer there
+    are not held against them.
+
+    Raises:
+        InputError: a table of the training or the validation changed, or clips in number or size.
+    """
+    if _changed(trial, "training", record.get("data", {}).get("training")):
+        raise InputError(
+            f"{trial.folder} holds a run on other training data (a table changed since, or the "
+            "names or sizes of the clips); give another --log_dir, or remove that folder"
+        )
+
+
+def _changed(trial: Trial, name: str, before: str | None) -> bool:
+    now = set_digests(trial.config, public=name == "public")[name]
+    return None not in (before, now) and before != now
+
+
 def scores_of(trial: Trial, record: Mapping[str, Any]) -> dict[str, float] | None:
-    """Test scores in a record by their logged names, None while some are missing."""
-    if "scores" not in record:
+    """Test scores in a record by their logged names, None while some are missing or outdated."""
+    if "scores" not in record or _changed(trial, "test", record.get("data", {}).get("test")):
         return None
     if not trial.public:
         return record["scores"]
     public = record.get("public", {})
     if public.get("folder") != trial.config["data"]["public_folder"]:
         return None
+    if _changed(trial, "public", public.get("data")):
+        return None
     return {**record["scores"], **public["scores"]}
+
+
+def _with_defaults(settings: Any) -> Any:
+    """Settings of a record with the keys that came later, at the values that change nothing."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("config"), dict):
+        return settings
+    config = {}
+    for name, keys in settings["config"].items():
+        known = {} if name == "data" else SCHEMA.get(name, {})
+        config[name] = {**{key: default for key, (_, default) in known.items()}, **keys}
+    config.get("training", {}).pop("num_workers", None)
+    return {**settings, "config": json.loads(json.dumps(config))}
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> str:
@@ -111,11 +181,15 @@ def run_trials(
     gpus: str | None = None,
     progress: bool = True,
     fast_dev_run: bool = False,
+    verify_psds: bool = False,
 ) -> list[dict[str, float]]:
     """Run trials, as many at a time as there are cores (or GPUs), and return their scores.
 
-    A finished trial is not run again, an interrupted one goes on from its last checkpoint. When
-    one fails the others are finished all the same.
+    A finished trial is not run again, an interrupted one goes on from its last checkpoint, and so
+    does one that gets more epochs than it had, unless a schedule depends on their number. When
+    one fails the others are finished all the same; where all processes train one trial after
+    another, the first that fails ends it. A finished trial whose test set changed is tested
+    again.
 
     SIGTERM ends it, and its trials, within a batch. They go on from the end of their last epoch.
 
@@ -125,33 +199,43 @@ def run_trials(
             `training.backend` ddp, all processes train one trial after another instead.
         progress: show progress bars on a terminal, lines elsewhere.
         fast_dev_run: three epochs of two batches.
+        verify_psds: hold the PSDS of each test against psds_eval too, which takes minutes.
 
     Returns:
         Test scores by their logged names (those on the public set begin with `public/` instead of
         `test/`), in the order of the trials.
 
     Raises:
-        InputError: a folder holds another run, or a trial met input that it cannot use, or it
-            diverged.
+        InputError: a folder holds another run or one on other data, or a trial met input that it
+            cannot use, or it diverged.
         Stopped: the process of a trial was told to stop.
         RuntimeError: a trial failed otherwise.
     """
+    options = {"fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
+    digest.cache_clear()
     records = [read_record(trial) for trial in trials]
     waiting = [
         index
         for index, (trial, record) in enumerate(zip(trials, records))
         if scores_of(trial, record) is None
     ]
+    for trial, record in zip(trials, records):
+        before = record.get("settings")
+        if "n_epochs" in _longer(before, trial.settings()) and "scores" in record:
+            print(
+                f"{trial.name}: it ended for want of training.early_stop_patience, more epochs "
+                "change nothing",
+                file=sys.stderr,
+            )
     if started_together() != (1, 1) or trials[0].config["training"]["backend"] == "ddp":
-        return _run_together(trials, gpus, progress, fast_dev_run)
+        return _run_together(trials, gpus, progress, options)
     accelerator, devices = choose_devices(gpus)
     places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
     # From all trials, not from those that are left: the number of threads changes roundings, and
     # a resumed run has to end as one that was not interrupted.
     places = places[: len(trials)]
     threads = max(cores() // len(places), 1) if accelerator == "cpu" else 1
-    context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
+    messages: Any = CONTEXT.Queue()
     running: dict[int, Any] = {}
     failures: dict[int, tuple[str, str]] = {}
     display = _Display(trials, progress)
@@ -161,12 +245,7 @@ def run_trials(
         while waiting or running:
             while waiting and places:
                 index, place = waiting.pop(0), places.pop(0)
-                process = context.Process(
-                    target=_work,
-                    args=(index, trials[index], place, threads, fast_dev_run, messages),
-                )
-                with starting():
-                    process.start()
+                process = start(_work, index, trials[index], place, threads, options, messages)
                 running[index] = process, place
             try:
                 index, kind, content = messages.get(timeout=0.5)
@@ -198,7 +277,7 @@ def run_trials(
 
 
 def _run_together(
-    trials: Sequence[Trial], gpus: str | None, progress: bool, fast_dev_run: bool
+    trials: Sequence[Trial], gpus: str | None, progress: bool, options: Mapping[str, bool]
 ) -> list[dict[str, float]]:
     """Run trials one after another, each in all processes of the training; this is one of them."""
     torch.set_num_threads(cores())
@@ -207,7 +286,7 @@ def _run_together(
     try:
         for index, trial in enumerate(trials):
             report = functools.partial(display.show, index)
-            scores.append(run_trial(trial, gpus, fast_dev_run=fast_dev_run, report=report))
+            scores.append(run_trial(trial, gpus, report=report, **options))
     except (InputError, FloatingPointError) as error:
         raise InputError(f"{trial.name}: {error}") from None
     finally:
@@ -216,25 +295,22 @@ def _run_together(
 
 
 def _work(
-    index: int, trial: Trial, place: str, threads: int, fast_dev_run: bool, messages: Any
+    index: int,
+    trial: Trial,
+    place: str,
+    threads: int,
+    options: Mapping[str, bool],
+    messages: Any,
 ) -> None:
     signal.signal(signal.SIGTERM, leave)  # Lightning's way ends with exit code 0
     torch.set_num_threads(threads)
 
     def report(*content: Any) -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            # Killed outright: a second writer in the folder would meet the run that goes on.
-            os._exit(1)
+        leave_with_parent()
         messages.put((index, "progress", content))
 
     try:
-        run_trial(
-            trial,
-            place,
-            fast_dev_run=fast_dev_run,
-            report=report,
-        )
+        run_trial(trial, place, report=report, **options)
     except InputError as error:
         messages.put((index, "input", str(error)))
         raise SystemExit(2) from None
@@ -244,7 +320,12 @@ def _work(
 
 
 def run_trial(
-    trial: Trial, gpus: str | None = None, *, fast_dev_run: bool = False, report: Any = None
+    trial: Trial,
+    gpus: str | None = None,
+    *,
+    fast_dev_run: bool = False,
+    verify_psds: bool = False,
+    report: Any = None,
 ) -> dict[str, float]:
     """Train, or go on training, then test the best checkpoint, in this process.
 
@@ -255,15 +336,18 @@ def run_trial(
         trial: what to run.
         gpus: the official flag.
         fast_dev_run: three epochs of two batches.
+        verify_psds: see :func:`run_trials`.
         report: called with (epochs done, epochs in all, text) during the training.
 
     Returns:
         Test scores by their logged names.
     """
+    digest.cache_clear()
     record = read_record(trial)
     found = scores_of(trial, record)
     if found is not None:
         return found
+    data = set_digests(trial.config)
     if own_rank() == 0:
         remove_left_over(trial.folder)
     if "scores" not in record:
@@ -276,8 +360,10 @@ def run_trial(
             gpus=gpus,
             resume=last if last.exists() else None,
             fast_dev_run=fast_dev_run,
+            verify_psds=verify_psds,
+            progress=False,
         )
-        write_record(trial, {})
+        write_record(trial, {"data": data})
         # First, so that no checkpoint is ahead of the table.
         table = EpochTable(trial.folder / "epochs.tsv", report)
         experiment.trainer.callbacks.insert(0, table)  # type: ignore[attr-defined]
@@ -285,24 +371,51 @@ def run_trial(
         record = {
             "scores": experiment.test(),
             "checkpoint": experiment.best.name,
+            "stopped_early": experiment.stopped_early,
+            "data": data,
             "processes": experiment.trainer.world_size,
         }
         write_record(trial, record)
-    if trial.public:
-        data = trial.config["data"]
-        place = {f"test_{part}": data[f"public_{part}"] for part in ("folder", "tsv", "dur")}
+
+    def test_again(place: Mapping[str, Any], folder: Path) -> dict[str, float]:
         experiment = build(
-            {**trial.config, "data": {**data, **place}},
+            {**trial.config, "data": {**trial.config["data"], **place}},
             coherence=False,
-            log_dir=trial.folder / "public",
+            log_dir=folder,
             gpus=gpus,
             train=False,
             fast_dev_run=fast_dev_run,
+            verify_psds=verify_psds,
+            progress=False,
         )
-        scores = experiment.test(trial.folder / record["checkpoint"])
+        return experiment.test(trial.folder / record["checkpoint"])
+
+    def say_changed(name: str) -> None:
+        if own_rank() == 0:
+            print(
+                f"{trial.name}: the {name} set changed since it was tested; "
+                f"{record['checkpoint']} is tested again",
+                file=sys.stderr,
+            )
+
+    if _changed(trial, "test", record.get("data", {}).get("test")):
+        say_changed("test")
+        record["scores"] = test_again({}, trial.folder)
+        record["data"] = {**record["data"], "test": data["test"]}
+        write_record(trial, record)
+    if trial.public and scores_of(trial, record) is None:
+        if _changed(trial, "public", record.get("public", {}).get("data")):
+            say_changed("public")
+        paths = trial.config["data"]
+        place = {f"test_{part}": paths[f"public_{part}"] for part in ("folder", "tsv", "dur")}
+        scores = test_again(place, trial.folder / "public")
         public = {name.replace("test/", "public/"): value for name, value in scores.items()}
         public.pop("hp_metric")
-        record["public"] = {"folder": data["public_folder"], "scores": public}
+        record["public"] = {
+            "folder": paths["public_folder"],
+            "data": set_digests(trial.config, public=True)["public"],
+            "scores": public,
+        }
         write_record(trial, record)
     return scores_of(trial, record) or {}
 
@@ -312,12 +425,14 @@ def write_record(trial: Trial, more: Mapping[str, Any]) -> None:
     """Write the settings of a trial and whatever else is known of it; rank zero does."""
     trial.folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": trial.settings(), "torch": torch.__version__, **more}
-    with whole_file(trial.record) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(trial.record, json.dumps(content, indent=2) + "\n")
 
 
 class _Display:
-    """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over."""
+    """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over.
+
+    Both tell the time that is left, as far as what this command has trained allows to say.
+    """
 
     def __init__(self, trials: Sequence[Trial], progress: bool) -> None:
         self.names = [trial.name for trial in trials]
@@ -325,6 +440,7 @@ class _Display:
         self.on_terminal = sys.stderr.isatty()
         self.bars: dict[int, tqdm] = {}
         self.tenths: dict[int, int] = {}
+        self.starts: dict[int, tuple[float, float]] = {}
 
     def show(self, index: int, done: float, total: float, text: str) -> None:
         if not self.progress:
@@ -334,14 +450,20 @@ class _Display:
                 self.bars[index] = tqdm(
                     total=total,
                     desc=self.names[index],
+                    initial=done,
                     bar_format="{desc}: {percentage:3.0f}%|{bar}| epoch {n:.1f}/{total} "
                     "[{elapsed}<{remaining}] {postfix}",
                 )
             bar = self.bars[index]
             bar.set_postfix_str(text, refresh=False)
             bar.update(done - bar.n)
-        elif int(10 * done / total) > self.tenths.get(index, 0):
+            return
+        first, start = self.starts.setdefault(index, (done, time.monotonic()))
+        if int(10 * done / total) > self.tenths.get(index, 0):
             self.tenths[index] = int(10 * done / total)
+            if first < done < total:
+                left = (time.monotonic() - start) * (total - done) / (done - first)
+                text += f", {tqdm.format_interval(left)} left"
             print(f"{self.names[index]}: epoch {done:g} of {total}, {text}", file=sys.stderr)
 
     def close(self) -> None:

@@ -36,7 +36,24 @@ def main(arguments: list[str] | None = None) -> None:
         "parametric sounds",
     )
     parser.add_argument(
+        "--validation-soundbank",
+        metavar="DIR",
+        help="recordings for the validation clips (default: every fifth one of the same)",
+    )
+    parser.add_argument(
         "--test-soundbank", metavar="DIR", help="recordings for the test clips (default: the same)"
+    )
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="change pitch, duration, spectrum and room of the sounds of the training clips",
+    )
+    parser.add_argument(
+        "--density",
+        type=float,
+        default=1.0,
+        metavar="D",
+        help="factor on the number of classes in a training clip, 1 to 3 (default 1)",
     )
     parser.add_argument("--processes", type=int, metavar="P", help="default: all cores")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import numbers
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Iterator, Mapping, Tuple
 
-from tqdm import tqdm
-
 from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.soundbank import RecordedSounds
-from dcase_coherence.soundscapes.worker import DONE, make_clips
+from dcase_coherence.soundscapes.worker import Bank, Banks, make_clip
+from dcase_coherence.system.devices import cores
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from dcase_coherence.system.files import PathLike, left_over, write_whole
+from dcase_coherence.system.processes import over_files
 
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1
+# Settings that manifests of older trees lack, with the values under which those were made.
+_LATER_SETTINGS = {"validation_soundbank": None, "augment": False, "density": 1.0}
 Clip = Tuple[str, int]
 
 
@@ -34,7 +35,10 @@ def generate(
     test: int = 250,
     seed: int = 0,
     soundbank: PathLike | None = None,
+    validation_soundbank: PathLike | None = None,
     test_soundbank: PathLike | None = None,
+    augment: bool = False,
+    density: float = 1.0,
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -54,7 +58,14 @@ def generate(
         seed: non-negative.
         soundbank: folder of recordings with ``foreground/<Class>/`` and ``background/<label>/``,
             instead of the parametric sounds. Every fifth recording goes to ``validation`` only.
+        validation_soundbank: folder of recordings for ``validation``; then the training clips
+            take all recordings of ``soundbank``.
         test_soundbank: folder of recordings for ``test``; ``soundbank`` when None.
+        augment: change the sounds of the training clips (strong, weak, unlabelled): pitch by up
+            to 3 semitones, duration by up to a fifth, an equaliser of 6 dB, and half of the clips
+            in a room. Validation and test clips stay as they are, so that an epoch is chosen, and
+            a system judged, on sounds as they were recorded.
+        density: factor on the number of classes in a training clip (1.6 in the mean), 1 to 3.
         processes: number of processes; as many as there are cores when None.
         progress: show a progress bar, if standard error is a terminal.
 
@@ -75,45 +86,55 @@ def generate(
     for name, value in [*counts.items(), ("seed", seed)]:
         _check_integer(name, value, 0)
     if processes is None:
-        processes = _cores()
+        processes = cores()
     _check_integer("processes", processes, 1)
-    if test_soundbank is not None and soundbank is None:
-        raise InputError(
-            f"--test-soundbank {test_soundbank} needs --soundbank: training clips cannot be "
-            "parametric when test clips are recorded"
+    if not isinstance(augment, bool):
+        raise InputError(f"--augment is {augment!r}; give true or false")
+    if isinstance(density, bool) or not isinstance(density, numbers.Real) or not 1 <= density <= 3:
+        raise InputError(f"--density is {density!r}; give a number from 1 to 3")
+    for part, folder in (("validation", validation_soundbank), ("test", test_soundbank)):
+        if folder is not None and soundbank is None:
+            raise InputError(
+                f"--{part}-soundbank {folder} needs --soundbank: training clips cannot be "
+                f"parametric when {part} clips are recorded"
+            )
+    banks = Banks(
+        *(
+            None if folder is None else Bank(Path(folder).resolve(), _fingerprint(folder))
+            for folder in (soundbank, validation_soundbank, test_soundbank)
         )
+    )
     settings: dict[str, object] = {
         "format": FORMAT,
         "seed": int(seed),
         **{name: int(count) for name, count in counts.items()},
-        "soundbank": _identify(soundbank),
-        "test_soundbank": _identify(test_soundbank),
+        "soundbank": banks.train and banks.train.fingerprint,
+        "validation_soundbank": banks.validation and banks.validation.fingerprint,
+        "test_soundbank": banks.test and banks.test.fingerprint,
+        "augment": augment,
+        "density": float(density),
     }
     root = Path(out)
     _claim(root, settings)
 
-    left_over = layout.partial_files(root)
+    before = left_over(root)
     clips = list(_missing_clips(root, counts))
     _check_room(root, len(clips))
-    task: dict[str, object] = {
-        "seed": int(seed),
-        "soundbank": None if soundbank is None else str(Path(soundbank).resolve()),
-        "test_soundbank": None if test_soundbank is None else str(Path(test_soundbank).resolve()),
-    }
-    with tqdm(
-        total=sum(counts.values()),
-        initial=sum(counts.values()) - len(clips),
-        desc="soundscapes",
-        unit="clip",
-        disable=None if progress else True,
-    ) as bar:
-        for _ in _run(root, task, clips, processes):
-            bar.update()
+    make = functools.partial(
+        make_clip,
+        out=root.resolve(),
+        seed=int(seed),
+        banks=banks,
+        augment=augment,
+        density=float(density),
+    )
+    title = "soundscapes" if progress else None
+    for _ in over_files(make, clips, processes=processes, at_least=1, progress=title):
+        pass
     _write_tables(root, counts)
     # A partial file is there for milliseconds: one from before the run belongs to a killed one.
-    for path in left_over:
-        if path.exists():
-            path.unlink()
+    for path in before:
+        path.unlink(missing_ok=True)
     return root
 
 
@@ -122,14 +143,8 @@ def _check_integer(name: str, value: object, least: int) -> None:
         raise InputError(f"--{name} is {value!r}; give a whole number of at least {least}")
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _identify(soundbank: PathLike | None) -> str | None:
-    return None if soundbank is None else RecordedSounds(Path(soundbank)).fingerprint()
+def _fingerprint(soundbank: PathLike) -> str:
+    return RecordedSounds(Path(soundbank)).fingerprint()
 
 
 def _claim(root: Path, settings: Mapping[str, object]) -> None:
@@ -146,9 +161,9 @@ def _claim(root: Path, settings: Mapping[str, object]) -> None:
                 )
     elif (root / "audio").exists():
         try:
-            made_with = json.loads(manifest.read_text())
+            made_with = {**_LATER_SETTINGS, **json.loads(manifest.read_text())}
             differing = [key for key in settings if made_with.get(key) != settings[key]]
-        except (ValueError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise InputError(f"{manifest} cannot be read ({error}); give another --out") from None
         if differing:
             key = differing[0]
@@ -157,7 +172,7 @@ def _claim(root: Path, settings: Mapping[str, object]) -> None:
                 f"{_words(settings[key])}; give another --out, or the settings in {manifest}"
             )
         return
-    layout.write(manifest, (json.dumps(settings, indent=2) + "\n").encode())
+    write_whole(manifest, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def _words(value: object) -> str:
@@ -188,55 +203,6 @@ def _check_room(root: Path, clips: int) -> None:
         )
 
 
-def _run(
-    root: Path, task: Mapping[str, object], clips: list[Clip], processes: int
-) -> Iterator[None]:
-    """Make clips in processes of their own, or in this one when one is enough."""
-    processes = min(processes, len(clips))
-    if processes < 2:
-        yield from make_clips(root, clips=clips, **task)  # type: ignore[arg-type]
-        return
-    # As multiprocessing does: what this process imports from is where a worker does, too.
-    code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    code += "from dcase_coherence.soundscapes.worker import main; main()"
-    # A worker has one core to itself, so threads of its own would only be in the way.
-    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    environment = {**os.environ, **one_thread}
-    reading, writing = os.pipe()
-    workers: list[subprocess.Popen] = []
-    try:
-        for number in range(processes):
-            worker = subprocess.Popen(
-                [sys.executable, "-c", code, json.dumps(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=writing,
-                env=environment,
-            )
-            workers.append(worker)
-            assert worker.stdin is not None
-            share = {"out": str(root), **task, "clips": clips[number::processes]}
-            worker.stdin.write(json.dumps(share).encode())
-            worker.stdin.close()
-        os.close(writing)
-        with open(reading) as answers:
-            for line in answers:
-                message = json.loads(line)
-                if message != DONE:
-                    raise InputError(message)
-                yield
-        for worker in workers:
-            if worker.wait() != 0:
-                raise RuntimeError(
-                    f"a worker ended with exit status {worker.returncode}; run the same command "
-                    "again to go on from here, with fewer --processes if memory ran out"
-                )
-    finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.kill()
-            worker.wait()
-
-
 def _write_tables(root: Path, counts: Mapping[str, int]) -> None:
     """Write the tables that are missing, once all clips are there."""
     for name, count in counts.items():
@@ -245,7 +211,7 @@ def _write_tables(root: Path, counts: Mapping[str, int]) -> None:
         if subset.table is not None and not (root / subset.table).exists():
             paths = [layout.annotation_path(root, subset, index) for index in range(count)]
             events = [layout.read_annotation(path) for path in paths]
-            layout.write(root / subset.table, layout.table_bytes(subset, events))
+            write_whole(root / subset.table, layout.table_bytes(subset, events))
         if subset.durations is not None and not (root / subset.durations).exists():
-            layout.write(root / subset.durations, layout.durations_bytes(subset, count))
+            write_whole(root / subset.durations, layout.durations_bytes(subset, count))
     shutil.rmtree(root / layout.ANNOTATIONS, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The files of a data set: the baseline's folders, and writing that survives a kill."""
+"""The files of a data set, in the baseline's folders."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Iterable, NamedTuple
 
 import numpy as np
 
+from dcase_coherence.data.desed import official_layout
 from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, TEST, TRAINING, Conditions, Event
 from dcase_coherence.soundscapes.timeline import CLIP_SECONDS
 from dcase_coherence.soundscapes.waves import RATE
-from dcase_coherence.system.errors import InputError
 
+LAYOUT = official_layout("")  # relative to the root
 MANIFEST = "soundscapes.json"
 ANNOTATIONS = ".annotations"  # of the clips that are done, until the tables are written
 
@@ -25,13 +26,30 @@ class Subset(NamedTuple):
 
     name: str
     number: int  # seeds the clips, so it never changes
-    audio: str
-    table: str | None
-    durations: str | None
-    weak: bool
+    key: str  # beginning of its keys in the `data:` section
     conditions: Conditions
     part: str
-    empty_share: float
+    empty_share: float = 0.0
+
+    @property
+    def weak(self) -> bool:
+        """Whether its table holds tags, not events."""
+        return self.key == "weak"
+
+    @property
+    def audio(self) -> str:
+        """Folder of the clips."""
+        return LAYOUT[f"{self.key}_folder"]
+
+    @property
+    def table(self) -> str | None:
+        """Table of the labels, where it has any."""
+        return LAYOUT.get(f"{self.key}_tsv")
+
+    @property
+    def durations(self) -> str | None:
+        """Table of the durations, where the layout has one."""
+        return LAYOUT.get(f"{self.key}_dur")
 
     def filename(self, index: int) -> str:
         """Return the name of a clip, which no other subset has."""
@@ -42,90 +60,13 @@ class Subset(NamedTuple):
 SUBSETS = {
     subset.name: subset
     for subset in (
-        Subset(
-            "strong",
-            0,
-            "audio/train/synthetic21_train/soundscapes_16k",
-            "metadata/train/synthetic21_train/soundscapes.tsv",
-            None,
-            False,
-            TRAINING,
-            "train",
-            0.0,
-        ),
-        Subset(
-            "weak",
-            1,
-            "audio/train/weak_16k",
-            "metadata/train/weak.tsv",
-            None,
-            True,
-            TRAINING,
-            "train",
-            0.0,
-        ),
-        Subset(
-            "unlabelled",
-            2,
-            "audio/train/unlabel_in_domain_16k",
-            None,
-            None,
-            False,
-            TRAINING,
-            "train",
-            0.03,
-        ),
-        Subset(
-            "validation",
-            3,
-            "audio/validation/synthetic21_validation/soundscapes_16k",
-            "metadata/validation/synthetic21_validation/soundscapes.tsv",
-            "metadata/validation/synthetic21_validation/durations.tsv",
-            False,
-            TRAINING,
-            "validation",
-            0.0,
-        ),
-        Subset(
-            "test",
-            4,
-            "audio/validation/validation_16k",
-            "metadata/validation/validation.tsv",
-            "metadata/validation/validation_durations.tsv",
-            False,
-            TEST,
-            "test",
-            0.0,
-        ),
+        Subset("strong", 0, "synth", TRAINING, "train"),
+        Subset("weak", 1, "weak", TRAINING, "train"),
+        Subset("unlabelled", 2, "unlabeled", TRAINING, "train", empty_share=0.03),
+        Subset("validation", 3, "synth_val", TRAINING, "validation"),
+        Subset("test", 4, "test", TEST, "test"),
     )
 }
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        InputError: when the folder cannot be written or the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink()
-            raise
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); make room or give another --out, and "
-            "run the same command again: what is done is kept"
-        ) from None
-
-
-def partial_files(folder: Path) -> list[Path]:
-    """List the unfinished files in a folder and below."""
-    return sorted(folder.rglob(".*.partial"))
 
 
 def wav_bytes(audio: np.ndarray) -> bytes:

@@ -88,7 +88,11 @@ def _through_channel(
 
 
 def soundscape(
-    bank: Soundbank, rng: np.random.Generator, conditions: Conditions, empty: bool = False
+    bank: Soundbank,
+    rng: np.random.Generator,
+    conditions: Conditions,
+    empty: bool = False,
+    density: float = 1.0,
 ) -> tuple[np.ndarray, list[Event]]:
     """Make a strongly labelled clip.
 
@@ -102,6 +106,7 @@ def soundscape(
         rng: source of randomness; the clip depends on nothing else.
         conditions: levels, room and channel.
         empty: leave out the events.
+        density: factor on the number of classes; at least 1.
 
     Returns:
         16-bit samples (samples,) and the events, sorted by onset.
@@ -112,7 +117,7 @@ def soundscape(
     if conditions.reverberation is not None:
         response = room_response(rng, rng.uniform(*conditions.reverberation))
     events: list[Event] = []
-    for label in [] if empty else draw_classes(rng):
+    for label in [] if empty else draw_classes(rng, density):
         waves = bank.events(label, draw_durations(label, rng), rng)
         events += _add(mix, label, [_in_room(w, response) for w in waves], rng, conditions)
     mix = _through_channel(mix, rng, conditions)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dcase_coherence.data.desed import CLASSES
+
 CLIP_SECONDS = 10.0
 MOST_REPEATS = 8  # the 98th percentile of the events of one class in a clip
 SHORTEST_EVENT = 0.25  # seconds; DESED's annotators give no event less
@@ -53,19 +55,24 @@ PROFILES: dict[str, Profile] = {
     "Speech": Profile(13.0, 3.4, 1.15, 0.75, 0.0, 0.7, False),
     "Vacuum_cleaner": Profile(9.5, 1.0, 5.5, 0.5, 0.6, 1.0, True),
 }
-CLASSES = tuple(sorted(PROFILES))
 
 # How many classes share a clip, and how often a class joins another one. Two textures never meet.
 _CLASSES_IN_CLIP = {1: 0.5, 2: 0.42, 3: 0.08}
+_MOST_CLASSES = 5  # as many as there are that are no textures
 _PARTNERS = {"Speech": 6.0, "Dishes": 2.0, "Running_water": 1.5}
 _FRYING_PARTNERS = {"Speech": 4.0, "Dishes": 4.0}
 
 
-def draw_classes(rng: np.random.Generator) -> list[str]:
-    """Draw the classes of a clip, one to three of them, each once and at most one texture."""
+def draw_classes(rng: np.random.Generator, density: float = 1.0) -> list[str]:
+    """Draw the classes of a clip, each once and at most one texture.
+
+    There are one to three of them, ``density`` times as many where it is above 1 (at most five).
+    """
     weights = np.array([PROFILES[label].weight for label in CLASSES])
     chosen = [str(rng.choice(CLASSES, p=weights / weights.sum()))]
     count = rng.choice(list(_CLASSES_IN_CLIP), p=list(_CLASSES_IN_CLIP.values()))
+    if density > 1:
+        count = min(int(count * density + rng.random()), _MOST_CLASSES)
     while len(chosen) < count:
         partners = _FRYING_PARTNERS if "Frying" in chosen else _PARTNERS
         texture = any(PROFILES[label].texture for label in chosen)

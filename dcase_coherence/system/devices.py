@@ -6,8 +6,6 @@ import ctypes
 import os
 from typing import Any, NamedTuple, Union
 
-import torch
-
 from dcase_coherence.system.errors import InputError
 
 
@@ -28,6 +26,8 @@ def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
         >>> choose_devices("cpu")
         ('cpu', 1)
     """
+    import torch  # not at the top: the workers that count cores start without it
+
     found = torch.cuda.device_count()
     if gpus == "cpu" or (gpus in (None, "0") and not found):
         return "cpu", 1
@@ -106,6 +106,8 @@ def choose_processes(gpus: str | None, backend: str | None) -> Processes:
     if here * machines > 1 and accelerator == "cpu":
         return Processes("cpu", here, machines)
     if here * machines > 1:
+        import torch
+
         named = gpus is not None and isinstance(devices, list)
         found: Any = devices if named else list(range(torch.cuda.device_count()))
         if len(found) < here or (named and len(found) > here):

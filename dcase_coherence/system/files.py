@@ -58,10 +58,21 @@ def whole_file(path: PathLike) -> Iterator[Path]:
         ) from None
 
 
+def write_whole(path: PathLike, content: Union[str, bytes, memoryview]) -> None:
+    """Write a file by way of :func:`whole_file`; text as UTF-8."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def left_over(folder: PathLike) -> list[Path]:
+    """List the temporary files in a folder and below: a killed process left them, or one writes."""
+    return sorted(Path(folder).rglob(f".*{PARTIAL}*"))
+
+
 def remove_left_over(folder: PathLike) -> None:
     """Remove the temporary files that a killed process left in a folder and below.
 
     Call it where no other process writes.
     """
-    for path in Path(folder).rglob(f".*{PARTIAL}*"):
+    for path in left_over(folder):
         path.unlink(missing_ok=True)

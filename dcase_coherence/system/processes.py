@@ -1,23 +1,31 @@
-"""A function of many files, in several processes."""
+"""Processes: a function of many files in several of them, and workers that train.
+
+A function of many files goes to joblib's loky. Workers that train are started one by one
+(:func:`start`): each has its own GPU or share of the cores, tells its progress, and leaves within a
+batch of being told to stop, which a pool that hands out calls does not give.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from typing import Callable, Iterator, Sequence, TypeVar
+from typing import Any, Callable, Iterator, Sequence, TypeVar
 
+from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
+from dcase_coherence.system.devices import cores
 from dcase_coherence.system.errors import RESUME_ME
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit threads and locks
 GRACE = 10  # seconds
+ORPHANED = 15  # seconds after which a worker without work ends: its parent may have been killed
 
 
 def over_files(
@@ -25,6 +33,7 @@ def over_files(
     items: Sequence[Item],
     *,
     processes: int | None = None,
+    at_least: int = 50,
     progress: str | None = None,
 ) -> Iterator[Result]:
     """Give `function(item)` for each item, in the order of the items.
@@ -32,7 +41,8 @@ def over_files(
     Args:
         function: at the top of a module, as it is sent to the processes by name.
         items: what it is called with.
-        processes: how many; as many as there are cores when None.
+        processes: how many at most; as many as there are cores when None.
+        at_least: items a process, for starting one takes longer than a few dozen clips.
         progress: title of the bar that is shown on a terminal; None for no bar.
 
     Raises:
@@ -42,33 +52,38 @@ def over_files(
         >>> list(over_files(os.path.basename, ["a/b.wav", "a/c.wav"]))
         ['b.wav', 'c.wav']
     """
-    if processes is None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        processes = len(affinity(0)) if affinity else os.cpu_count() or 1
-    bar = tqdm(total=len(items), desc=progress, unit="clip", disable=None if progress else True)
-    # Starting a process takes longer than a few dozen clips.
-    processes = min(processes, len(items) // 50)
-    with bar:
-        if processes < 2:
-            for item in items:
-                yield function(item)
-                bar.update()
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            try:
-                with starting():
-                    results = pool.map(function, items, chunksize=8)
-                for result in results:
-                    yield result
-                    bar.update()
-            except BrokenProcessPool:
-                raise RuntimeError(
-                    "a process was killed; run the same command again, with fewer --processes if "
-                    "memory ran out"
-                ) from None
-            finally:
-                pool.shutdown(cancel_futures=True)
+    processes = cores() if processes is None else processes
+    processes = min(processes, len(items) // at_least)
+    with tqdm(
+        total=len(items), initial=0, desc=progress, unit="clip", disable=None if progress else True
+    ) as bar:
+        for result in _results(function, items, processes):
+            yield result
+            bar.update()
+
+
+def _results(
+    function: Callable[[Item], Result], items: Sequence[Item], processes: int
+) -> Iterator[Result]:
+    if processes < 2:
+        yield from map(function, items)
+        return
+    # A worker has one core to itself, so threads of its own would only be in the way.
+    with parallel_config(
+        "loky", n_jobs=processes, inner_max_num_threads=1, idle_worker_timeout=ORPHANED
+    ):
+        workers = Parallel(return_as="generator")
+    with starting():
+        results = workers(delayed(function)(item) for item in items)
+    try:
+        yield from results
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a process was killed; run the same command again to go on, with fewer --processes "
+            "if memory ran out"
+        ) from None
+    finally:
+        results.close()
 
 
 @contextmanager
@@ -82,6 +97,24 @@ def starting() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def start(target: Callable[..., object], *arguments: object) -> Any:
+    """Start a process that runs a function of a module; see :func:`end`."""
+    process = CONTEXT.Process(target=target, args=arguments)
+    with starting():
+        process.start()
+    return process
+
+
+def leave_with_parent() -> None:
+    """Leave a process whose parent was killed: nobody would end it any more.
+
+    A second writer in its folder would meet the run that goes on.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
 
 
 def leave(number: int, frame: object = None) -> None:

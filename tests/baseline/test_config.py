@@ -1,6 +1,7 @@
 """Every key and type of a configuration, checked."""
 
 import copy
+import inspect
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from dcase_coherence.baseline.config import SCHEMA, load_config
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS, build_regularizer
+from dcase_coherence.soundscapes import generate
 from dcase_coherence.system.errors import InputError
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "confs"
@@ -89,6 +91,12 @@ def test_official_layout_is_the_official_one():
         ("opt: {lr: .nan}", "a number above 0"),
         ({"training": {"n_epochs": 1, "validation_interval": 2}}, "no epoch would be validated"),
         ({"opt": {"decay_factor": 0.8}}, "belong together"),
+        ({"opt": {"schedule": "step"}}, "opt.schedule is 'step'; it must be one of cosine"),
+        ({"opt": {"schedule": "cosine", "decay_factor": 1, "decay_epochs": 1}}, "give one of them"),
+        ({"opt": {"schedule": "cosine"}, "training": {"n_epochs": 50}}, "a shorter warm-up"),
+        ({"training": {"time_shift": 11}}, "training.time_shift is 11 s"),
+        ({"training": {"frequency_mask": 128}}, "give fewer bands"),
+        ({"data": {"keep_mels": True}}, "set data.packed: true"),
         ({"scaler": {"statistic": "dataset"}}, "minmax, which is per instance"),
         ({"scaler": {"dims": [0]}}, "a list of 1"),
         ({"net": {"pooling": [[2, 2]] * 6}}, "net.pooling has 6 entries and net.nb_filters 7"),
@@ -111,6 +119,13 @@ def test_official_layout_is_the_official_one():
         ({"coherence": {"lags": [1, 1]}}, "a list of different whole numbers"),
         ({"coherence": {"lags": [0]}}, "coherence.lags is"),
         ({"coherence": {"layout": "bd"}}, "coherence.layout is 'bd'; it must be one letter"),
+        ({"coherence": {"pseudo": True}}, r"coherence.pseudo is True; .*\(threshold, band, rows\)"),
+        ({"coherence": {"pseudo": {"bands": 0}}}, "coherence.pseudo: unknown key 'bands'"),
+        ({"coherence": {"pseudo": {"band": "0.1"}}}, "coherence.pseudo.band is '0.1'"),
+        (
+            {"coherence": {"pseudo": {}}, "training": {"teacher": "average"}},
+            "pseudo takes its labels from the teacher and training.teacher is average",
+        ),
         ({"coherence": {"annealing": "none"}}, "one of linear"),
         ("- a", "holds no sections"),
         ("training: [", "not valid YAML"),
@@ -146,3 +161,8 @@ def test_every_default_passes_its_own_check():
     for section, keys in copy.deepcopy(SCHEMA).items():
         for key, (kind, default) in keys.items():
             assert kind.test(default), f"{section}.{key}"
+
+
+def test_the_soundscapes_section_takes_the_arguments_of_generate():
+    arguments = set(inspect.signature(generate).parameters) - {"out", "progress"}
+    assert set(SCHEMA["soundscapes"]) == arguments

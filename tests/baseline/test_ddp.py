@@ -20,7 +20,7 @@ from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import build, make_strategy
 from dcase_coherence.data.datasets import ConcatDatasetBatchSampler
 from dcase_coherence.runs.trials import Trial, run_trial
-from dcase_coherence.system.devices import Processes, choose_processes
+from dcase_coherence.system.devices import Processes
 from dcase_coherence.system.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +120,7 @@ def assert_close(ours, theirs, tolerance):
         assert difference <= tolerance, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [{}, {"normalization": "batch", "freeze_bn": True}])
 def test_two_processes_are_one_with_the_joined_batch(config, tmp_path, net):
     config["net"].update(net)
@@ -145,6 +146,7 @@ def test_two_processes_are_one_with_the_joined_batch(config, tmp_path, net):
     assert tested.test(zero["best"]) == zero["tested"]
 
 
+@pytest.mark.slow
 def test_features_are_centred_by_the_mean_of_all_processes(config, tmp_path):
     config["coherence"].update(lags=[1, 2], center=True, normalize=True)
     config["training"]["n_epochs"] = 1
@@ -158,6 +160,7 @@ def test_features_are_centred_by_the_mean_of_all_processes(config, tmp_path):
     assert zero["monitor"][0] == pytest.approx(alone["monitor"][0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_in_any_number_of_processes(config, tmp_path):
     whole = fit(config, tmp_path / "alone", JOINED)
     in_two_processes(fit, tmp_path / "two", config, tmp_path / "two", SHARE)
@@ -181,6 +184,7 @@ def test_a_checkpoint_goes_on_in_any_number_of_processes(config, tmp_path):
         assert resumed["state"].keys() == whole["state"].keys()
 
 
+@pytest.mark.slow
 def test_dropout_differs_between_processes_and_rank_zero_draws_as_one_alone(config, tmp_path):
     config["training"]["n_epochs"] = 1
     alone = fit(config, tmp_path / "alone", JOINED)
@@ -208,6 +212,7 @@ def fail(config, folder, how):
         return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["audio", "term"])
 def test_what_is_not_finite_in_one_process_stops_both_with_the_sentence(config, tmp_path, how):
     config["scaler"]["statistic"] = "instance"
@@ -229,6 +234,7 @@ def run_and_listen(config, folder):
     return scores, [path for path in written if path.startswith(str(folder))]
 
 
+@pytest.mark.slow
 def test_rank_zero_alone_writes(config, tmp_path):
     config["training"].update(batch_size=SHARE, n_epochs=1)
     config["scaler"]["savepath"] = str(tmp_path / "trial" / "scaler.ckpt")
@@ -239,6 +245,7 @@ def test_rank_zero_alone_writes(config, tmp_path):
         assert any(f".{name}-partial-" in path for path in zero[1]), name
 
 
+@pytest.mark.slow
 def test_the_recipe_under_torchrun_leaves_the_files_of_one_process(config_file, tmp_path):
     config = yaml.safe_load(config_file.read_text())
     config["training"].update(batch_size=SHARE, n_epochs=2)
@@ -300,47 +307,6 @@ def test_processes_share_each_batch_without_overlap_and_in_order():
 def test_a_set_that_cannot_fill_the_shares_of_all_processes_is_named():
     with pytest.raises(InputError, match=r"weak set .* batch size of 4 in each of 2 processes"):
         ConcatDatasetBatchSampler([100, 7, 100], [4, 4, 4], processes=2)
-
-
-@pytest.fixture
-def gpus(monkeypatch):
-    def gpus(count, **environment):
-        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, str(value))
-
-    for name in ("LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"):
-        monkeypatch.delenv(name, raising=False)
-    return gpus
-
-
-def test_processes_without_a_launcher(gpus):
-    gpus(2)
-    assert choose_processes(None, None) == Processes("gpu", [0])
-    assert choose_processes("0,1", "ddp") == Processes("gpu", [0, 1])
-    assert choose_processes("0,1", "ddp").total == 2
-    with pytest.raises(InputError, match=r"runs on one GPU.*training\.backend to ddp"):
-        choose_processes("0,1", None)
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 6},
-        {"SLURM_STEP_NUM_TASKS": 6, "SLURM_STEP_NUM_NODES": 3},
-    ],
-)
-def test_processes_of_torchrun_and_srun(gpus, environment):
-    gpus(4, **environment)
-    assert choose_processes(None, None) == Processes("gpu", [0, 1], 3)
-    assert choose_processes("2,3", None) == Processes("gpu", [2, 3], 3)
-    assert choose_processes("cpu", None) == Processes("cpu", 2, 3)
-    assert choose_processes("cpu", None).total == 6
-    with pytest.raises(InputError, match="2 processes were started on this machine for 1 GPUs"):
-        choose_processes("0", None)
-    gpus(1)
-    with pytest.raises(InputError, match="start one for each GPU"):
-        choose_processes(None, None)
 
 
 def test_settings_of_ddp(config):

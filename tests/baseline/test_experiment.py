@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build
-from dcase_coherence.system.devices import choose_devices
+from dcase_coherence.data.annotations import read_strong_tsv
+from dcase_coherence.data.desed import official_layout
+from dcase_coherence.evaluation.posteriors import load_posteriors
 from dcase_coherence.system.errors import InputError
 
 
@@ -83,12 +86,17 @@ def config(config_file):
     return load_config(config_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("coherence", "kill"),
     # In the second batch, and in the validation, of the second epoch of three batches.
     [(True, (5, "on_train_batch_end")), (False, (6, "on_validation_batch_end"))],
 )
 def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, kill):
+    if coherence:
+        config["training"].update(time_shift=5, gain=3, frequency_mask=4)
+        config["opt"]["schedule"] = "cosine"
+        config["coherence"]["pseudo"] = {"band": 0.001}
     whole = fit(config, tmp_path / "whole", coherence=coherence)
     fit_and_die(config, tmp_path / "killed", kill, coherence=coherence)
     # Found again elsewhere: the folder may have been moved before going on.
@@ -119,6 +127,7 @@ def test_a_finished_run_resumes_to_its_end(config, tmp_path):
     assert resumed.test() == whole.test()
 
 
+@pytest.mark.slow
 def test_workers_and_their_number_change_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)
     config["training"]["n_epochs"] = 2
@@ -175,6 +184,39 @@ def test_what_a_run_leaves_behind(config, tmp_path):
     assert not list(folder.glob(".*"))
 
 
+def test_logged_is_every_so_many_steps(config, tmp_path):
+    experiment = build(config, coherence=True, log_dir=tmp_path)
+    experiment.trainer.log_every_n_steps = 2
+    experiment.fit()
+    written = EventAccumulator(str(tmp_path)).Reload()
+    steps = experiment.trainer.global_step
+    for name in ("train/student/tot_supervised", "train/coherence/d_inside"):
+        assert [event.step for event in written.Scalars(name)] == list(range(1, steps, 2))
+    epochs = range(config["training"]["n_epochs"])
+    assert len(written.Scalars("val/synth/teacher/loss_strong")) == len(epochs)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_clips_keep_the_names_that_their_tables_have(config, tmp_path, renamed, packed):
+    config["data"].update(official_layout(renamed), packed=packed, eval_folder="")
+    config["data"]["packed_folder"] = str(tmp_path / "stores")
+    config["training"].update(n_epochs=1, weak_split=0.25)
+    experiment = fit(config, tmp_path / "run", coherence=False)
+    # All clips of the validation are scored: the whole set and six of eight with tags.
+    validated = experiment.module.val_strong["student"].filenames
+    assert sorted(validated) == ["0.wav", "1.WAV", "a/2.wav"]
+    assert experiment.module.val_weak["student"].total.sum() > 0
+    experiment.test()
+    folder = experiment.folder / "metrics_test" / "student"
+    assert sorted(load_posteriors(folder / "posteriors.npz")[0]) == ["0.wav", "1.WAV", "a/2.wav"]
+    found = read_strong_tsv(folder / "predictions_th_0.25.tsv")["filename"]
+    assert {"1.WAV", "a/2.wav"} <= set(found)
+    config["data"]["eval_folder"] = config["data"]["weak_folder"]
+    evaluated = build(config, coherence=False, log_dir=tmp_path, train=False, evaluation=True)
+    evaluated.test(experiment.best)
+    assert {"1.WAV", "a/2.wav"} < set(evaluated.module.test_posteriors["student"].filenames)
+
+
 def test_a_training_is_not_overwritten(config, tmp_path):
     config["training"]["n_epochs"] = 1
     before = checkpoint(fit(config, tmp_path, coherence=False))
@@ -189,6 +231,7 @@ def test_a_path_that_the_network_lacks(config, tmp_path):
         build(config, log_dir=tmp_path, coherence=True)
 
 
+@pytest.mark.slow
 def test_strong_labels_alone_without_a_teacher(config, tmp_path):
     config["training"].update(batch_size=[5, 0, 0], teacher=False, n_epochs=2)
     config["training"]["obj_metric_synth_type"] = "event"
@@ -216,8 +259,51 @@ def test_strong_labels_alone_without_a_teacher(config, tmp_path):
         fit(config, tmp_path / "again", coherence=False)
 
 
+def fit_and_log(config, folder, monkeypatch):
+    """A training and what each of its steps logs about the term."""
+    steps = {}
+
+    def log(self, name, value, *args, **kwargs):
+        if name.startswith("train/coherence/"):
+            steps.setdefault(name[len("train/coherence/") :], []).append(float(value))
+        return pl.LightningModule.log(self, name, value, *args, **kwargs)
+
+    monkeypatch.setattr(CoherenceMeanTeacher, "log", log)
+    return fit(config, folder, coherence=True), steps
+
+
+def test_pseudo_labels_come_in_after_the_warm_up(config, tmp_path, monkeypatch):
+    config["training"]["n_epochs"] = 2
+    plain, before = fit_and_log(config, tmp_path / "plain", monkeypatch)
+    # An untrained teacher's posteriors are near 0.5.
+    config["coherence"]["pseudo"] = {"band": 0.001}
+    ours, steps = fit_and_log(config, tmp_path / "ours", monkeypatch)
+    # Two epochs of three batches; the warm-up is one, the ramp two.
+    assert steps["pseudo_weight"] == pytest.approx([0, 0, 0, 0, 1 / 6, 1 / 3])
+    assert [value == 0 for value in steps["pseudo_term"]] == [True] * 4 + [False] * 2
+    assert all(0 < share < 1 for share in steps["pseudo_frames"])
+    # Up to the step in which it first counts, nothing that is on the strong rows has changed.
+    for name, values in before.items():
+        assert steps[name][:5] == values[:5], name
+    assert steps["term"][5] != before["term"][5]
+    assert not torch.equal(
+        checkpoint(ours)["state_dict"]["sed_student.cnn.cnn.conv0.weight"],
+        checkpoint(plain)["state_dict"]["sed_student.cnn.cnn.conv0.weight"],
+    )
+    assert list(checkpoint(ours)["state_dict"]) == list(checkpoint(plain)["state_dict"])
+
+
+@pytest.mark.parametrize("teacher", [False, "average"])
+def test_pseudo_labels_without_a_teacher(config, tmp_path, teacher):
+    config["training"]["teacher"] = teacher
+    config["coherence"]["pseudo"] = {}
+    with pytest.raises(InputError, match=r"^coherence.pseudo takes its labels from the teacher"):
+        build(config, coherence=True, log_dir=tmp_path)
+
+
 def test_evaluation_writes_each_models_own_detections(config, tmp_path):
-    config["training"].update(n_epochs=1, batch_size_val=1)
+    # Two clips of two lengths, which one batch could not hold.
+    config["training"].update(n_epochs=1, batch_size_val=4)
     trained = fit(config, tmp_path, coherence=False)
     experiment = build(config, coherence=False, log_dir=tmp_path, train=False, evaluation=True)
     assert experiment.test(trained.best) == {}
@@ -232,24 +318,12 @@ def test_evaluation_writes_each_models_own_detections(config, tmp_path):
         assert len(list(folder.glob("predictions_th_*.tsv"))) == 2
 
 
+@pytest.mark.slow
 def test_fast_dev_run(config, tmp_path):
     config["training"]["n_epochs"] = 100
     experiment = fit(config, tmp_path, coherence=False, fast_dev_run=True)
     assert experiment.trainer.current_epoch == 3
     assert "test/student/event_f1_macro" in experiment.test()
-
-
-def test_choice_of_devices(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert choose_devices(None) == choose_devices("0") == choose_devices("cpu") == ("cpu", 1)
-    with pytest.raises(InputError, match="0 GPUs"):
-        choose_devices("0,1")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert choose_devices(None) == choose_devices("0") == ("gpu", [0])
-    assert choose_devices("-1") == ("gpu", [0, 1])
-    for flag in ("two", "2", ""):
-        with pytest.raises(InputError, match="--gpus"):
-            choose_devices(flag)
 
 
 def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
@@ -258,6 +332,7 @@ def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
         build(config, coherence=False, log_dir=tmp_path, gpus="0,1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, monkeypatch, workers):
     monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcase_coherence.baseline.schedule import ExponentialWarmup, StepDecay
+from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, StepDecay
 
 
 @pytest.fixture
@@ -29,6 +29,19 @@ def test_no_ramp_is_a_constant_rate(optimizer):
 def test_decay(optimizer):
     found = [rate for _, rate in rates(StepDecay(optimizer, 0.001, every=2, factor=0.5), 6)]
     assert found == [0.001, 0.001, 0.0005, 0.0005, 0.00025, 0.00025]
+
+
+def test_cosine_follows_the_ramp_and_ends_at_zero(optimizer):
+    found = list(rates(CosineDecay(optimizer, 0.002, rampup_length=4, steps=12), 14))
+    ramp = list(rates(ExponentialWarmup(optimizer, 0.002, 4), 14))
+    # Of the first step the rate is what the optimizer had.
+    assert [rate for _, rate in found[1:4]] == [rate for _, rate in ramp[1:4]]
+    assert [weight for weight, _ in found] == [weight for weight, _ in ramp]
+    fall = [rate for _, rate in found[4:]]
+    assert fall[0] == 0.002
+    assert fall[4] == pytest.approx(0.001)
+    assert fall[8:] == [0, 0]
+    assert fall == sorted(fall, reverse=True)
 
 
 def test_state_is_plain_and_goes_on(optimizer):

@@ -105,3 +105,97 @@ def test_student_and_teacher_end_with_the_official_weights(golden, golden_inputs
     assert len(trained) > 100
     for name, value in trained.items():
         torch.testing.assert_close(state[name], value, rtol=1e-4, atol=2e-5, msg=name)
+
+
+class Seen(Recorded):
+    """Keeps the magnitudes, the labels and the network's input of each step."""
+
+    def training_step(self, batch, batch_indx):
+        weak = batch[1][self.labelled_rows()[1]].clone()
+        loss = super().training_step(batch, batch_indx)
+        assert torch.equal(batch[1][self.labelled_rows()[1]], weak)
+        self.keep("labels", batch[1])
+        return loss
+
+    def features(self, mels):
+        self.keep("magnitudes", mels)
+        return super().features(mels)
+
+    def keep(self, name, value):
+        self.__dict__.setdefault(name, []).append(value.clone())
+
+
+def turns(before, after):
+    """By how many of its frames `before` was turned to become `after`, but for its level."""
+    scale = after.sum() / before.sum()
+    frames = range(before.size(-1))
+    return {n for n in frames if torch.allclose(scale * before.roll(n, -1), after, rtol=1e-4)}
+
+
+def test_clips_are_turned_with_their_labels_in_training_alone(golden_inputs, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "Recorded", Seen)
+    plain = train(golden_inputs, tmp_path, None, "mse")
+    other = train(golden_inputs, tmp_path, None, "mse", time_shift=1, gain=3)
+    steps, frames = golden_inputs.STEPS, plain.labels[0].size(-1)
+    found = set()
+    for step in range(steps):
+        assert len(plain.magnitudes[step]) == len(plain.labels[step])
+        for row in range(golden_inputs.BATCH[0]):
+            sound = turns(*(m.magnitudes[step][row, :, : 4 * frames] for m in (plain, other)))
+            label = turns(*(m.labels[step][row] for m in (plain, other)))
+            assert {n // 4 for n in sound} <= label
+            assert len(sound) == 1
+            found |= sound
+    assert len(found) > 3
+    assert len(plain.magnitudes) > steps
+    for ours, theirs in zip(plain.magnitudes[steps:], other.magnitudes[steps:]):
+        assert torch.equal(ours, theirs)
+
+
+def test_masked_bands_reach_student_and_teacher(golden_inputs, tmp_path):
+    loss = [
+        train(golden_inputs, tmp_path, None, "mse", frequency_mask=bands).record
+        for bands in (0, 60)
+    ]
+    for name in ("student", "teacher"):
+        plain, masked = (record[f"train/{name}/loss_strong"][0] for record in loss)
+        assert masked != pytest.approx(plain)
+
+
+class Averaging(Recorded):
+    """Keeps the student's states, the first one and those that the average takes in."""
+
+    def on_train_start(self):
+        self.keep_state()
+
+    def on_before_zero_grad(self, optimizer):
+        super().on_before_zero_grad(optimizer)
+        self.keep_state()
+
+    def keep_state(self):
+        state = {name: value.clone() for name, value in self.sed_student.state_dict().items()}
+        self.__dict__.setdefault("states", []).append(state)
+
+
+def test_an_averaging_teacher_is_the_mean_of_the_students(golden_inputs, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "Recorded", Averaging)
+    module = train(golden_inputs, tmp_path, None, "mse", teacher="average", ema_factor=0.9)
+    logged = [name for name in module.record if name.startswith("train/")]
+    assert not any("teacher" in name or "self_" in name for name in logged)
+    average, *steps = module.states
+    assert len(steps) == golden_inputs.STEPS
+    for number, state in enumerate(steps, start=1):
+        share = min(1 - 1 / (number + 1), 0.9)
+        for name, value in state.items():
+            average[name] = share * average[name] + (1 - share) * value
+    for name, value in module.sed_teacher.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("weight", [0, 0.25])
+def test_weak_labels_count_as_much_as_asked_for(golden_inputs, tmp_path, weight):
+    record = train(golden_inputs, tmp_path, None, "mse", weak_weight=weight).record
+    losses = (record[f"train/student/{name}"] for name in ("loss_strong", "loss_weak"))
+    expected = [strong + weight * weak for strong, weak in zip(*losses)]
+    assert record[CORRECTED] == pytest.approx(expected)

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
+from dcase_coherence.data.annotations import (
+    read_durations,
+    read_events,
+    read_strong_tsv,
+    read_weak_tsv,
+    to_tsv,
+)
 from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.system.errors import InputError
 
@@ -97,6 +103,30 @@ def test_the_line_of_a_bad_row_is_the_files(table):
         read_strong_tsv(table(f"{STRONG}a.wav\t1\t2\tDog\nb.wav\t\t\t\nc.wav\t1\t2\tWolf\n"))
 
 
+def test_blank_lines_are_lines(table):
+    blank = "\n  \n" + STRONG + "\na.wav\t1\t2\tDog\n   \n\n"
+    with pytest.raises(InputError, match="line 8: the class 'Wolf'"):
+        read_strong_tsv(table(f"{blank}c.wav\t1\t2\tWolf\n"))
+    with pytest.raises(InputError, match="line 8: the onset 3 is not before"):
+        read_strong_tsv(table(f"{blank}c.wav\t3\t2\tDog\n".replace("\n", "\r\n")))
+    found = read_strong_tsv(table(f"{blank}c.wav\t1\t2\tDog\n"))
+    assert found.index.tolist() == [0, 1]
+    with pytest.raises(InputError, match="line 4: the class 'Wolf'"):
+        read_weak_tsv(table("filename\tevent_labels\n\n\nc.wav\tWolf\n"))
+    with pytest.raises(InputError, match="line 5: a has a duration already"):
+        read_durations(table("filename\tduration\na\t1\n\n\na\t1\n"))
+    assert read_durations(table("filename\tduration\n\na\t1\n")).index.tolist() == [0]
+
+
+def test_a_table_is_written_as_it_is_read(table):
+    names = ['a "b".wav', "c's.wav", "ü/d.WAV"]
+    rows = "".join(f"{name}\t0.25\t10.015\tDog\n" for name in names) + "e.wav\t\t\t\n"
+    found = read_strong_tsv(table(STRONG + rows))
+    assert found["filename"].tolist() == [*names, "e.wav"]
+    assert to_tsv(found) == STRONG + rows
+    assert to_tsv(found.assign(filename="a\tb")).count("\n") == 5
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -155,3 +185,23 @@ def test_bad_durations_are_named(table, rows, words):
 def test_other_classes(table):
     path = table(f"{STRONG}a.wav\t1\t2\tWolf\n")
     assert len(read_strong_tsv(path, classes=["Wolf"])) == 1
+
+
+def test_events_of_any_system(table, tmp_path):
+    rows = "a.wav\t1\t2\tWolf\nb.wav\t\t\t\na.wav\t10\t10\tSnow\n"
+    found = read_events(table(f"{STRONG}{rows}"))
+    assert found["event_label"].dropna().tolist() == ["Wolf", "Snow"]
+    # As pandas writes it by default: commas, and a column of numbers in front.
+    found.to_csv(tmp_path / "table.csv")
+    pd.testing.assert_frame_equal(read_events(tmp_path / "table.csv"), found)
+    assert read_events(table(STRONG)).empty
+    with pytest.raises(InputError, match="line 2: the onset 2 is not before the offset 1"):
+        read_events(table(f"{STRONG}a.wav\t2\t1\tWolf\n"))
+
+
+def test_commas_are_told_from_tabs(table, tmp_path):
+    with pytest.raises(InputError, match=r"table\.tsv has no column .* separated by tabs"):
+        read_events(table("filename,onset,offset,event_label\n"))
+    (tmp_path / "table.csv").write_text(STRONG)
+    with pytest.raises(InputError, match=r"table\.csv has no column .* separated by commas"):
+        read_events(tmp_path / "table.csv")

@@ -1,12 +1,13 @@
 """Every kind of bad audio, and resampling."""
 
 import os
+import struct
 
 import numpy as np
 import pytest
 import soundfile
 
-from dcase_coherence.data.audio import convert, read_audio, resample
+from dcase_coherence.data.audio import convert, read_audio, read_length, resample
 from dcase_coherence.system.errors import InputError
 
 
@@ -46,6 +47,57 @@ def test_audio_cut_short_is_refused(tmp_path, part):
     path.write_bytes(content[: int(len(content) * part)])
     with pytest.raises(InputError, match=r"a\.wav (is cut short|cannot be read)"):
         read_audio(path)
+
+
+LIST = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf58.29.100\0"
+SILENT, LOUD = np.zeros(800, "<i2"), np.random.default_rng(0).integers(-9999, 9999, 800, "<i2")
+
+
+def piped(path, riff, data, samples, before=b"", after=b""):
+    """A wav file with the sizes that a program wrote who could not go back to its header."""
+    fmt = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
+    header = b"RIFF" + struct.pack("<I", riff) + b"WAVE" + fmt + before
+    path.write_bytes(header + b"data" + struct.pack("<I", data) + samples.tobytes() + after)
+    return path
+
+
+@pytest.mark.parametrize("samples", [SILENT, LOUD])
+@pytest.mark.parametrize(
+    ("riff", "data", "before"),
+    [
+        (0xFFFFFFFF, 0xFFFFFFFF, LIST),  # ffmpeg
+        (0x7FFFF024, 0x7FFFF000, b""),  # sox
+        (0x80000024, 0x80000000, b""),  # arecord
+        (0x7FFFFF24, 0x7FFFFF00, b""),  # arecord, later
+        (0xFFFFFFFF, 0xFFFFFFFF - 36, b""),
+        (0, 0, b""),
+        (0, 0, LIST),
+        (36, 0, b""),
+        (0xFFFFFFFF, 0, b""),
+    ],
+)
+def test_headers_that_a_pipe_leaves_are_read(tmp_path, riff, data, before, samples):
+    path = piped(tmp_path / "a.wav", riff, data, samples, before)
+    np.testing.assert_array_equal(read_audio(path), samples.astype(np.float32) / 32768)
+    assert read_length(path) == 800
+
+
+@pytest.mark.parametrize("announced", [1602, 200_000, 0x7FFFE000, 3_000_000_000])
+def test_a_header_that_promises_more_is_cut_short(tmp_path, announced):
+    path = piped(tmp_path / "a.wav", announced + 36, announced, LOUD)
+    for read in (read_audio, read_length):
+        with pytest.raises(InputError, match=f"announces {announced} bytes of audio and 1600"):
+            read(path)
+
+
+def test_what_stands_after_no_samples_is_not_taken_for_some(tmp_path):
+    none = SILENT[:0]
+    path = piped(tmp_path / "a.wav", 36 + len(LIST), 0, none, after=LIST)
+    for read in (read_audio, read_length):
+        with pytest.raises(InputError, match="holds no audio"):
+            read(path)
+        with pytest.raises(InputError, match="holds no audio"):
+            read(piped(tmp_path / "b.wav", 0, 0, none))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a wav file at all", b"RIFF\x00\x00\x00\x00WAVE"])

@@ -52,6 +52,17 @@ def test_a_sound_data_set_has_no_problem(tree):
     assert any("1 clip without events: 0.wav" in note for note in parts["synth"].notes)
 
 
+def test_clips_in_capitals_and_in_folders_are_found(renamed):
+    (renamed / "soundscapes.json").write_text(json.dumps({"strong": 6, "weak": 8, "test": 3}))
+    write_tags(renamed, lambda text: text.replace("7.wav\t\n", "7.wav\tCat\n"))
+    parts, problems = diagnose(renamed)
+    assert problems == []
+    assert parts["unlabeled"].found == 10
+    assert not any("no table" in note for d in parts.values() for note in d.notes)
+    next((renamed / "audio").rglob("a/2.wav")).unlink()
+    assert any(": a/2.wav" in text for text in diagnose(renamed)[1])
+
+
 def test_without_a_manifest_the_numbers_are_those_of_desed(tree):
     (tree / "soundscapes.json").unlink()
     parts, problems = diagnose(tree)
@@ -159,7 +170,22 @@ def test_silent_unused_and_other_lengths_are_notes(tree):
     assert problems == []
     assert any("1 clip silent from start to end: 0.wav" in n for n in parts["weak"].notes)
     assert any("in no table, so never used: extra.wav" in n for n in parts["synth"].notes)
-    assert any("10 clips not 10 s long" in n for n in parts["unlabeled"].notes)
+    assert any("10 clips shorter than 10 s" in n for n in parts["unlabeled"].notes)
+
+
+def test_clips_that_the_training_will_cut_are_told_from_those_that_are_scored_whole(tree):
+    for key, name in (("synth", "1.wav"), ("weak", "2.wav"), ("unlabeled", "3.wav")):
+        sound(tree, f"{key}_folder", name, np.ones(24000) / 2)
+    sound(tree, "test_folder", "1.wav", np.ones(24000) / 2)
+    notes = {
+        d.part.key: " ".join(d.notes) for d in check(tree, seconds=1.0, processes=1, progress=False)
+    }
+    for key, name in (("synth", "1.wav"), ("weak", "2.wav"), ("unlabeled", "3.wav, long.wav")):
+        words = "longer than 1 s, of which the training takes a part at random, cutting the rest"
+        assert f"{words}: {name}" in notes[key]
+    assert "1 clip longer than 1 s, scored whole: 1.wav" in notes["test"]
+    assert "1 clip shorter than 1 s, which are padded: short.wav" in notes["unlabeled"]
+    assert "longer" not in notes["synth_val"]
 
 
 def test_an_event_inside_a_long_one_overlaps():

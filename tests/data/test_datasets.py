@@ -5,11 +5,13 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from torch.utils.data import ConcatDataset
 
 from dcase_coherence.data.annotations import read_strong_tsv, read_weak_tsv
 from dcase_coherence.data.audio import read_audio
 from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
+    LengthBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
@@ -115,6 +117,43 @@ def test_labels_move_with_the_part_of_a_long_clip(tmp_path, encoder):
 def test_evaluation_clips_keep_their_length(data, encoder):
     clips = UnlabeledSet(data["eval_folder"], encoder, pad_to=None)
     assert [len(clips[i][0]) for i in range(2)] == [16000, 20800]
+
+
+def test_clips_that_are_scored_stay_whole(tmp_path, encoder):
+    # Of 2.5, 0.5 and 1 s; an event at the end of each.
+    for name, seconds in (("a.wav", 2.5), ("b.wav", 0.5), ("c.wav", 1)):
+        write(tmp_path / name, 0.1 * np.ones(int(16000 * seconds)))
+    events = [("a.wav", 2.0, 2.5, "Dog"), ("b.wav", 0.4, 0.5, "Dog"), ("c.wav", 0.9, 1, "Dog")]
+    table = pd.DataFrame(events, columns=["filename", "onset", "offset", "event_label"])
+    clips = StronglyAnnotatedSet(tmp_path, table, encoder, pad_to=1, whole=True)
+    for epoch in range(2):
+        clips.epoch = epoch
+        for item, (samples, frames) in enumerate([(40000, 39), (16000, 15), (16000, 15)]):
+            audio, labels, _ = clips[item]
+            assert (len(audio), clips.length(item), labels.shape) == (samples,) * 2 + (
+                (10, frames),
+            )
+        assert clips[0][0].min() > 0
+        assert clips[0][1][4].nonzero().flatten().tolist() == list(range(31, 39))
+        assert clips[1][1][4].nonzero().flatten().tolist() == [6, 7]
+
+
+def test_a_batch_holds_clips_of_one_length_and_not_too_many(tmp_path, encoder):
+    for number, seconds in enumerate([1, 3, 0.5, 1, 3, 1, 3, 9, 1]):
+        write(tmp_path / f"{number}.wav", 0.1 * np.ones(int(16000 * seconds)))
+    clips = UnlabeledSet(tmp_path, encoder, pad_to=1, whole=True)
+    # Shorter ones are padded to a second; of those of three a batch holds a third as many.
+    batches = list(LengthBatchSampler(clips, 4, 16000))
+    assert batches == [[0, 2, 3, 5], [8], [1], [4], [6], [7]]
+    assert list(LengthBatchSampler(clips, 7, 16000)) == [[0, 2, 3, 5, 8], [1, 4], [6], [7]]
+    joined = ConcatDataset([clips, clips])
+    together = [0, 2, 3, 5, 8, 9, 11, 12, 14, 17]
+    assert next(iter(LengthBatchSampler(joined, 99, 16000))) == together
+    usual = UnlabeledSet(tmp_path, encoder, pad_to=1)
+    assert list(LengthBatchSampler(usual, 5, 16000)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+    (tmp_path / "7.wav").write_bytes(b"no audio")
+    with pytest.raises(InputError, match=r"7\.wav cannot be read"):
+        LengthBatchSampler(clips, 4, 16000)
 
 
 def test_missing_files_are_counted_and_the_first_named(data, encoder):

@@ -14,21 +14,22 @@ from dcase_coherence.baseline.experiment import build
 from dcase_coherence.data.annotations import read_strong_tsv, read_weak_tsv
 from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
+    LengthBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
 )
 from dcase_coherence.data.desed import CLASSES, official_layout
 from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.data.loading import DeviceBatches, is_packed, pack_sets
+from dcase_coherence.data.loading import DeviceBatches, MelBatches, is_packed, pack_sets
 
 CPU = torch.device("cpu")
 
 
-def make_sets(dataset, seconds, return_filename=False):
+def make_sets(dataset, seconds, return_filename=False, whole=False):
     data = official_layout(dataset)
     encoder = ManyHotEncoder(CLASSES, seconds, 2048, 256, 4, 16000)
-    common = {"pad_to": seconds, "return_filename": return_filename, "seed": 3}
+    common = {"pad_to": seconds, "return_filename": return_filename, "seed": 3, "whole": whole}
     strong, weak = read_strong_tsv(data["synth_tsv"]), read_weak_tsv(data["weak_tsv"])
     return [
         StronglyAnnotatedSet(data["synth_folder"], strong, encoder, **common),
@@ -100,6 +101,45 @@ def test_validation_batches_are_the_same(dataset, packed):
     assert_same(list(fast), list(slow))
 
 
+@pytest.mark.parametrize("seconds", [0.5, 1.2])
+def test_kept_mels_are_those_of_the_audio_made_once(packed, seconds):
+    data = ConcatDataset(packed(seconds, True))
+    made = []
+
+    def mel_spec(audio):
+        made.append(len(audio))
+        return audio.unflatten(-1, (8, -1))
+
+    plain = DeviceBatches(data, CPU, batch_size=5)
+    mels = MelBatches(data, CPU, mel_spec, batch_size=5)
+    for epoch in range(2):
+        for clips in data.datasets:
+            clips.epoch = epoch
+        for ours, theirs in zip(mels, plain):
+            assert torch.equal(ours[0].flatten(1), theirs[0])
+            assert_same(ours[1:], theirs[1:])
+            ours[0].zero_()
+    # At half a second nearly all are longer; they are made in both epochs.
+    longer = sum(
+        store.lengths[clip] > clips.samples
+        for clips in data.datasets
+        for store, clip in clips.packed
+    )
+    assert (longer > len(data) / 2) == (seconds == 0.5)
+    assert made == [1] * (len(data) + longer)
+
+
+def test_batches_of_whole_clips_are_the_same(dataset, packed):
+    # The clips of a second are longer than usual here, and those of the folder of three lengths.
+    ours = ConcatDataset(packed(0.5, True, True))
+    theirs = ConcatDataset(make_sets(dataset, 0.5, True, True))
+    sampler = LengthBatchSampler(theirs, 5, 8000)
+    assert list(sampler) == list(LengthBatchSampler(ours, 5, 8000))
+    fast = list(DeviceBatches(ours, CPU, batch_sampler=sampler))
+    assert_same(fast, list(DataLoader(theirs, batch_sampler=sampler)))
+    assert {batch[0].shape[1] for batch in fast} == {8000, 16000, 24000}
+
+
 def test_items_are_the_same(dataset, packed):
     for ours, theirs in zip(packed(0.5, True), make_sets(dataset, 0.5, True)):
         for item in range(len(theirs)):
@@ -146,6 +186,7 @@ def assert_same_training(ours, theirs):
     assert ours[1] == theirs[1]
 
 
+@pytest.mark.slow
 def test_a_packed_training_is_the_same_killed_or_not(config_file, tmp_path, capfd):
     config = load_config(config_file, OVERRIDES)
     theirs = fit(config, tmp_path / "wav")
@@ -161,3 +202,14 @@ def test_a_packed_training_is_the_same_killed_or_not(config_file, tmp_path, capf
     last = tmp_path / "killed" / "last.ckpt"
     assert torch.load(last, weights_only=True)["epoch"] < 2
     assert_same_training(fit(config, tmp_path / "killed", resume=last), theirs)
+
+
+def test_a_training_from_kept_mels_ends_with_the_same_scores(config_file, tmp_path):
+    # Each clip is transformed alone, which may round differently.
+    stores = {"data.packed": True, "data.packed_folder": str(tmp_path / "stores")}
+    common = {**OVERRIDES, **stores, "training.n_epochs": 1}
+    theirs = fit(load_config(config_file, common), tmp_path / "audio")
+    ours = fit(load_config(config_file, {**common, "data.keep_mels": True}), tmp_path / "mels")
+    for name, value in theirs[0]["state_dict"].items():
+        torch.testing.assert_close(ours[0]["state_dict"][name], value, rtol=1e-3, atol=1e-4)
+    assert ours[1] == pytest.approx(theirs[1], abs=1e-3)

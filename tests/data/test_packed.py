@@ -206,6 +206,7 @@ def in_child(function):
     return said
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(folder, capfd):
     for clip in range(300):
         write(folder / f"more {clip}.wav", seed=clip)
@@ -277,6 +278,7 @@ def assert_whole_or_absent(folder):
         check(open_store(store_path(folder), find_sources(folder), 16000), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True])
 def test_killed_at_every_file_operation(folder, there):
     """With a store of before in its place, and without."""
@@ -311,6 +313,7 @@ def test_killed_at_every_file_operation(folder, there):
     assert not list(folder.parent.glob(".*partial*"))
 
 
+@pytest.mark.slow
 def test_killed_at_random_times(folder):
     for clip in range(400):
         write(folder / f"more {clip}.wav", seed=clip)

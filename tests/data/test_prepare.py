@@ -81,6 +81,32 @@ def test_another_test_set_is_not_overwritten(tmp_path, recordings):
         add_test_set(tmp_path / "other", folder, events, progress=False)
 
 
+def test_names_stay_as_the_table_has_them(tmp_path):
+    folder = tmp_path / "recordings"
+    for name in ("a.WAV", "x/a.WAV", "x/y/b.flac", "c.wav"):
+        write(folder / name, 1.0, 16000)
+    names = ["a.WAV", "x/a.WAV", "x/y/b.wav", "c.wav"]
+    rows = [(name, 0.1, 0.9, "Dog") for name in names]
+    events = table(tmp_path / "events.tsv", HEAD, *rows)
+    assert add_test_set(tmp_path / "out", folder, events, progress=False) == 4
+    paths = official_layout(tmp_path / "out")
+    assert pd.read_csv(paths["test_tsv"], sep="\t")["filename"].tolist() == names
+    assert pd.read_csv(paths["test_dur"], sep="\t")["filename"].tolist() == sorted(names)
+    for name in names:
+        assert len(read_audio(f"{paths['test_folder']}/{name}")) == 16000
+    events = table(tmp_path / "twice.tsv", HEAD, rows[0], ("a.wav", 0.1, 0.9, "Dog"))
+    with pytest.raises(InputError, match=r"names a\.WAV and a\.wav, the same clip"):
+        add_test_set(tmp_path / "other", folder, events, progress=False)
+
+
+def test_a_tree_is_resampled_with_its_folders(tmp_path):
+    paths = {name: type(tmp_path)(path) for name, path in official_layout(tmp_path).items()}
+    write(paths["test_folder_44k"] / "x" / "a.WAV", 0.5, 44100)
+    assert resample_tree(tmp_path, progress=False) == {str(paths["test_folder"]): 1}
+    assert len(read_audio(paths["test_folder"] / "x" / "a.WAV")) == 8000
+    assert paths["test_dur"].read_text() == "filename\tduration\nx/a.WAV\t0.5\n"
+
+
 def test_a_table_without_a_clip_gives_way(tmp_path, recordings):
     path = official_layout(tmp_path / "out")["test_tsv"]
     table(type(tmp_path)(path), HEAD)

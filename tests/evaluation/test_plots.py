@@ -6,6 +6,7 @@ import pytest
 
 from dcase_coherence.evaluation import plots
 from dcase_coherence.evaluation.boundaries import Profile, histogram
+from dcase_coherence.evaluation.profile import ALL, COLUMNS, OFFICIAL
 from dcase_coherence.system.errors import InputError
 
 CLASSES = ["Cat", "Dog", "Frying", "Speech"]
@@ -164,6 +165,46 @@ def test_error_boxes_show_the_percentiles():
         plots.edge_error_boxes({"baseline": errors, "coherence": errors[:0]})
 
 
+def profile(**counts):
+    table = pd.DataFrame([[0] * len(COLUMNS)], columns=COLUMNS, index=[ALL])
+    return table.assign(**counts)
+
+
+def test_error_profiles_are_shares_that_fill_the_bar():
+    systems = {
+        "baseline": profile(events=4, hit=1, onset_wrong=2, missed=1),
+        "coherence": profile(events=10, hit=10),
+        "of nothing": profile(),
+    }
+    panel = plots.error_profiles(systems).axes[0]
+    hits, *_, missed = panel.containers
+    assert [bar.get_width() for bar in hits][:3] == [25, 100, 0]
+    ends = [bar.get_x() + bar.get_width() for bar in missed]
+    assert ends == pytest.approx([100, 100, 0, 100])
+    names = [text.get_text().split("\n")[0] for text in panel.get_yticklabels()]
+    assert names == [*systems, OFFICIAL]
+    assert {text.get_text() for text in panel.texts} >= {"25", "50", "100", "38"}
+    assert len({bars[0].get_facecolor() for bars in panel.containers}) == 6
+    assert len(plots.error_profiles(systems, official=False).axes[0].containers[0]) == 3
+    with pytest.raises(InputError, match="profiles is empty"):
+        plots.error_profiles({})
+
+
+def test_signed_errors_stand_beside_the_profiles(tmp_path):
+    systems = {"baseline": profile(events=4, missed=4), "coherence": profile(events=4, hit=4)}
+    errors = pd.DataFrame({"onset_error": [-0.1, 0.1, 0.3], "offset_error": [0.0, 1.0, 2.0]})
+    figure = plots.error_profiles(systems, {"baseline": errors[:0], "coherence": errors})
+    _, onset, offset = figure.axes
+    box = onset.containers[0][0]
+    assert (box.get_x(), box.get_x() + box.get_width()) == pytest.approx((0, 0.2))
+    assert [text.get_text() for text in onset.get_yticklabels()] == [
+        "baseline\n0 found",
+        "coherence\n3 found",
+    ]
+    assert "offset error" in offset.get_xlabel()
+    plots.save(figure, tmp_path / "profile")
+
+
 GRID = pd.DataFrame(
     [
         (0.1, 0.01, 0.3, "ok"),
@@ -171,7 +212,7 @@ GRID = pd.DataFrame(
         (1.0, 0.01, np.nan, "diverged"),
         (1.0, 0.1, 0.4, "ok"),
     ],
-    columns=["alpha1", "alpha2", "score", "state"],
+    columns=["ratio", "scale", "score", "state"],
 )
 
 
@@ -187,8 +228,8 @@ def test_grid_marks_what_went_wrong_and_draws_the_line():
     }
     hatched = {(patch.get_x(), patch.get_y()): patch.get_hatch() for patch in panel.patches}
     assert hatched == {(-1.5, -1.5): "..", (-0.5, -2.5): "//"}
-    x, y = panel.lines[0].get_data()
-    np.testing.assert_allclose(10 ** (y - x), 0.5)
+    x, _ = panel.lines[0].get_data()
+    np.testing.assert_allclose(10 ** np.array(x), 2.0)  # ratio = 1 / balance
     assert not plots.alpha_grid(GRID[:1]).axes[0].lines
 
 
@@ -197,7 +238,7 @@ def test_grid_marks_what_went_wrong_and_draws_the_line():
     [
         (GRID.drop(columns="state"), "lacks the column 'state'"),
         (GRID.assign(state="fine"), "fine"),
-        (GRID.assign(alpha1=0.0), "above 0"),
+        (GRID.assign(ratio=0.0), "above 0"),
         (pd.concat([GRID, GRID]), "once"),
         (GRID[:0], "states"),
     ],

@@ -81,6 +81,7 @@ def test_original_psds_on_real_predictions(scenario):
     assert value == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_published_scores_of_the_official_teacher(shared):
     golden = shared / "golden" / "desed2021_teacher"
     reference = read(shared / "golden" / "desed_metadata" / "validation.tsv")

@@ -54,6 +54,7 @@ def random_set(seed, clips, classes, on_grid):
     return posteriors, names, reference, durations, labels
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 100_000),
@@ -77,6 +78,7 @@ def test_equals_sed_eval_and_psds_eval(seed, clips, classes, on_grid, window):
         assert value == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 100_000), resolution=st.sampled_from([0.5, 1.0, 2.5]))
 def test_tables_and_other_settings_equal_too(seed, resolution):
@@ -137,6 +139,20 @@ def test_real_predictions():
     assert scorer.psds(points) == pytest.approx(expected, abs=1e-12)
 
 
+def test_without_durations():
+    reference, durations, estimated = (
+        pd.read_csv(GOLDEN / f"{name}.tsv", sep="\t")
+        for name in ("reference", "durations", "predictions")
+    )
+    without, scorer = Scorer(reference), Scorer(reference, durations)
+    same(without.event_based(estimated), scorer.event_based(estimated))
+    same(without.segment_based(estimated), scorer.segment_based(estimated))
+    for call in (without.intersection_based, lambda table: without.psds({0.5: table})):
+        with pytest.raises(InputError, match="there are no durations"):
+            call(estimated)
+
+
+@pytest.mark.slow
 def test_published_scores_of_the_official_teacher(shared):
     golden = shared / "golden" / "desed2021_teacher"
     reference = pd.read_csv(shared / "golden/desed_metadata/validation.tsv", sep="\t")
@@ -216,7 +232,7 @@ def test_inputs_are_never_modified():
         (0, lambda x: [*x[:3], x[3][:, :2]], "3 classes"),
         (0, lambda x: x * 2, "in \\[0, 1\\]"),
         (1, lambda x: [*x[:3], "zebra.wav"], "zebra.wav is not in the reference"),
-        (1, lambda x: [*x[:3], x[0]], "'000' is given twice"),
+        (1, lambda x: [*x[:3], x[0]], "'000.wav' is given twice"),
         (2, lambda x: x.drop(columns="offset"), "lacks the column 'offset'"),
         (3, lambda x: x[:2], "has no duration"),
         (4, lambda x: ["class0", "class1", "class1"], "'class1' is given twice"),

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from dcase_coherence.evaluation import significance
 from dcase_coherence.evaluation.significance import (
     comparison,
     f1_of_counts,
@@ -150,3 +151,45 @@ def test_bad_scores_are_named():
         t_test([0.4, float("nan")], [0.5])
     with pytest.raises(InputError, match="number for each trial"):
         t_test([], [0.5])
+
+
+def test_paired_tests_are_those_of_scipy_and_see_what_pairs_share():
+    first = [0.40, 0.50, 0.60, 0.45, 0.55]
+    second = [0.42, 0.51, 0.63, 0.47, 0.56]
+    test = significance.paired_test(first, second)
+    assert test.p_t == pytest.approx(stats.ttest_rel(second, first).pvalue)
+    assert test.p_wilcoxon == pytest.approx(stats.wilcoxon(second, first).pvalue)
+    assert test.difference == pytest.approx(0.018)
+    assert test.low < test.difference < test.high
+    # Unpaired, the spread between seeds hides it.
+    assert test.p_t < 0.01 < 0.5 < significance.t_test(first, second).p_student
+
+
+@pytest.mark.parametrize("same", [[0.5], [0.5, 0.6]])
+def test_no_paired_test_without_a_spread(same):
+    test = significance.paired_test(same, [score + 0.1 for score in same])
+    assert test.difference == pytest.approx(0.1)
+    assert np.isnan(test.p_t) or test.p_t < 1e-6
+
+
+def test_pairs_must_fit():
+    with pytest.raises(InputError, match="the same seeds"):
+        significance.paired_test([0.1, 0.2], [0.1])
+
+
+def test_holm_rejects_what_bonferroni_does_and_never_less_than_one_by_one():
+    rng = np.random.default_rng(0)
+    for chances in rng.random((200, 6)) ** 3:
+        corrected = np.array(significance.holm(chances))
+        assert (corrected >= chances).all()
+        assert (corrected <= np.minimum(6 * chances, 1) + 1e-12).all()
+        assert (np.diff(corrected[np.argsort(chances)]) >= 0).all()
+
+
+def test_the_power_is_that_of_simulated_trials():
+    trials = significance.trials_needed(1.5, 2.0, power=0.8)
+    rng = np.random.default_rng(1)
+    changes = rng.normal(2.0, 1.5, (20_000, trials))
+    found = (stats.ttest_1samp(changes, 0.0, axis=1).pvalue < 0.05).mean()
+    fewer = (stats.ttest_1samp(changes[:, :-1], 0.0, axis=1).pvalue < 0.05).mean()
+    assert fewer < 0.8 < found + 0.01

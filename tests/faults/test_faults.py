@@ -27,6 +27,8 @@ from dcase_coherence.runs.trials import Trial, run_trial
 from dcase_coherence.soundscapes import generate
 from dcase_coherence.system.errors import RESUME_ME, command
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 300  # seconds; a machine under load is slow
 TINY = Path(__file__).with_name("tiny.yaml")

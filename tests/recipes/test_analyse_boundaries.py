@@ -11,6 +11,8 @@ from dcase_coherence.baseline.experiment import build
 from dcase_coherence.data.desed import CLASSES, official_layout
 from dcase_coherence.runs.trials import Trial, run_trial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoints(dataset, conf_file, tmp_path_factory):
@@ -42,11 +44,17 @@ def test_every_figure_is_drawn(analyse, checkpoints, dataset, tmp_path, capsys):
         "relative_change_of_z_inside_events",
         "mean_posterior_around_boundaries",
         "errors_of_onsets_and_offsets",
+        "error_profile",
         "posteriors_of_a_clip",
     } <= drawn
     kinds = [path.suffix for path in (tmp_path / "out" / "figures").iterdir()]
     assert kinds.count(".png") == kinds.count(".svg") == len(drawn)
-    assert "event_f1_macro" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "event_f1_macro" in said
+    assert "What became of the reference events (%)" in said
+    for counts in numbers["profiles"].values():
+        assert counts["events"] == 8
+        assert counts["missed"] < 8
     assert set(numbers["scores"]) == {
         f"{model}, {name}"
         for model in ("baseline", "coherence")
@@ -83,6 +91,7 @@ def test_models_that_find_nothing(analyse, checkpoints, dataset, tmp_path, capsy
     assert "has found no event" in said
     assert numbers["scores"]["baseline, validation"]["event_f1_macro"] == 0
     assert numbers["events"]["baseline"]["onset error (s), median"] is None
+    assert numbers["profiles"]["baseline"]["missed"] == 8
 
 
 def test_bad_arguments(analyse, checkpoints, conf_file, dataset, tmp_path, capsys):

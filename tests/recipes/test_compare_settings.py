@@ -1,6 +1,7 @@
 """Settings over the same seeds: what is compared, and what becomes of one that diverges."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from dcase_coherence.baseline.config import load_config, read_yaml
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.lightning import build_regularizer
+
+pytestmark = pytest.mark.slow
 
 CONFS = Path(__file__).parents[2] / "recipes" / "confs"
 SETTINGS = {
@@ -35,13 +38,19 @@ def test_one_that_diverges_is_said_and_costs_the_others_nothing(finished):
     folder, done = finished
     assert "error: diverging 1: the coherence term is" in done.stderr
     content = json.loads((folder / "settings.json").read_text())
-    assert {name: len(found["event_f1_macro"]) for name, found in content["scores"].items()} == {
-        "baseline": 2,
-        "strong": 2,
-        "diverging": 0,
+    finished = {name: [bool(one) for one in found] for name, found in content["scores"].items()}
+    assert finished == {
+        "baseline": [True, True],
+        "strong": [True, True],
+        "diverging": [False, False],
     }
     assert "diverging" in (folder / "report.md").read_text()
-    assert {"report.html", "scores.tex", "training.svg"} <= {p.name for p in folder.rglob("*")}
+    written = {path.name for path in folder.rglob("*")}
+    assert {"report.html", "scores.tex", "training.svg", "error_profile.svg"} <= written
+    assert "Reference events (%)" in done.stdout
+    # Two trials on five clips, of which one has no event and the others have two.
+    events = {name: counts["events"] for name, counts in content["profiles"].items()}
+    assert events == {"baseline": 16, "strong": 16}
 
 
 def test_scores_and_differences_are_those_of_the_trials(finished):
@@ -53,11 +62,18 @@ def test_scores_and_differences_are_those_of_the_trials(finished):
             json.loads((folder / name / f"trial_{n}" / "trial.json").read_text()) for n in range(2)
         ]
         own = [record["scores"]["test/student/event_f1_macro"] for record in records]
-        assert content["scores"][name]["event_f1_macro"] == own
+        assert [one["event_f1_macro"] for one in content["scores"][name]] == own
         means[name] = np.mean(own)
     assert set(content["differences"]) == {"strong"}
     difference = content["differences"]["strong"]["difference"]
     assert difference == pytest.approx(means["strong"] - means["baseline"])
+    assert content["differences"]["strong"]["pairs"] == 2
+    assert content["seeds"] == [first_seed(folder), first_seed(folder) + 1]
+
+
+def first_seed(folder):
+    record = json.loads((folder / "baseline" / "trial_0" / "trial.json").read_text())
+    return record["settings"]["config"]["training"]["seed"]
 
 
 def test_the_monitor_runs_without_the_term(finished):
@@ -67,6 +83,34 @@ def test_the_monitor_runs_without_the_term(finished):
     assert float(row["z_norm"]) > 0
     assert float(row["d_inside"]) > 0
     assert float(row["term"]) == 0
+
+
+def test_a_path_of_a_setting_must_exist(refused, conf_file, dataset, tmp_path):
+    file = tmp_path / "other.yaml"
+    file.write_text("data: {test_tsv: none.tsv}")
+    arguments = (file, "--conf_file", conf_file, "--data", dataset, "--reference", "other")
+    said = refused("compare_settings.py", *arguments, "--log_dir", tmp_path / "exp")
+    assert "data.test_tsv is none.tsv, and there is no such file" in said
+
+
+def test_kept_records_are_enough(finished, main, dataset, conf_file, tmp_path, capsys):
+    folder, _ = finished
+    for name in ("baseline", "strong"):
+        for trial in range(2):
+            place = tmp_path / "exp" / name / f"trial_{trial}"
+            place.mkdir(parents=True)
+            for file in ("trial.json", "epochs.tsv"):
+                shutil.copy(folder / name / f"trial_{trial}" / file, place)
+        (tmp_path / f"{name}.yaml").write_text(SETTINGS[name] + "\n")
+    files = [tmp_path / f"{name}.yaml" for name in ("baseline", "strong")]
+    arguments = (*files, "--conf_file", conf_file, "--data", dataset, "--trials", 2)
+    main("compare_settings.py", *arguments, "--log_dir", tmp_path / "exp")
+    ours, theirs = (
+        json.loads((place / "settings.json").read_text()) for place in (tmp_path / "exp", folder)
+    )
+    assert ours["profiles"] == theirs["profiles"]
+    assert ours["scores"] == {name: theirs["scores"][name] for name in ("baseline", "strong")}
+    assert "Reference events (%)" in capsys.readouterr().out
 
 
 def test_the_reference_must_be_compared(refused, conf_file, tmp_path):

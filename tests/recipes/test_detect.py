@@ -12,6 +12,8 @@ from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.experiment import build
 from dcase_coherence.data.desed import official_layout
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(dataset, conf_file, tmp_path_factory):
@@ -54,6 +56,21 @@ def test_a_table_is_printed(detect, recordings, capsys, tmp_path):
     assert len(table) == 20
     assert (table["onset"] == 0).all()
     assert table.groupby("filename")["offset"].max().tolist() == [2.5, 0.8]
+
+
+def test_tables_are_utf8_with_four_fields_whatever_the_locale_and_the_name(
+    checkpoint, recordings, run, tmp_path, monkeypatch
+):
+    name = "ü\tb\n.wav"
+    (tmp_path / "two.wav").rename(tmp_path / name)
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    arguments = (name, "--checkpoint", checkpoint, "--gpus", "cpu", "--threshold", 0)
+    printed = run("detect.py", *arguments, cwd=tmp_path).stdout
+    run("detect.py", *arguments, "--out", "out.tsv", cwd=tmp_path)
+    assert (tmp_path / "out.tsv").read_text(encoding="utf-8") == printed
+    rows = [line.split("\t") for line in printed.splitlines()]
+    assert {len(row) for row in rows} == {4}
+    assert {row[0] for row in rows[1:]} == {"ü\\tb\\n.wav"}
 
 
 def test_recordings_without_events_are_named(detect, recordings, capsys):

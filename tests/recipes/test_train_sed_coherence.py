@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 import yaml
 
 from dcase_coherence.soundscapes import generate
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "train_sed_coherence.py"
@@ -82,8 +85,42 @@ def test_compares_both_models_and_leaves_everything_behind(finished, folder):
         epochs = pd.read_csv(trial / "epochs.tsv", sep="\t")
         assert epochs["epoch"].tolist() == [0, 1, 2, 3]
         assert ("d_boundary" in epochs) == (arm == "coherence")
-    assert (results / "posteriors.png").stat().st_size > 10_000
+    for figure in ("posteriors.png", "curves.png"):
+        assert (results / figure).stat().st_size > 10_000
+        assert f"exp/tiny/{figure}\n" in finished
     assert (results / "comparison.txt").read_text().strip() in finished
+    # The error profile of both arms beside the official one, printed, drawn and kept.
+    assert "What became of the reference events (%)" in finished
+    assert "official, on DESED" in finished
+    assert (results / "profile.png").stat().st_size > 10_000
+    profiles = json.loads((results / "metrics.json").read_text())["profiles"]
+    reference = pd.read_csv(folder / "data/metadata/validation/validation.tsv", sep="\t")
+    for found in profiles.values():
+        assert found["events"] == reference["event_label"].count()
+    assert set(profiles) == {"baseline", "coherence"}
+
+
+def test_the_clip_that_is_shown_is_one_that_both_models_understand():
+    def table(*rows):
+        return pd.DataFrame(rows, columns=["filename", "onset", "offset", "event_label"])
+
+    many = [("many.wav", float(n), n + 0.5, "Dog") for n in range(6)]
+    reference = table(
+        *many,
+        ("two.wav", 1.0, 2.0, "Cat"),
+        ("two.wav", 3.0, 4.0, "Dog"),
+        ("one.wav", 1.0, 2.0, "Cat"),
+        ("none.wav", None, None, None),
+    )
+    found = [
+        ("two.wav", 1.5, 1.8, "Cat"),
+        ("two.wav", 3.5, 5.0, "Dog"),
+        ("one.wav", 0.0, 9.0, "Cat"),
+    ]
+    # Of six events one model finds three, the other all; and a wrong class finds nothing.
+    estimates = [table(*found, *many[:3]), table(*found, *many, ("many.wav", 0.0, 9.0, "Cat"))]
+    choose = runpy.run_path(str(ROOT / "recipes" / RECIPE))["clip_to_show"]
+    assert choose(reference, estimates) == "two.wav"
 
 
 def test_a_second_run_shows_the_first_ones_scores(run, finished, folder):
@@ -124,8 +161,12 @@ def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(
     said = capfd.readouterr()
     assert said.err == ""
     table = (folder / "exp" / "again" / "comparison.txt").read_text()
-    ending = "results, checkpoints, logs and detections in exp/again"
-    assert said.out == f"\n{table}\n{ending}\n"
+    endings = [
+        "posteriors of both models: exp/again/posteriors.png",
+        "curves of the training: exp/again/curves.png",
+        "results, checkpoints, logs and detections in exp/again",
+    ]
+    assert said.out.splitlines() == ["", *table.splitlines(), "", *endings]
     assert scores(folder, "exp/again") == scores(folder, "exp/tiny")
 
 
@@ -150,6 +191,7 @@ def test_the_official_test_and_evaluation_flags(run, finished, folder):
         (("--set", "training.n_epoch=3"), "did you mean 'n_epochs'?"),
         (("--set", "training.n_epochs=many"), "training.n_epochs is 'many'"),
         (("--set", "training.n_epochs=3"), "training.n_epochs was 4, is 3"),
+        (("--set", "data.test_tsv=none.tsv"), "data.test_tsv is none.tsv, and there is no such"),
         (("--resume_from_checkpoint", "tiny.yaml"), "give the last.ckpt in a trial's folder"),
         (("--test_from_checkpoint", "tiny.yaml"), "tiny.yaml"),
         (("--gpus", "7"), "--gpus is '7'"),

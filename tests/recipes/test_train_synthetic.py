@@ -12,9 +12,10 @@ import torch
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.experiment import make_scheduler
-from dcase_coherence.baseline.place import place_data
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.tap import FeatureTap
+
+pytestmark = pytest.mark.slow
 
 CONFS = Path(__file__).parents[2] / "recipes" / "confs"
 
@@ -45,6 +46,11 @@ def test_what_a_run_prints_and_leaves(finished):
         assert len(found["classwise"]) == 10
     written = {path.name for path in folder.rglob("*")}
     assert {"report.html", "report.md", "table_1.tex", "training.svg"} <= written
+    assert {"error_profile_validation.svg", "reference_events_public.tex"} <= written
+    assert "validation: What became of the reference events (%)" in said
+    for name, clips in (("validation", 5), ("public", 4)):
+        # Two trials; all clips but the last have two events.
+        assert content["profiles"][name]["coherence"]["events"] == 2 * 2 * (clips - 1)
     assert "Table 1" in (folder / "report.md").read_text()
 
 
@@ -130,20 +136,11 @@ def test_data_without_a_public_set(finished, main, dataset, tmp_path, capsys):
         (["--trials", "0"], "--trials is 0"),
         (["--data", "nowhere"], "--data is nowhere"),
         (["--conf_file", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["--set", "data.test_tsv=none.tsv"], "data.test_tsv is none.tsv, and there is no such"),
     ],
 )
 def test_bad_arguments(refused, arguments, words):
     assert words in refused("train_synthetic.py", *arguments)
-
-
-def test_a_second_test_set_is_generated_as_public(conf_file, tmp_path):
-    counts = {"soundscapes.strong": 1, "soundscapes.test": 2, "soundscapes.processes": 1}
-    config = load_config(conf_file, counts)
-    place_data(config, None, tmp_path / "clips", public=True, progress=False)
-    tables = [Path(config["data"][f"{name}_tsv"]).read_text() for name in ("test", "public")]
-    assert tables[0] != tables[1]
-    for name in ("test", "public"):
-        assert len(list(Path(config["data"][f"{name}_folder"]).glob("*.wav"))) == 2
 
 
 def test_the_configuration_is_the_papers():

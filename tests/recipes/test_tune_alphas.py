@@ -7,10 +7,12 @@ from collections import Counter
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def arguments(dataset, conf_file):
-    grid = ("--alpha1", 0.03, 0.3, 1, "--alpha2", 0.1)
+    grid = ("--ratio", 0.3, 3, 10, "--scale", 0.1)
     return ("tune_alphas.py", "--conf_file", conf_file, "--data", dataset, *grid, "--fast_dev_run")
 
 
@@ -21,15 +23,15 @@ def finished(run, arguments, tmp_path_factory):
     options = ("--workers", 2, "--quiet", "--log_dir", folder / "exp")
     done = run(*arguments, *options, cwd=folder)
     assert done.stderr == ""
-    assert done.stdout.startswith("alpha1=")
+    assert done.stdout.startswith("ratio=")
     return folder / "exp", done.stdout
 
 
 def test_two_workers_share_a_study(finished):
     folder, said = finished
     content = json.loads((folder / "alphas.json").read_text())
-    pairs = [(cell["alpha1"], cell["alpha2"]) for cell in content["cells"]]
-    assert pairs == [(0.03, 0.1), (0.3, 0.1), (1.0, 0.1)]
+    places = [(cell["ratio"], cell["scale"]) for cell in content["cells"]]
+    assert places == [(0.3, 0.1), (3.0, 0.1), (10.0, 0.1)]
     assert {cell["state"] for cell in content["cells"]} <= {"ok", "collapsed", "diverged"}
     assert "best: alpha1" in said
     for suffix in ("png", "svg"):
@@ -39,10 +41,10 @@ def test_two_workers_share_a_study(finished):
     assert states["COMPLETE"] >= 3
     assert set(states) == {"COMPLETE"}
     # Each cell was trained, with its own weights.
-    for alpha1, alpha2 in pairs:
-        record = folder / f"alpha1={alpha1:g}_alpha2={alpha2:g}" / "trial_0" / "trial.json"
+    for ratio, scale in places:
+        record = folder / f"ratio={ratio:g}_scale={scale:g}" / "trial_0" / "trial.json"
         coherence = json.loads(record.read_text())["settings"]["config"]["coherence"]
-        assert (coherence["alpha1"], coherence["alpha2"]) == (alpha1, alpha2)
+        assert (coherence["alpha1"], coherence["alpha2"]) == (ratio * scale, scale)
 
 
 def test_it_goes_on_where_it_was_stopped(finished, main, arguments, tmp_path):
@@ -50,11 +52,12 @@ def test_it_goes_on_where_it_was_stopped(finished, main, arguments, tmp_path):
     shutil.copytree(folder, tmp_path / "exp")
     # A lost database costs no training, and a lost cell costs that cell.
     (tmp_path / "exp" / "study.db").unlink()
-    lost = tmp_path / "exp" / "alpha1=0.3_alpha2=0.1"
+    lost = tmp_path / "exp" / "ratio=3_scale=0.1"
     shutil.rmtree(lost)
-    kept = tmp_path / "exp" / "alpha1=0.03_alpha2=0.1" / "trial_0" / "last.ckpt"
+    kept = tmp_path / "exp" / "ratio=0.3_scale=0.1" / "trial_0" / "last.ckpt"
     before = kept.stat().st_mtime_ns
-    main(*arguments, "--log_dir", tmp_path / "exp")
+    # As many workers as before: the number of threads of each changes roundings.
+    main(*arguments, "--workers", 2, "--log_dir", tmp_path / "exp")
     assert kept.stat().st_mtime_ns == before
     ours, theirs = (
         json.loads((place / "alphas.json").read_text()) for place in (tmp_path / "exp", folder)
@@ -88,9 +91,10 @@ def test_other_settings_are_those_of_the_study(finished, refused, arguments):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (["--alpha1", 0], "--alpha1 is [0.0]"),
+        (["--ratio", 0], "--ratio is [0.0]"),
         (["--workers", 0], "--workers is 0"),
         (["--storage", "nonsense"], "nonsense cannot be used"),
+        (["--set", "data.test_tsv=none.tsv"], "data.test_tsv is none.tsv, and there is no such"),
         (["--set", "coherence.alpha1=1"], "--set coherence.alpha1 would be replaced"),
     ],
 )

@@ -11,7 +11,7 @@ from dcase_coherence.runs import alphas
 from dcase_coherence.runs.alphas import Cell
 from dcase_coherence.system.errors import InputError
 
-GRID = {"alpha1": [0.1, 1.0], "alpha2": [0.01, 0.03]}
+GRID = {"ratio": [0.1, 1.0], "scale": [0.01, 0.03]}
 SETTINGS = {"training": {"n_epochs": 2}}
 OK = Cell(0.5, "ok", 1.0, 2.0)
 
@@ -70,13 +70,14 @@ def test_a_grid_is_run_once_and_found_again(storage):
     table = alphas.table(again, GRID)
     assert table["state"].tolist() == ["ok", "ok", "collapsed", "collapsed"]
     assert table["score"].tolist() == pytest.approx([0.001, 0.003, 0.01, 0.03])
-    assert again.best_params == {"alpha1": 1.0, "alpha2": 0.03}
+    assert again.best_params == {"ratio": 1.0, "scale": 0.03}
 
 
+@pytest.mark.slow
 def test_a_grid_may_grow(storage):
     ran = []
     alphas.search(open_study(storage), storage, GRID, lambda pair: ran.append(pair) or OK)
-    larger = {**GRID, "alpha2": [0.01, 0.03, 0.1]}
+    larger = {**GRID, "scale": [0.01, 0.03, 0.1]}
     ran.clear()
     study = open_study(storage, larger)
     alphas.search(study, storage, larger, lambda pair: ran.append(pair) or OK)
@@ -84,6 +85,7 @@ def test_a_grid_may_grow(storage):
     assert len(alphas.table(study, larger)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [InputError("no data"), KeyboardInterrupt()])
 def test_a_cell_that_was_stopped_is_run_again(storage, error):
     ran = []
@@ -144,16 +146,18 @@ def test_what_a_cell_gave_is_kept_beside_the_study(config_file, tmp_path, monkey
     def train(trial, gpus, **_):
         calls.append((trial.number, trial.config["coherence"]["alpha1"], trial.coherence))
         trial.folder.mkdir(parents=True)
-        (trial.folder / "epochs.tsv").write_text(f"val/obj_metric\n0.{trial.number + 1}\n")
+        (trial.folder / "epochs.tsv").write_text(
+            f"epoch\tval/obj_metric\n0\t0.{trial.number + 1}\n"
+        )
         if trial.number:
             raise FloatingPointError("the features have diverged")
 
     monkeypatch.setattr(alphas, "run_trial", train)
-    cell = alphas.run_cell(config, (0.3, 0.01), tmp_path / "cell", trials=2)
+    cell = alphas.run_cell(config, (3.0, 0.1), tmp_path / "cell", trials=2)
     assert (cell.score, cell.state) == (pytest.approx(0.15), "diverged")
-    assert calls == [(0, 0.3, True), (1, 0.3, True)]
+    assert calls == [(0, pytest.approx(0.3), True), (1, pytest.approx(0.3), True)]
     assert config["coherence"]["alpha1"] == 0.1
-    again = alphas.run_cell(config, (0.3, 0.01), tmp_path / "cell", trials=2)
+    again = alphas.run_cell(config, (3.0, 0.1), tmp_path / "cell", trials=2)
     assert again[:2] == cell[:2]
     assert len(calls) == 2
     assert json.loads((tmp_path / "cell" / "cell.json").read_text())["z_norm"] is None

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from dcase_coherence.soundscapes import layout
@@ -12,6 +14,13 @@ def test_command_generates_a_data_set(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == f"data set ready in {tmp_path}\n"
     assert captured.err == ""
+
+
+def test_command_passes_on_how_sounds_are_changed(tmp_path):
+    asked = ["--augment", "--density", "1.5", "--processes", "1", "--quiet"]
+    main(["--out", str(tmp_path), "--strong", "0", *NOTHING_ELSE, *asked])
+    made_with = json.loads((tmp_path / layout.MANIFEST).read_text())
+    assert (made_with["augment"], made_with["density"]) == (True, 1.5)
 
 
 def test_quiet_says_nothing(tmp_path, capsys):

@@ -20,6 +20,7 @@ from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.generate import generate
 from dcase_coherence.soundscapes.waves import RATE, noise
 from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import left_over
 
 FEW = {"strong": 3, "weak": 2, "unlabelled": 2, "validation": 2, "test": 2}
 NONE = dict.fromkeys(FEW, 0)
@@ -85,11 +86,13 @@ def test_tables_name_the_files_and_every_labelled_clip_has_events(few):
     assert set(weak.filename) == {p.name for p in (few / "audio/train/weak_16k").iterdir()}
 
 
+@pytest.mark.slow
 def test_files_are_the_same_for_any_number_of_processes(few, tmp_path):
     generate(tmp_path / "two", **FEW, processes=2, progress=False)
     assert contents(tmp_path / "two") == contents(few)
 
 
+@pytest.mark.slow
 def test_workers_take_the_standard_library_first(tmp_path):
     # As in site-packages, where pathlib's old backport comes with some packages.
     shutil.copytree(ROOT / "dcase_coherence", tmp_path / "packages" / "dcase_coherence")
@@ -128,6 +131,7 @@ def test_what_is_missing_or_broken_is_made_again(tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_to_the_same_files(tmp_path):
     """SIGKILL in the midst of the work; then also a truncated clip and a stale partial file."""
     count = 24
@@ -158,7 +162,7 @@ def test_a_killed_run_is_resumed_to_the_same_files(tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in done[1:]}
 
     done[0].write_bytes(done[0].read_bytes()[:5000])
-    stale = audio / ".strong_00023.wav.1.partial"
+    stale = audio / ".strong_00023-partial-1.wav"
     stale.write_bytes(b"RIFF")
     generate(out, **settings, processes=1, progress=False)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -235,6 +239,7 @@ def test_more_clips_than_the_disk_holds_are_refused_at_once(tmp_path):
     assert not list(tmp_path.rglob("*.wav"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_keeps_what_is_done(tmp_path):
     limited = f"""
 import resource
@@ -249,7 +254,7 @@ main(["--out", {str(tmp_path)!r}, "--strong", "2", "--processes", "1"])
     assert run.stderr.count("\n") == 1
     assert run.stderr.startswith("error: ")
     assert "cannot be written (File too large)" in run.stderr
-    assert not layout.partial_files(tmp_path)
+    assert not left_over(tmp_path)
     assert not list(tmp_path.rglob("*.wav"))
 
 
@@ -284,6 +289,7 @@ def test_recordings_replace_the_parametric_sounds(tmp_path, make_bank):
         generate(out, **settings)
 
 
+@pytest.mark.slow
 def test_a_broken_recording_is_named_by_the_worker(tmp_path, make_bank):
     bank = make_bank("bank", 1000)
     (bank / "background" / "room" / "a.wav").write_bytes(b"not audio")
@@ -292,9 +298,83 @@ def test_a_broken_recording_is_named_by_the_worker(tmp_path, make_bank):
             generate(tmp_path / "out", **{**NONE, "weak": 2}, soundbank=bank, processes=processes)
 
 
-def test_a_test_soundbank_alone_is_refused(tmp_path, make_bank):
-    with pytest.raises(InputError, match="needs --soundbank"):
-        generate(tmp_path / "out", **FEW, test_soundbank=make_bank("bank", 1000))
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_soundbank_of_a_part_alone_is_refused(tmp_path, make_bank, part):
+    bank = {f"{part}_soundbank": make_bank("bank", 1000)}
+    with pytest.raises(InputError, match=f"--{part}-soundbank .* needs --soundbank"):
+        generate(tmp_path / "out", **FEW, **bank)
+
+
+@pytest.fixture(scope="module", params=[{"augment": True}, {"density": 2}], ids=str)
+def changed(request, tmp_path_factory):
+    """What was asked for, and the tree."""
+    out = tmp_path_factory.mktemp("changed")
+    return request.param, generate(out, **FEW, **request.param, processes=1, progress=False)
+
+
+def test_augmentation_and_density_change_the_training_clips_alone(few, changed):
+    before, after = contents(few), contents(changed[1])
+    assert set(before) == set(after)
+    for path, digest in before.items():
+        training = "train" in Path(path).parts
+        assert (after[path] != digest) == (training or path == layout.MANIFEST), path
+
+
+def test_changed_files_are_the_same_for_any_number_of_processes(changed, tmp_path):
+    settings, out = changed
+    generate(tmp_path, **FEW, **settings, processes=2, progress=False)
+    assert contents(tmp_path) == contents(out)
+
+
+def test_changed_and_other_trees_are_not_mixed(few, changed):
+    settings, out = changed
+    (key,) = settings
+    with pytest.raises(InputError, match=f"was made with {key} (True, not False|2.0, not 1.0)"):
+        generate(out, **FEW)
+    with pytest.raises(InputError, match=f"was made with {key} (False, not True|1.0, not 2.0)"):
+        generate(few, **FEW, **settings)
+
+
+def test_a_tree_from_before_augmentation_goes_on(tmp_path):
+    settings = {**NONE, "strong": 1, "processes": 1, "progress": False}
+    generate(tmp_path, **settings)
+    manifest = tmp_path / layout.MANIFEST
+    made_with = json.loads(manifest.read_text())
+    for later in ("augment", "density", "validation_soundbank"):
+        del made_with[later]
+    manifest.write_text(json.dumps(made_with))
+    generate(tmp_path, **settings)
+    with pytest.raises(InputError, match="was made with augment False, not True"):
+        generate(tmp_path, **settings, augment=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"augment": "yes"}, "--augment is 'yes'"),
+        ({"density": 0.5}, "--density is 0.5; give a number from 1 to 3"),
+        ({"density": float("nan")}, "--density is nan"),
+        ({"density": "2"}, "--density is '2'"),
+        ({"density": True}, "--density is True"),
+    ],
+)
+def test_augmentation_that_makes_no_sense_is_named(tmp_path, settings, complaint):
+    with pytest.raises(InputError, match=complaint):
+        generate(tmp_path / "new", **FEW, **settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_validation_clips_may_come_from_a_bank_of_their_own(tmp_path, make_bank):
+    low, high = make_bank("low", 800), make_bank("high", 3000)
+    settings = {**NONE, "strong": 2, "validation": 2, "test": 1, "progress": False}
+    out = generate(
+        tmp_path / "out", **settings, soundbank=low, validation_soundbank=high, processes=1
+    )
+    for name, expected in (("strong", 800), ("validation", 3000), ("test", 800)):
+        for path in (out / layout.SUBSETS[name].audio).iterdir():
+            assert centroid(path) == pytest.approx(expected, rel=0.25)
+    with pytest.raises(InputError, match=r"was made with validation_soundbank .*, not none"):
+        generate(out, **settings, soundbank=low)
 
 
 def test_some_unlabelled_clips_are_empty_and_no_others():

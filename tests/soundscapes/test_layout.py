@@ -1,16 +1,13 @@
 import io
-import os
-import resource
 
 import numpy as np
 import pandas as pd
-import pytest
 import soundfile
 
 from dcase_coherence.data import annotations
 from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, Event
-from dcase_coherence.system.errors import InputError
+from dcase_coherence.system.files import write_whole
 
 EVENTS = [
     [Event(0.5, 1.25, "Dog"), Event(1.0, 3.0, "Cat"), Event(4.0, 5.0, "Dog")],
@@ -53,7 +50,7 @@ def test_durations_table_lists_every_clip(tmp_path):
 
 def test_annotations_survive_writing_and_reading(tmp_path):
     path = tmp_path / "clip.json"
-    layout.write(path, layout.annotation_bytes(EVENTS[0]))
+    write_whole(path, layout.annotation_bytes(EVENTS[0]))
     assert layout.read_annotation(path) == EVENTS[0]
 
 
@@ -61,40 +58,12 @@ def test_only_a_whole_clip_of_the_right_format_is_whole(tmp_path):
     path = tmp_path / "clip.wav"
     assert not layout.is_whole(path)
     content = layout.wav_bytes(np.ones(CLIP_SAMPLES))
-    layout.write(path, content)
+    write_whole(path, content)
     assert layout.is_whole(path)
     path.write_bytes(content[:-2])
     assert not layout.is_whole(path)
     soundfile.write(path, np.zeros(CLIP_SAMPLES), 44100)
     assert not layout.is_whole(path)
-
-
-def test_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
-    path = tmp_path / "new" / "file"
-    layout.write(path, b"one")
-    layout.write(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert os.listdir(path.parent) == ["file"]
-
-
-def test_a_failed_write_is_one_sentence_and_keeps_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    layout.write(path, b"old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"file cannot be written \(File too large\)"):
-            layout.write(path, bytes(100_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be written"):
-        layout.write(tmp_path / "file" / "below", b"")
 
 
 def test_filenames_differ_between_subsets():

@@ -3,7 +3,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dcase_coherence.data import annotations
 from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.soundscapes.timeline import (
     CLIP_SECONDS,
@@ -18,7 +17,7 @@ from dcase_coherence.soundscapes.timeline import (
 
 
 def test_the_classes_are_those_of_the_annotations():
-    assert list(CLASSES) == list(annotations.CLASSES)
+    assert sorted(PROFILES) == list(CLASSES)
 
 
 def test_classes_are_distinct_and_all_occur():
@@ -32,6 +31,18 @@ def test_classes_are_distinct_and_all_occur():
     assert min(counts.values()) > 30
     assert counts["Speech"] == max(counts.values())
     assert Counter(map(len, draws))[1] == pytest.approx(300, abs=60)
+
+
+def test_density_multiplies_the_number_of_classes():
+    counts = {}
+    for density in (1.0, 1.5, 3.0):
+        rng = np.random.default_rng(0)
+        draws = [draw_classes(rng, density) for _ in range(600)]
+        assert all(len(set(draw)) == len(draw) <= 5 for draw in draws)
+        assert max(sum(PROFILES[label].texture for label in draw) for draw in draws) == 1
+        counts[density] = np.mean([len(draw) for draw in draws])
+    assert counts[1.5] == pytest.approx(1.5 * counts[1.0], rel=0.05)
+    assert 2.4 * counts[1.0] < counts[3.0] <= 5
 
 
 def test_durations_follow_the_profile():

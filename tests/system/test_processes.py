@@ -7,6 +7,8 @@ import pytest
 
 from dcase_coherence.system.processes import over_files
 
+pytestmark = pytest.mark.slow
+
 
 def test_results_come_in_order_from_several_processes():
     items = [f"{index}/name" for index in range(120)]

@@ -9,6 +9,8 @@ import torch
 
 from dcase_coherence.official import script, shims, trainers
 
+pytestmark = pytest.mark.slow
+
 yaml = pytest.importorskip("yaml")
 
 FITS_ON_CPU = ("sed_trainer",)  # the pretrained trainers need embeddings of real clips

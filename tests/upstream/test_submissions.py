@@ -12,6 +12,8 @@ import types
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 yaml = pytest.importorskip("yaml")
 
 FDY_NEEDS = ("soundfile", "psds_eval", "sed_eval", "tqdm", "torchaudio", "pytorch_lightning")

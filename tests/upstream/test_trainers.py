@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from dcase_coherence import coherence_loss, pseudo_labels
 from dcase_coherence.lightning import CoherenceMixin
 from dcase_coherence.official import shims, trainers
 from dcase_coherence.system.errors import InputError
@@ -122,6 +123,38 @@ def test_the_loss_is_the_official_one_plus_the_logged_term(
     ours = make_module(baseline.coherence, config)
     losses = train_steps(ours, count=1)
     term = ours.logged["train/coherence/term"][0]
+    assert term != 0
+    torch.testing.assert_close(losses[0], expected[0] + term)
+
+
+def test_pseudo_labels_are_of_the_teachers_one_forward(
+    case, baseline, tiny_config, make_module, train_steps
+):
+    config = tiny_config()
+    pseudo = {"band": 0.001}  # an untrained teacher is near 0.5
+    if case.year == "2024":
+        with pytest.raises(InputError, match="recipes of 2021 to 2023"):
+            make_module(baseline.coherence, config, pseudo=pseudo)
+        return
+    plain = make_module(baseline.coherence, config)
+    expected = train_steps(plain, count=1)
+    ours = make_module(baseline.coherence, config, pseudo=pseudo)
+    outputs, z = [], []
+    ours.sed_teacher.register_forward_hook(lambda m, inputs, output: outputs.append(output))
+    ours.sed_student.cnn.register_forward_hook(lambda m, inputs, output: z.append(output))
+    losses = train_steps(ours, count=1)
+    assert len(outputs) == 1
+    assert all(torch.equal(ours.logged[name][0], plain.logged[name][0]) for name in plain.logged)
+    labels, valid = pseudo_labels(
+        outputs[0][0][2:].transpose(1, 2),
+        band=0.001,
+        median_window=config["training"]["median_window"],
+    )
+    assert labels.shape == (4, 156, 10)
+    assert 0 < labels.mean() < 1
+    assert 0 < valid.float().mean() < 1
+    features = z[0].squeeze(-1).transpose(1, 2)[2:]
+    term = coherence_loss(features.detach(), labels, valid=valid)
     assert term != 0
     torch.testing.assert_close(losses[0], expected[0] + term)
 

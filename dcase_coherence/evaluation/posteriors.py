@@ -40,20 +40,18 @@ class Posteriors:
         self, encoder: ManyHotEncoder, thresholds: Sequence[float], median_window: int
     ) -> dict[float, pd.DataFrame]:
         """Events at each threshold, up to the end of each clip; clips may differ in length."""
-        by_length: dict[int, list[int]] = {}
-        for index, clip in enumerate(self.strong):
-            by_length.setdefault(len(clip), []).append(index)
+        seconds = dict(zip(self.filenames, self.seconds))
         parts = [
             decode.decode(
-                np.stack([self.strong[i] for i in clips]),
-                [self.filenames[i] for i in clips],
+                clips,
+                names,
                 encoder.labels,
                 thresholds=thresholds,
                 median_window=median_window,
                 frame_seconds=encoder.frame_seconds,
-                clip_seconds=[self.seconds[i] for i in clips],
+                clip_seconds=[seconds[name] for name in names],
             )
-            for clips in by_length.values()
+            for clips, names in decode.by_length(self.strong, self.filenames, encoder.labels)
         ]
         return {
             threshold: pd.concat([part[threshold] for part in parts], ignore_index=True)

@@ -37,7 +37,7 @@ def posteriors(config, encoder, subset, level, missed=0.0, noise=0.0):
         clip = encoder.encode_strong(events)
         clip *= level * (random.random(clip.shape[1]) >= missed)
         clip = np.clip(clip + noise * random.standard_normal(clip.shape), 0, 1)
-        said.add(torch.tensor(clip.T[None]), [name])
+        said.add(torch.tensor(clip.T[None]), [name], encoder.audio_len)
     return said
 
 

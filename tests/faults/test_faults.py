@@ -274,8 +274,8 @@ def test_stopped_and_started_again_it_ends_with_the_same_scores(
     "recipe",
     [
         ("train_synthetic.py",),
-        ("tune_alphas.py", "--alpha1", "0.1", "--alpha2", "0.03", "0.1", "--workers", "2"),
-        ("tune_alphas.py", "--alpha1", "0.1", "--alpha2", "0.03"),
+        ("tune_alphas.py", "--ratio", "3", "--scale", "0.03", "0.1", "--workers", "2"),
+        ("tune_alphas.py", "--ratio", "3", "--scale", "0.03"),
     ],
 )
 def test_sigterm_ends_with_the_code_that_says_resume_me(start, tmp_path, recipe):

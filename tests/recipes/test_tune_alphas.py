@@ -47,7 +47,7 @@ def test_two_workers_share_a_study(finished):
         assert (coherence["alpha1"], coherence["alpha2"]) == (ratio * scale, scale)
 
 
-def test_it_goes_on_where_it_was_stopped(finished, main, arguments, tmp_path):
+def test_it_goes_on_where_it_was_stopped(finished, run, arguments, tmp_path):
     folder, _ = finished
     shutil.copytree(folder, tmp_path / "exp")
     # A lost database costs no training, and a lost cell costs that cell.
@@ -57,7 +57,7 @@ def test_it_goes_on_where_it_was_stopped(finished, main, arguments, tmp_path):
     kept = tmp_path / "exp" / "ratio=0.3_scale=0.1" / "trial_0" / "last.ckpt"
     before = kept.stat().st_mtime_ns
     # As many workers as before: the number of threads of each changes roundings.
-    main(*arguments, "--workers", 2, "--log_dir", tmp_path / "exp")
+    run(*arguments, "--workers", 2, "--log_dir", tmp_path / "exp", cwd=tmp_path)
     assert kept.stat().st_mtime_ns == before
     ours, theirs = (
         json.loads((place / "alphas.json").read_text()) for place in (tmp_path / "exp", folder)

@@ -315,6 +315,7 @@ def weights(trial):
     return torch.load(trial.folder / "last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_changed_test_set_is_tested_again_from_the_kept_checkpoint(make, tree, capsys):
     trial = make(public=True)
     first = run_trial(trial)
@@ -346,6 +347,7 @@ def test_a_changed_test_set_is_tested_again_from_the_kept_checkpoint(make, tree,
     assert run_trial(trial) == again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["synth", "weak", "unlabeled", "synth_val"])
 def test_changed_training_data_are_refused(make, tree, tmp_path, part):
     trial = make(n_epochs=1)
@@ -377,6 +379,7 @@ def test_changed_training_data_are_refused(make, tree, tmp_path, part):
     assert run_trial(trial) == scores
 
 
+@pytest.mark.slow
 def test_sets_that_are_not_used_may_change(make, tree):
     trial = make(n_epochs=1, batch_size=[2, 0, 0])
     scores = run_trial(trial)
@@ -385,6 +388,7 @@ def test_sets_that_are_not_used_may_change(make, tree):
     assert run_trial(trial) == scores
 
 
+@pytest.mark.slow
 def test_more_epochs_prolong_a_run(make):
     run_trials([make(n_epochs=1)], gpus="cpu", progress=False)
     prolonged = make(n_epochs=3)
@@ -400,6 +404,7 @@ def test_more_epochs_prolong_a_run(make):
         run_trial(make(n_epochs=2))
 
 
+@pytest.mark.slow
 def test_what_patience_ended_goes_on_with_more_of_it_alone(make, capsys):
     # The score of one epoch is never beaten: the tables of the validation are out of its reach.
     settings = {"early_stop_patience": 1, "obj_metric_synth_type": "event", "batch_size": [2, 0, 3]}
@@ -419,6 +424,7 @@ def test_what_patience_ended_goes_on_with_more_of_it_alone(make, capsys):
         run_trial(make(n_epochs=6, **{**settings, "early_stop_patience": 2}))
 
 
+@pytest.mark.slow
 def test_a_schedule_over_all_epochs_cannot_be_prolonged(make):
     trial = make(n_epochs=1)
     trial.config["opt"]["schedule"] = "cosine"

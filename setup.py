@@ -37,6 +37,12 @@ DESED = [
 ]
 EXACT = ["sed_scores_eval>=0.0.4"]
 TUNE = ["optuna>=4", "sqlalchemy"]
+DOCS = [
+    "mkdocs-material>=9.6",
+    "mkdocstrings[python]>=1",
+    "latex2mathml",  # formulas without a script from the network
+    "ruff",  # lays out long signatures
+]
 TEST = ["pytest>=8", "hypothesis>=6", "sybil>=9"]  # sybil runs the examples of the documentation
 
 setup(
@@ -57,6 +63,7 @@ setup(
         "tune": TUNE,
         "exact": EXACT,
         "test": TEST,
+        "docs": DOCS,
         "dev": ["ruff", "mypy", "types-PyYAML", "build", "deptry", "import-linter"],
     },
     classifiers=[

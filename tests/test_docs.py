@@ -53,7 +53,7 @@ def upstream():
     }
 
 
-NAMES = {"README.md": readme, "docs/upstream.md": upstream}
+NAMES = {"README.md": readme, "docs/use.md": readme, "docs/upstream.md": upstream}
 
 
 def run(page, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What the docstrings say in Sphinx's words, said in Markdown: roles become links, formulas MathML."""
+"""What docstrings say in Sphinx's words, in Markdown: roles become links, formulas MathML."""
 
 import re
 

@@ -21,8 +21,9 @@ stand, in any order, as key=value without spaces:
 
 Differences and tests are those of compare_settings.py: of the macro event F1, in points, over the
 seeds that both have; Holm's correction is for the settings of the table. What is not known is a
-dash. "3 of 5" trials: two have no scores, as they diverged or are not finished. "(of 3)": of so
-many trials, as the records of the others have no error profile.
+dash. Validation is what the epoch was chosen by. "3 of 5" trials: two have no scores, as they
+diverged or are not finished. "(of 3)": of so many trials, as the records of the others have no
+error profile.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from dcase_coherence.evaluation.tables import (
     points,
     probability,
 )
+from dcase_coherence.runs.epochs import read_epochs
 from dcase_coherence.runs.profiles import profile_of_scores
 from dcase_coherence.system.errors import InputError, command
 from dcase_coherence.system.files import write_whole
@@ -62,14 +64,7 @@ OPTIONS: dict[str, set[str]] = {
     "reference": set(),
     "test": {"test", "public"},
 }
-MEANS = {
-    "event_f1_macro": SCORES["event_f1_macro"],
-    "event_f1_micro": "micro (%)",
-    "segment_f1_macro": "segment F1, macro (%)",
-    "intersection_f1_macro": SCORES["intersection_f1_macro"],
-    "psds_score_scenario1": SCORES["psds_score_scenario1"],
-    "psds_score_scenario2": SCORES["psds_score_scenario2"],
-}
+MEANS = {"validation": "validation (%)", **SCORES, "event_f1_micro": "micro (%)"}
 TESTS = {
     "difference": "difference [95 %]",
     "p_t": "p, paired t",
@@ -102,10 +97,13 @@ def read_trials(folder: Path, test: str = "test") -> dict[str, dict[int, dict[st
             model = "teacher" if training["teacher"] else "student"
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(f"{path} is no record of a trial ({error!r}); remove it") from None
-        part = record.get("public", {}) if test == "public" else record
-        logged = {name.split("/", 1)[-1]: value for name, value in part.get("scores", {}).items()}
-        scores = {key: logged[f"{model}/{key}"] for key in MEANS if f"{model}/{key}" in logged}
-        profile = profile_of_scores({f"test/{name}": n for name, n in logged.items()}, model)
+        logged = (record.get("public", {}) if test == "public" else record).get("scores", {})
+        start = f"{test}/{model}/"
+        scores = {key: logged[start + key] for key in MEANS if start + key in logged}
+        epochs = read_epochs(path.parent)
+        if scores and "val/obj_metric" in epochs:
+            scores["validation"] = epochs["val/obj_metric"].max()
+        profile = profile_of_scores(logged, model, test)
         if profile is not None:
             scores.update(profile[["events", "missed"]].iloc[0].to_dict())
         trials[seed] = scores

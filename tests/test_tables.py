@@ -75,6 +75,15 @@ def test_what_is_missing_is_said(results):
     assert found["lags_1"]["missed (%)"] == "25.0"
 
 
+def test_the_score_that_a_setting_is_chosen_by_comes_from_the_epochs(results):
+    for number, best in enumerate((0.5, 0.7, 0.6)):
+        table = f"epoch\tval/obj_metric\n0\t0.1\n1\t{best}\n2\t\n"
+        (results / "set" / "lags_1" / f"trial_{number}" / "epochs.tsv").write_text(table)
+    found = rows(TABLES["table"]("set", results))
+    assert found["lags_1"]["validation (%)"] == "60.00 ± 10.00"
+    assert found["baseline"]["validation (%)"] == "-"
+
+
 def test_settings_seeds_and_columns_are_chosen(results):
     request = "set settings=lags_* seeds=43-44 columns=difference,trials"
     found = rows(TABLES["table"](request, results))

@@ -13,6 +13,8 @@ stand, in any order, as key=value without spaces:
 
     kind=scores                    a row a setting, means over its trials (the default)
     kind=seeds                     a row a setting, macro event F1 seed by seed
+    kind=profile                   a row a setting, what became of the reference events of its
+                                   trials (%), and the official teacher on DESED
     settings=baseline,lags_*       which settings, in this order (default: all, reference first)
     seeds=42-46                    which seeds (default: all)
     columns=trials,event_f1_macro  which of COLUMNS (default: those with a value, most of them)
@@ -35,6 +37,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from dcase_coherence.evaluation.profile import of_systems, pooled, profile_table
 from dcase_coherence.evaluation.tables import (
     SCORES,
     interval,
@@ -57,7 +60,7 @@ BLOCK = re.compile(
 )
 #: Options and their values; none where any will do.
 OPTIONS: dict[str, set[str]] = {
-    "kind": {"scores", "seeds"},
+    "kind": {"scores", "seeds", "profile"},
     "settings": set(),
     "seeds": set(),
     "columns": set(),
@@ -82,7 +85,7 @@ def read_trials(folder: Path, test: str = "test") -> dict[str, dict[int, dict[st
     """Scores of the trials below a folder, by setting and seed; none for one that has no end.
 
     Each has the scores of the model that its configuration tests, the teacher where there is one,
-    and the counts `events` and `missed` where the record has them.
+    and where the record has them the counts: `events`, `missed`, and all of them as `profile`.
 
     Raises:
         InputError: no trial is there, or a record cannot be read.
@@ -105,7 +108,7 @@ def read_trials(folder: Path, test: str = "test") -> dict[str, dict[int, dict[st
             scores["validation"] = epochs["val/obj_metric"].max()
         profile = profile_of_scores(logged, model, test)
         if profile is not None:
-            scores.update(profile[["events", "missed"]].iloc[0].to_dict())
+            scores.update(profile[["events", "missed"]].iloc[0].to_dict(), profile=profile)
         trials[seed] = scores
     if not found:
         raise InputError(f"{folder} holds no <setting>/trial_<n>/trial.json; name a folder of runs")
@@ -158,6 +161,10 @@ def table(request: str, results: Path = RESULTS) -> str:
             for s in settings
         ]
         return markdown(["setting", *(f"seed {seed}" for seed in seeds)], rows)
+    if options.get("kind") == "profile":
+        return profiles(
+            {s: [one for one in found[s] if one and "profile" in one] for s in settings}
+        )
     ordered = {s: found[s] for s in [*settings, reference] if s in found}
     tests = compare(ordered, reference) if reference in found else {}
     row_of = {
@@ -174,6 +181,19 @@ def table(request: str, results: Path = RESULTS) -> str:
     ]
     header = ["setting", *(COLUMNS[key] for key in wanted)]
     return markdown(header, [[f"`{s}`", *(row_of[s][key] for key in wanted)] for s in settings])
+
+
+def profiles(trials: dict[str, list[dict[str, Any]]]) -> str:
+    """Table of what became of the reference events; without a setting that has no counts."""
+    known = {
+        f"`{s}`": pooled([one["profile"] for one in several])
+        for s, several in trials.items()
+        if several
+    }
+    shares = profile_table(of_systems(known))
+    return markdown(
+        ["setting", *shares.columns], [[name, *row] for name, *row in shares.itertuples()]
+    )
 
 
 def ends(seeds: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dcase_coherence.evaluation.profile import COLUMNS
 from dcase_coherence.evaluation.significance import paired_test
 from dcase_coherence.system.errors import InputError
 
@@ -19,8 +20,9 @@ def record(folder, number, f1, *, teacher=False, profile=True, **more):
     model = "teacher" if teacher else "student"
     scores = {f"test/{model}/event_f1_macro": f1, "test/other/event_f1_macro": 0.99}
     if profile:
-        scores.update({f"test/{model}/profile/events": 10 * number + 10})
-        scores.update({f"test/{model}/profile/missed": 5})
+        events = 10 * number + 10
+        counts = {**dict.fromkeys(COLUMNS, 0), "events": events, "hit": events - 5, "missed": 5}
+        scores.update({f"test/{model}/profile/{name}": count for name, count in counts.items()})
     settings = {"number": number, "config": {"training": {"seed": 42, "teacher": teacher}}}
     content = {"settings": settings, **({} if f1 is None else {"scores": scores}), **more}
     folder = folder / f"trial_{number}"
@@ -99,6 +101,17 @@ def test_seed_by_seed(results):
     }
 
 
+def test_what_became_of_the_events_of_all_trials(results):
+    found = rows(TABLES["table"]("set kind=profile", results))
+    # The third setting has one trial with an end, the official teacher stands below.
+    assert list(found)[:-1] == ["baseline", "exact", "lags_1"]
+    shares = {name: (row["events"], row["hit"], row["missed"]) for name, row in found.items()}
+    assert shares["baseline"] == ("50", "80.0", "20.0")
+    assert shares["exact"] == ("20", "75.0", "25.0")
+    assert shares["lags_1"] == ("60", "75.0", "25.0")
+    assert shares["official, on DESED"] == ("4,224", "38.0", "26.5")
+
+
 def test_scores_on_the_public_set(tmp_path):
     public = {"scores": {"public/student/event_f1_macro": 0.25}}
     record(tmp_path / "set" / "baseline", 0, 0.5, public=public)
@@ -113,7 +126,7 @@ def test_scores_on_the_public_set(tmp_path):
     ("request_", "said"),
     [
         ("nothing", "nothing holds no <setting>"),
-        ("set kind=rows", "asks for kind=rows; use kind=scores|seeds"),
+        ("set kind=rows", "asks for kind=rows; use kind=profile|scores|seeds"),
         ("set colour=red", "asks for colour=red"),
         ("set seeds=a-b", "seeds are 'a-b'"),
         ("set columns=f1", "'f1' is no column"),

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
-    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.data.annotations import read_reference
     from dcase_coherence.evaluation.profile import pooled
     from dcase_coherence.evaluation.tables import SCORES
     from dcase_coherence.runs.epochs import read_epochs
@@ -105,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
         setting: [path for path in paths if (path / "metrics_test" / model).is_dir()]
         for setting, paths in folders.items()
     }
-    reference = read_strong_tsv(configs[args.reference]["data"]["test_tsv"])
+    data = configs[args.reference]["data"]
+    reference = read_reference(data["test_tsv"], data["classes"])
     _, errors = profiles_of_trials(detected, model, reference)
     first = configs[args.reference]["training"]["seed"]
     seeds = [first + number for number in range(args.trials)]

@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.experiment import build, fixes_epochs
+from dcase_coherence.data.classes import classes_of
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.data.digests import digest, set_digests
 from dcase_coherence.runs.epochs import EpochTable
 from dcase_coherence.system.devices import choose_devices, cores, own_rank, started_together
@@ -55,6 +57,10 @@ class Trial(NamedTuple):
         sections["training"].pop("num_workers")
         kept = ("audio_max_len", "fs", "net_subsample", "synth_folder", "test_folder")
         sections["data"] = {key: self.config["data"][key] for key in kept}
+        # Those of the table are the same setting as a list of them.
+        classes = sections["data"]["classes"] = classes_of(self.config)
+        if classes is not None:
+            sections["net"]["nclass"] = len(classes)
         if not self.coherence:
             sections.pop("coherence")
         return {"coherence": self.coherence, "number": self.number, "config": sections}
@@ -76,6 +82,11 @@ def read_record(trial: Trial) -> dict[str, Any]:
         ) from None
     settings = json.loads(json.dumps(trial.settings()))
     before = _with_defaults(record.get("settings"))
+    if settings["config"]["data"]["classes"] is None and isinstance(before, dict):
+        # The table that would tell them is no longer there, which is not held against the run.
+        for section, key in (("data", "classes"), ("net", "nclass")):
+            known = before.get("config", {}).get(section, {})
+            settings["config"][section][key] = known.get(key)
     longer = _longer(before, settings)
     for key in longer:
         settings["config"]["training"][key] = before["config"]["training"][key]
@@ -159,8 +170,11 @@ def _with_defaults(settings: Any) -> Any:
         return settings
     config = {}
     for name, keys in settings["config"].items():
-        known = {} if name == "data" else SCHEMA.get(name, {})
-        config[name] = {**{key: default for key, (_, default) in known.items()}, **keys}
+        known = {key: default for key, (_, default) in SCHEMA.get(name, {}).items()}
+        if name == "data":
+            # Its paths are no settings; before there was a choice of classes they were DESED's.
+            known = {"classes": list(CLASSES)}
+        config[name] = {**known, **keys}
     config.get("training", {}).pop("num_workers", None)
     return {**settings, "config": json.loads(json.dumps(config))}
 

@@ -53,14 +53,15 @@ class Trial(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What makes two runs the same run; paths and workers do not."""
-        sections = {name: dict(keys) for name, keys in self.config.items() if name != "data"}
-        sections["training"].pop("num_workers")
         kept = ("audio_max_len", "fs", "net_subsample", "synth_folder", "test_folder")
-        sections["data"] = {key: self.config["data"][key] for key in kept}
         # Those of the table are the same setting as a list of them.
-        classes = sections["data"]["classes"] = classes_of(self.config)
-        if classes is not None:
-            sections["net"]["nclass"] = len(classes)
+        classes = classes_of(self.config) or list(CLASSES)
+        # First: a difference in the classes is named before that in their number.
+        data = {**{key: self.config["data"][key] for key in kept}, "classes": classes}
+        others = {name: dict(keys) for name, keys in self.config.items() if name != "data"}
+        sections = {"data": data, **others}
+        sections["training"].pop("num_workers")
+        sections["net"]["nclass"] = len(classes)
         if not self.coherence:
             sections.pop("coherence")
         return {"coherence": self.coherence, "number": self.number, "config": sections}
@@ -82,11 +83,10 @@ def read_record(trial: Trial) -> dict[str, Any]:
         ) from None
     settings = json.loads(json.dumps(trial.settings()))
     before = _with_defaults(record.get("settings"))
-    if settings["config"]["data"]["classes"] is None and isinstance(before, dict):
+    held = _classes_held(before)
+    if held and classes_of(trial.config) is None:
         # The table that would tell them is no longer there, which is not held against the run.
-        for section, key in (("data", "classes"), ("net", "nclass")):
-            known = before.get("config", {}).get(section, {})
-            settings["config"][section][key] = known.get(key)
+        settings["config"]["data"]["classes"], settings["config"]["net"]["nclass"] = held, len(held)
     longer = _longer(before, settings)
     for key in longer:
         settings["config"]["training"][key] = before["config"]["training"][key]
@@ -177,6 +177,14 @@ def _with_defaults(settings: Any) -> Any:
         config[name] = {**known, **keys}
     config.get("training", {}).pop("num_workers", None)
     return {**settings, "config": json.loads(json.dumps(config))}
+
+
+def _classes_held(settings: Any) -> list[str] | None:
+    """Classes in the settings of a record, None where it is none."""
+    try:
+        return settings["config"]["data"]["classes"]
+    except (KeyError, TypeError):
+        return None
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> str:

@@ -84,12 +84,10 @@ def test_from_folders_of_audio_and_tables_to_detections(run, tmp_path):
     test = ["--conf_file", "recipes/confs/own_recordings.yaml", "--data", "data/own"]
     test += ["--log_dir", "exp/test", "--test_from_checkpoint"]
     test += expanded("exp/own/coherence/trial_0/epoch=*.ckpt", tmp_path)
-    text = (tmp_path / "data/own/metadata/train/synthetic21_train/soundscapes.tsv").read_text()
-    table = tmp_path / "data/own/metadata/train/synthetic21_train/soundscapes.tsv"
-    table.write_text(text.replace("siren", "train"))
+    trained = tmp_path / "data/own/metadata/train/synthetic21_train/soundscapes.tsv"
+    trained.write_text(trained.read_text().replace("siren", "train"))
     assert "event_f1_macro" in run("train_sed_coherence.py", *test, *SMALL, cwd=tmp_path).stdout
-    others = [*SMALL, "data.classes=[car_horn,dog_bark,drill,engine,gun_shot,rain,siren]"]
-    others = [SMALL[0], others[-1], *SMALL[1:]]
+    others = ["--set", "data.classes=[car_horn,dog_bark,drill,engine,gun_shot,rain,siren]"]
     done = run("train_sed_coherence.py", *test, *others, cwd=tmp_path, code=2)
     assert "has the classes car_horn, dog_bark, drill, engine, gun_shot, siren, and" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -4,7 +4,7 @@
     python recipes/prepare_desed.py --download DIR
     python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
-    python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR
+    python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR [--public]
     python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE] --out DIR
 
 Given again, the same command goes on where it stopped. Exit code of --check: 0 when all is well, 1
@@ -67,6 +67,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--test-tsv", metavar="FILE", help="events of the --test-audio")
     parser.add_argument("--test-durations", metavar="FILE", help="default: measured")
     parser.add_argument("--out", metavar="DIR", help="data set that gets the test set")
+    parser.add_argument("--public", action="store_true", help="as its public set instead")
     parser.add_argument("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
     parser.add_argument(
         "--soundbank",
@@ -83,7 +84,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.add and not (args.audio and args.out and (args.tsv or args.add == "unlabelled")):
         parser.error("--add needs --audio, --out and, but for unlabelled clips, --tsv")
     if args.test_audio:
-        args.add, args.audio = "test", args.test_audio
+        args.add, args.audio = "public" if args.public else "test", args.test_audio
         args.tsv, args.durations = args.test_tsv, args.test_durations
     if args.clips and min(args.clips) < 0:
         raise InputError(f"--clips is {args.clips}; give two numbers of at least 0")
@@ -123,7 +124,7 @@ def add(args: argparse.Namespace) -> None:
         **running(args),
     )
     # DESED calls the clips of the test "validation".
-    name = "validation" if args.test_audio else args.add
+    name = "validation" if args.test_audio and args.add == "test" else args.add
     print(f"{clips} clips are the {name} set of {args.out}")
 
 

@@ -84,14 +84,16 @@ def add_test_set(
     table: PathLike,
     durations: PathLike | None = None,
     *,
+    public: bool = False,
     processes: int | None = None,
     progress: bool = True,
 ) -> int:
     """Lay strongly labelled recordings into a data set as its `validation` set, the test clips.
 
-    See :func:`add_set`.
+    With `public` as its `public` set instead, a second one that is tested. See :func:`add_set`.
     """
-    return add_set("test", out, audio, table, durations, processes=processes, progress=progress)
+    name = "public" if public else "test"
+    return add_set(name, out, audio, table, durations, processes=processes, progress=progress)
 
 
 def add_set(
@@ -152,7 +154,7 @@ def add_set(
         lengths["filename"] = lengths["filename"].map(names)
         texts[measured] = to_tsv(lengths)
         measured = None
-    _refuse_another(name, target, set(names.values()), texts)
+    _refuse_another(target, set(names.values()), texts)
     jobs = [(path, target / names[name]) for name, path in found.items()]
     _convert_all(jobs, target, processes, name if progress else None)
     if measured is not None:
@@ -229,15 +231,13 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
     return found
 
 
-def _refuse_another(name: str, folder: Path, names: set[str], texts: dict[str, str]) -> None:
+def _refuse_another(folder: Path, names: set[str], texts: dict[str, str]) -> None:
     """Raise where a table or clip is there that is not of this set; an empty table may go."""
-    # DESED's name of it, by which its table goes.
-    name = "validation" if name == "test" else name
     for path, text in texts.items():
         if os.path.exists(path):
             there = Path(path).read_text(encoding="utf-8", errors="replace")
             if there != text and len(there.splitlines()) > 1:
-                raise InputError(f"{path} holds another {name} set; give another --out")
+                raise InputError(f"{path} holds another set; give another --out")
     others = [clip for clip in audio_names(folder) if clip not in names]
     if others:
         raise InputError(

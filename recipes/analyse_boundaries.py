@@ -86,13 +86,13 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
     """Run both models over one set: posteriors, z, labels, and all scores."""
     import torch
 
-    from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+    from dcase_coherence.data.annotations import read_durations, read_reference
     from dcase_coherence.data.datasets import LengthBatchSampler, StronglyAnnotatedSet
     from dcase_coherence.evaluation import decode, scores
     from dcase_coherence.tap import FeatureTap
 
     encoder = next(iter(detectors.values())).encoder
-    reference = read_strong_tsv(data[f"{part}_tsv"], encoder.labels)
+    reference = read_reference(data[f"{part}_tsv"], encoder.labels)
     durations = read_durations(data[f"{part}_dur"])
     if args.fast_dev_run:
         reference = reference[reference["filename"].isin(reference["filename"].unique()[:8])]

@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def gather(trials: list, name: str, model: str) -> dict:
     """What the trials left on one set, by setting: scores, profiles, and errors of the edges."""
-    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.data.annotations import read_reference
     from dcase_coherence.evaluation.profile import pooled
     from dcase_coherence.evaluation.tables import SCORES
     from dcase_coherence.runs.epochs import read_epochs
@@ -128,7 +128,8 @@ def gather(trials: list, name: str, model: str) -> dict:
         folder = trial.folder if name == "test" else trial.folder / name
         if (folder / "metrics_test" / model).is_dir():
             detected.setdefault(setting, []).append(folder)
-    reference = read_strong_tsv(trials[0].config["data"][f"{name}_tsv"])
+    data = trials[0].config["data"]
+    reference = read_reference(data[f"{name}_tsv"], data["classes"])
     _, errors = profiles_of_trials(detected, model, reference)
     profiles = {setting: pooled(rows) for setting, rows in counted.items()}
     return {"scores": found, "profiles": profiles, "errors": errors}

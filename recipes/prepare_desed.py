@@ -5,6 +5,7 @@
     python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
     python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR [--public]
+    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE] --out DIR
 
 Given again, the same command goes on where it stopped. Exit code of --check: 0 when all is well, 1
 when something is wrong; 2 for input that cannot be used.
@@ -38,6 +39,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--generate", metavar="DIR", help="new synthetic clips, with Scaper")
     what.add_argument("--resample", metavar="DIR", help="all that was downloaded, to 16 kHz")
     what.add_argument("--test-audio", metavar="DIR", help="clips to lay into --out as test set")
+    what.add_argument(
+        "--add",
+        choices=("training", "weak", "unlabelled", "validation", "test", "public"),
+        metavar="SET",
+        help="lay recordings of any rate into --out as its training, weak, unlabelled, "
+        "validation, test or public set",
+    )
     parser.add_argument("--missing", metavar="FILE", help="with --check: write what is missing")
     parser.add_argument(
         "--audio-max-len",
@@ -46,6 +54,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="S",
         help="with --check: data.audio_max_len of the training, in seconds (default: 10)",
     )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="with --check, --add and --test-audio: data.classes of the training (default: those "
+        "of the training set's table)",
+    )
+    parser.add_argument("--audio", metavar="DIR", help="clips to --add")
+    parser.add_argument("--tsv", metavar="FILE", help="their events, or tags of weak clips")
+    parser.add_argument("--durations", metavar="FILE", help="of theirs (default: measured)")
     parser.add_argument("--test-tsv", metavar="FILE", help="events of the --test-audio")
     parser.add_argument("--test-durations", metavar="FILE", help="default: measured")
     parser.add_argument("--out", metavar="DIR", help="data set that gets the test set")
@@ -63,6 +81,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise InputError(f"--processes is {args.processes}; give at least 1")
     if args.test_audio and not (args.test_tsv and args.out):
         parser.error("--test-audio needs --test-tsv and --out")
+    if args.add and not (args.audio and args.out and (args.tsv or args.add == "unlabelled")):
+        parser.error("--add needs --audio, --out and, but for unlabelled clips, --tsv")
+    if args.test_audio:
+        args.add, args.audio = "public" if args.public else "test", args.test_audio
+        args.tsv, args.durations = args.test_tsv, args.test_durations
     if args.clips and min(args.clips) < 0:
         raise InputError(f"--clips is {args.clips}; give two numbers of at least 0")
     return args
@@ -73,19 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.check:
         return check(args)
-    if args.test_audio:
-        from dcase_coherence.data.prepare import add_test_set
-
-        clips = add_test_set(
-            args.out,
-            args.test_audio,
-            args.test_tsv,
-            args.test_durations,
-            public=args.public,
-            **running(args),
-        )
-        name = "public" if args.public else "validation"
-        print(f"{clips} clips are the {name} set of {args.out}")
+    if args.add:
+        add(args)
         return 0
     if args.download:
         download(Path(args.download), args)
@@ -99,10 +111,27 @@ def running(args: argparse.Namespace) -> dict:
     return {"processes": args.processes, "progress": not args.quiet}
 
 
+def add(args: argparse.Namespace) -> None:
+    from dcase_coherence.data.prepare import add_set
+
+    clips = add_set(
+        args.add,
+        args.out,
+        args.audio,
+        args.tsv,
+        args.durations,
+        classes=args.classes,
+        **running(args),
+    )
+    # DESED calls the clips of the test "validation".
+    name = "validation" if args.test_audio and args.add == "test" else args.add
+    print(f"{clips} clips are the {name} set of {args.out}")
+
+
 def check(args: argparse.Namespace) -> int:
     from dcase_coherence.data.check import check, report, write_missing
 
-    diagnoses = check(args.check, seconds=args.audio_max_len, **running(args))
+    diagnoses = check(args.check, seconds=args.audio_max_len, classes=args.classes, **running(args))
     print(report(diagnoses))
     if args.missing:
         count = write_missing(diagnoses, args.missing)

@@ -109,6 +109,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def configuration(args: argparse.Namespace) -> dict:
     """Read the configuration; generate its data set where it describes one."""
+    from dcase_coherence.baseline.checkpoints import classes_in, load_checkpoint
     from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
 
@@ -116,6 +117,10 @@ def configuration(args: argparse.Namespace) -> dict:
     overrides = parse_overrides(args.set)
     setting = read_yaml(args.setting) if args.setting else {}
     config = load_config(args.conf_file, setting, overrides)
+    checkpoint = args.test_from_checkpoint or args.eval_from_checkpoint
+    if checkpoint and config["data"]["classes"] is None:
+        # Only it is run: its classes count, whatever a table of training clips has.
+        config["data"]["classes"] = classes_in(load_checkpoint(checkpoint))
     generated = Path("data", Path(args.conf_file).stem)
     place_data(config, args.data, generated, overrides, progress=not args.quiet)
     return config
@@ -205,13 +210,15 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
 
 def profile(config: dict, trials: list, model: str) -> tuple[dict, dict]:
     """What became of the events of the test set, and the errors of the edges, by arm."""
-    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.data.annotations import read_reference
     from dcase_coherence.runs.profiles import profiles_of_trials
 
     folders = {
         arm: [trial.folder for trial in trials if ARMS[trial.coherence] == arm] for arm in ARMS
     }
-    return profiles_of_trials(folders, model, read_strong_tsv(config["data"]["test_tsv"]))
+    data = config["data"]
+    reference = read_reference(data["test_tsv"], data["classes"])
+    return profiles_of_trials(folders, model, reference)
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
@@ -234,11 +241,11 @@ def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> N
     """Posteriors of both models on a test clip, and the curves of their training."""
     import pandas as pd
 
-    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.data.annotations import read_events, read_reference
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.posteriors import load_posteriors
 
-    reference = read_strong_tsv(config["data"]["test_tsv"])
+    reference = read_reference(config["data"]["test_tsv"], config["data"]["classes"])
     said = {
         arm: load_posteriors(folders[arm] / "metrics_test" / model / "posteriors.npz")
         for arm in ARMS
@@ -247,7 +254,7 @@ def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> N
     clip = clip_to_show(
         reference[reference["filename"].isin(list(clips))],
         [
-            read_strong_tsv(folders[arm] / "metrics_test" / model / f"predictions_05_{model}.tsv")
+            read_events(folders[arm] / "metrics_test" / model / f"predictions_05_{model}.tsv")
             for arm in ARMS
         ],
     )

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(trial, name: str):
     """Scores of a trial on one set, from the posteriors that its test wrote."""
-    from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+    from dcase_coherence.data.annotations import read_durations, read_reference
     from dcase_coherence.data.labels import make_encoder
     from dcase_coherence.evaluation import scores
     from dcase_coherence.evaluation.posteriors import load_posteriors, load_seconds
@@ -94,7 +94,7 @@ def evaluate(trial, name: str):
     return scores.evaluate(
         list(clips.values()),
         list(clips),
-        read_strong_tsv(data[f"{SETS[name]}_tsv"]),
+        read_reference(data[f"{SETS[name]}_tsv"], classes),
         read_durations(data[f"{SETS[name]}_dur"]),
         classes,
         median_window=trial.config["training"]["median_window"],
@@ -105,14 +105,15 @@ def evaluate(trial, name: str):
 
 def profile(trials: list, name: str) -> tuple[dict, dict]:
     """What became of the events of one set, and the errors of the edges, by arm."""
-    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.data.annotations import read_reference
     from dcase_coherence.runs.profiles import profiles_of_trials
 
     folders: dict = {arm: [] for arm in ARMS}
     for trial in trials:
         folder = trial.folder if name == "validation" else trial.folder / name
         folders[ARMS[trial.coherence]].append(folder)
-    reference = read_strong_tsv(trials[0].config["data"][f"{SETS[name]}_tsv"])
+    data = trials[0].config["data"]
+    reference = read_reference(data[f"{SETS[name]}_tsv"], data["classes"])
     return profiles_of_trials(folders, "student", reference)
 
 

@@ -165,3 +165,49 @@ def config_file(tmp_path, dataset, golden_inputs):
     }
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+#: Classes of nobody else's, in the order of a network's outputs.
+OWN = ["car_horn", "dog_bark", "drill", "engine", "gun_shot", "siren"]
+
+
+@pytest.fixture(scope="session")
+def own_classes():
+    """The classes of `own_dataset`."""
+    return list(OWN)
+
+
+@pytest.fixture
+def own_dataset(tmp_path, dataset):
+    """A copy of the data set under other names: its first six classes; returns its folder."""
+    import shutil
+
+    from dcase_coherence.data.desed import CLASSES
+
+    root = tmp_path / "own"
+    shutil.copytree(dataset, root)
+    for table in (root / "metadata").rglob("*.tsv"):
+        head, *rows = [line.split("\t") for line in table.read_text().splitlines()]
+        if head[-1] == "event_label":
+            kept = [(*row[:3], OWN[CLASSES.index(row[3])]) for row in rows if row[3] in CLASSES[:6]]
+            there = {row[0] for row in kept}
+            names = dict.fromkeys(row[0] for row in rows)
+            rows = [*kept, *((name, "", "", "") for name in names if name not in there)]
+        elif head[-1] == "event_labels":
+            rows = [(name, OWN[number % 6]) for number, (name, *_) in enumerate(rows)]
+        write_table(table, head, *rows)
+    return root
+
+
+@pytest.fixture
+def own_config_file(tmp_path, config_file, own_dataset):
+    """The tiny configuration for `own_dataset`, whose classes it does not name."""
+    import yaml
+
+    from dcase_coherence.data.desed import official_layout
+
+    config = yaml.safe_load(config_file.read_text())
+    config["data"].update(official_layout(own_dataset))
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path

@@ -13,6 +13,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike, write_whole
 
@@ -53,6 +54,20 @@ def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
+
+
+def classes_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
+    """Classes of a checkpoint, in the order of the network's outputs.
+
+    One that names none, as the official ones and ours of before, is of DESED's ten; None where it
+    says that its network has another number of outputs.
+    """
+    held = checkpoint.get("hyper_parameters")
+    held = held if isinstance(held, Mapping) else {}
+    data, net = (dict(held.get(section) or {}) for section in ("data", "net"))
+    if data.get("classes"):
+        return [str(name) for name in data["classes"]]
+    return list(CLASSES) if net.get("nclass", len(CLASSES)) == len(CLASSES) else None
 
 
 def bare_weights(state: Any, path: PathLike) -> Any:

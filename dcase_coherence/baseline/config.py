@@ -11,6 +11,8 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import yaml
 
+from dcase_coherence.data.annotations import wrong_name
+from dcase_coherence.data.classes import check_number
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
 from dcase_coherence.lightning import PSEUDO, teacher_labels_of
@@ -69,6 +71,9 @@ TEACHER = Kind(
     "true, false or average", lambda value: isinstance(value, bool) or value == "average"
 )
 TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value))
+NAMES = _list_of(
+    TEXT, "a list of one or more names of classes (in quotes where YAML reads another thing)"
+)
 COUNTS = _list_of(COUNT, "a list of whole numbers of at least 1")
 DIFFERENT = Kind(
     "a list of different whole numbers of at least 1",
@@ -131,6 +136,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "audio_max_len": (POSITIVE, 10),
         "fs": (COUNT, 16000),
         "net_subsample": (COUNT, 4),
+        # Ours: the classes, in the order of the outputs; empty for those of the table synth_tsv.
+        "classes": (_or_empty(NAMES), None),
         # Ours: load from packed copies of the clips' folders, kept beside them or in a folder.
         "packed": (BOOLEAN, False),
         "packed_folder": (_or_empty(TEXT), None),
@@ -456,6 +463,19 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         f"training.frequency_mask is {training['frequency_mask']} and feats.n_mels "
         f"{feats['n_mels']}; give fewer bands",
     )
+    if data["classes"] is not None:
+        for number, name in enumerate(data["classes"]):
+            problem = wrong_name(name)
+            require(not problem, f"data.classes: {problem}; give it another name")
+            require(
+                name not in data["classes"][:number],
+                f"data.classes names {name!r} twice; give each class once",
+            )
+        try:
+            check_number(net["nclass"], data["classes"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        net["nclass"] = len(data["classes"])
     pseudo = config["coherence"]["pseudo"]
     if pseudo is not None:
         try:

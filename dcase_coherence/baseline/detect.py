@@ -16,11 +16,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from dcase_coherence.baseline.checkpoints import bare_weights, load_checkpoint
+from dcase_coherence.baseline.checkpoints import bare_weights, classes_in, load_checkpoint
 from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
 from dcase_coherence.data.audio import open_audio, resample
+from dcase_coherence.data.classes import refuse_other_classes
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.evaluation import decode
 from dcase_coherence.system.errors import InputError
@@ -103,13 +105,15 @@ def load_detector(
 
     Args:
         checkpoint: written by this project, or by the official baseline of 2021 or later.
-        config: the settings of its training; by default those that the checkpoint holds.
+        config: the settings of its training; by default those that the checkpoint holds. The
+            classes are those of the checkpoint.
         model: "teacher" or "student"; the teacher by default, where there is one.
         minmax_from: lower end of minmax features, which a checkpoint of an official recipe of 2023
             or later does not tell: -1 if its desed_task was of April 2024 or later, else 0.
 
     Raises:
-        InputError: the file cannot be loaded, has no such model, or is of another network.
+        InputError: the file cannot be loaded, has no such model, or is of another network or of
+            other classes than those of `config`.
     """
     content = load_checkpoint(checkpoint)
     state = bare_weights(content.get("state_dict"), checkpoint)
@@ -133,6 +137,17 @@ def load_detector(
         }
         for name in ("training", "scaler", "data", "feats", "net")
     }
+    classes, wanted = classes_in(content), sections["data"]["classes"]
+    if classes is None and wanted is None:
+        raise InputError(
+            f"{checkpoint} does not name its {sections['net']['nclass']} classes; give a "
+            "--conf_file that does, in data.classes"
+        )
+    if wanted is not None:
+        refuse_other_classes(f"the checkpoint {checkpoint}", classes, wanted)
+    sections["data"]["classes"] = wanted if classes is None else classes
+    if sections["net"]["nclass"] == len(CLASSES):
+        sections["net"]["nclass"] = len(sections["data"]["classes"])
     minmax = (sections["scaler"]["statistic"], sections["scaler"]["normtype"])
     if minmax_from is None:
         if minmax == ("instance", "minmax") and "use_embeddings" in (settings.get("net") or {}):

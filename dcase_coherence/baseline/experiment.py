@@ -21,12 +21,14 @@ from dcase_coherence.baseline.checkpoints import (
     OwnPatience,
     WholeFileIO,
     bare_weights,
+    classes_in,
     load_checkpoint,
 )
 from dcase_coherence.baseline.crnn import CRNN
 from dcase_coherence.baseline.messages import one_sentence, quiet
 from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, Schedule, StepDecay
 from dcase_coherence.baseline.trainer import MeanTeacher
+from dcase_coherence.data.classes import refuse_other_classes, settle_classes
 from dcase_coherence.data.datasets import (
     ConcatDatasetBatchSampler,
 )
@@ -107,10 +109,13 @@ class Experiment:
         """Test a checkpoint, by default the best one; return the scores by their logged names.
 
         Raises:
-            InputError: the checkpoint cannot be loaded or is of another network.
+            InputError: the checkpoint cannot be loaded, or is of another network or other classes.
         """
         path = self.best if checkpoint is None else Path(checkpoint)
-        state = bare_weights(load_checkpoint(path).get("state_dict"), path)
+        content = load_checkpoint(path)
+        classes = self.module.encoder.labels
+        refuse_other_classes(f"the checkpoint {path}", classes_in(content), classes)
+        state = bare_weights(content.get("state_dict"), path)
         try:
             self.module.load_state_dict(state)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -173,9 +178,13 @@ def build(
         data.update(
             {f"synth_val_{part}": data[f"test_{part}"] for part in ("folder", "tsv", "dur")}
         )
+    settle_classes(settings)
+    encoder = make_encoder(settings)
     if resume is not None:
         # Before any work: a run that cannot go on should say so at once.
-        bare_weights(load_checkpoint(resume).get("state_dict"), resume)
+        content = load_checkpoint(resume)
+        refuse_other_classes(f"the checkpoint {resume}", classes_in(content), encoder.labels)
+        bare_weights(content.get("state_dict"), resume)
         resume = Path(resume).resolve()
         logger = TensorBoardLogger(str(resume.parent), name="", version="")
     elif train and Path(log_dir, "last.ckpt").exists():
@@ -188,7 +197,6 @@ def build(
     folder = Path(logger.log_dir)
 
     seed_everything(training["seed"])
-    encoder = make_encoder(settings)
     # Lightning would not call it, and it freezes what is frozen.
     student = CRNN(**settings["net"]).train()
     parts: dict[str, Any] = {}

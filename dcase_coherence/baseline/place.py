@@ -9,8 +9,10 @@ from typing import Any, Mapping
 import filelock
 
 from dcase_coherence.baseline.config import nest_overrides
-from dcase_coherence.data.desed import official_layout
+from dcase_coherence.data.classes import in_order, settle_classes
+from dcase_coherence.data.desed import CLASSES, official_layout
 from dcase_coherence.soundscapes import generate
+from dcase_coherence.soundscapes.soundbank import RecordedSounds
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
 
@@ -26,7 +28,9 @@ def place_data(
     """Point a configuration at its data set; generate it where there is none but its description.
 
     Args:
-        config: as :func:`load_config` returns it; the paths under `data` are replaced.
+        config: as :func:`load_config` returns it; the paths under `data` are replaced, and the
+            classes, with their number, written into it, see
+            :func:`dcase_coherence.data.classes.settle_classes`.
         folder: a data set in the official layout; None for the paths of the configuration or,
             where its `soundscapes` ask for clips, generated ones.
         generated: where generated clips go.
@@ -35,8 +39,9 @@ def place_data(
         progress: show the progress of the generation.
 
     Raises:
-        InputError: the folder or a path among the overrides does not exist, or clips cannot be
-            generated.
+        InputError: the folder or a path among the overrides does not exist, clips cannot be
+            generated, or what they would be generated from has a class that is not in
+            `data.classes`.
     """
     data = {k: v for one in overrides for k, v in nest_overrides(one).get("data", {}).items()}
     kept = {key: data[key] for key in official_layout("") if key in data}
@@ -49,6 +54,7 @@ def place_data(
     settings = config["soundscapes"]
     second = None
     if folder is None and settings["strong"]:
+        _classes_to_generate(config)
         Path(generated).parent.mkdir(parents=True, exist_ok=True)
         # Processes that train together all come here; the first one does the work.
         with filelock.FileLock(f"{os.fspath(generated)}.lock"):
@@ -65,3 +71,27 @@ def place_data(
             {f"public_{part}": paths[f"test_{part}"] for part in ("folder", "tsv", "dur")}
         )
         config["data"].update(kept)
+    if "net" in config:
+        settle_classes(config)
+
+
+def _classes_to_generate(config: dict[str, dict[str, Any]]) -> None:
+    """Take the classes from the soundbank: in a few clips not all of them may occur.
+
+    Raises:
+        InputError: the soundbank, or the parametric sounds, have a class that is not wanted.
+    """
+    bank = config["soundscapes"]["soundbank"]
+    there = list(CLASSES) if bank is None else RecordedSounds(bank).classes
+    wanted = config["data"].get("classes")
+    if wanted is None:
+        config["data"]["classes"] = in_order(there)
+        return
+    unwanted = [name for name in there if name not in wanted]
+    if unwanted:
+        sounds = "the parametric sounds" if bank is None else f"soundscapes.soundbank {bank}"
+        raise InputError(
+            f"{sounds} would give clips with the class {unwanted[0]!r}, which is not in "
+            f"data.classes ({', '.join(wanted)}); add it there, or "
+            + ("give a soundscapes.soundbank" if bank is None else "take it out of the soundbank")
+        )

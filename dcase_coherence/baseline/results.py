@@ -9,7 +9,7 @@ from typing import Any, Mapping
 import numpy as np
 import pandas as pd
 
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv
+from dcase_coherence.data.annotations import read_durations, read_reference
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.evaluation import reference
 from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, write_detections
@@ -36,7 +36,7 @@ def validation_scores(
         weak: its score on the weakly labelled ones.
     """
     data, training = config["data"], config["training"]
-    truth = read_strong_tsv(data["synth_val_tsv"], encoder.labels)
+    truth = read_reference(data["synth_val_tsv"], encoder.labels)
     scorer = Scorer(truth, read_durations(data["synth_val_dur"]), encoder.labels)
     scores = {}
     objective = 0.0
@@ -100,7 +100,7 @@ def write_test(
         said.save(folder / name / "posteriors.npz", encoder.labels)
         write_detections(folder / name, name, events, points)
         if labelled:
-            truth = read_strong_tsv(data["test_tsv"], encoder.labels)
+            truth = read_reference(data["test_tsv"], encoder.labels)
             durations = read_durations(data["test_dur"])
             found = Scorer(truth, durations, encoder.labels).evaluate(events, points)
             verify(found, truth, durations, events, points if verify_psds else None)

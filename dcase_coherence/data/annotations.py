@@ -16,17 +16,19 @@ from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
 
 
-def read_strong_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+def read_strong_tsv(path: PathLike, classes: Sequence[str] | None = CLASSES) -> pd.DataFrame:
     """Read strongly labelled clips: one row an event.
 
     Args:
-        path: tab-separated file with the columns filename, onset, offset, event_label. A row
-            with a filename alone is a clip without events.
-        classes: the labels that may occur.
+        path: tab-separated file with the columns filename, onset, offset, event_label and, where
+            labels are soft, confidence (from 0 to 1; empty for 1). A row with a filename alone is
+            a clip without events.
+        classes: the labels that may occur; None for any that a configuration may name.
 
     Returns:
         The columns filename, onset, offset (seconds, float, NaN without event), event_label
-        (NaN without event), in the file's order.
+        (NaN without event) and, where the file has it, confidence (NaN without event), in the
+        file's order.
 
     Raises:
         InputError: the file, a column or a row cannot be used.
@@ -41,29 +43,91 @@ def read_strong_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.Data
           filename  onset  offset event_label
         0    a.wav    0.5     2.0         Dog
     """
-    table = _read_events(path)
+    table = _read_events(path, soft=True)
     has_event = table["event_label"].notna()
     _refuse_order(path, has_event & (table["onset"] == table["offset"]), table)
-    unknown = has_event & ~table["event_label"].isin(list(classes))
-    _refuse(path, unknown, lambda row: _unknown_class(table["event_label"][row], classes))
+    for line, label in table["event_label"][has_event].drop_duplicates().items():
+        _refuse_class(path, line, label, classes)
     return table.reset_index(drop=True)
 
 
-def read_events(path: PathLike) -> pd.DataFrame:
+def read_reference(path: PathLike, classes: Sequence[str] | None = CLASSES) -> pd.DataFrame:
+    """Read the events that detections are scored against: of soft labels those from 0.5 on.
+
+    Args:
+        path: see :func:`read_strong_tsv`.
+        classes: the labels that may occur; None for any that a configuration may name.
+
+    Returns:
+        See :func:`hard_events`.
+
+    Raises:
+        InputError: the file, a column or a row cannot be used.
+    """
+    return hard_events(read_strong_tsv(path, classes))
+
+
+def hard_events(table: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:
+    """Events of soft labels: those of a confidence from the threshold on, joined where they touch.
+
+    MAESTRO's soft labels are segments of a second each: an event is a run of them. A clip that is
+    left without events keeps a row with its name. A table without confidences is given back.
+
+    Args:
+        table: as :func:`read_strong_tsv` returns it.
+        threshold: of the confidence.
+
+    Returns:
+        The columns filename, onset, offset (seconds), event_label.
+
+    Example:
+        >>> rows = [("a.wav", 0, 1, "Dog", 0.8), ("a.wav", 1, 2, "Dog", 0.5),
+        ...         ("b.wav", 0, 1, "Dog", 0.4)]
+        >>> columns = ["filename", "onset", "offset", "event_label", "confidence"]
+        >>> hard_events(pd.DataFrame(rows, columns=columns))
+          filename  onset  offset event_label
+        0    a.wav    0.0     2.0         Dog
+        1    b.wav    NaN     NaN         NaN
+    """
+    if "confidence" not in table:
+        return table
+    by = ["filename", "event_label"]
+    sure = table[table["confidence"] >= threshold].sort_values([*by, "onset"])
+    ended = sure.groupby(by)["offset"].cummax().groupby([sure[name] for name in by]).shift()
+    # The first of its class in a clip has nothing to be joined to.
+    begins = ~(sure["onset"] <= ended)
+    events = sure.groupby(begins.cumsum().to_numpy(), sort=False).agg(
+        {"filename": "first", "onset": "first", "offset": "max", "event_label": "first"}
+    )
+    order = table["filename"].drop_duplicates()
+    events = events.astype({"onset": float, "offset": float})
+    events = order.to_frame().merge(events, on="filename", how="left")
+    place = events["filename"].map(dict(zip(order, range(len(order)))))
+    return events.assign(place=place).sort_values(
+        ["place", "onset", "offset", "event_label"], ignore_index=True
+    )[["filename", "onset", "offset", "event_label"]]
+
+
+def read_events(path: PathLike, *, soft: bool = False) -> pd.DataFrame:
     """Read events of any classes, as any system may have written them.
 
     As :func:`read_strong_tsv`, but for the names of the classes and events of no length, which
     are taken as they are; a file that ends in `.csv` is separated by commas.
 
+    Args:
+        path: of the file.
+        soft: read a column confidence, too, where there is one.
+
     Raises:
         InputError: the file, a column or a row cannot be used.
     """
-    return _read_events(path).reset_index(drop=True)
+    return _read_events(path, soft).reset_index(drop=True)
 
 
-def _read_events(path: PathLike) -> pd.DataFrame:
+def _read_events(path: PathLike, soft: bool) -> pd.DataFrame:
     """As :func:`read_events`, with the line of each row as its index."""
-    table = _read(path, ("filename", "onset", "offset", "event_label"))
+    optional = ("confidence",) if soft else ()
+    table = _read(path, ("filename", "onset", "offset", "event_label"), optional)
     empty = table[["onset", "offset", "event_label"]].eq("")
     partly = empty.any(axis=1) & ~empty.all(axis=1)
     _refuse(
@@ -79,16 +143,25 @@ def _read_events(path: PathLike) -> pd.DataFrame:
     )
     _refuse_order(path, has_event & (table["onset"] > table["offset"]), table)
     table["event_label"] = table["event_label"].where(has_event, np.nan)
+    if "confidence" in table:
+        given = table["confidence"].where(table["confidence"].ne(""), "1")
+        numbers = pd.to_numeric(given, errors="coerce").astype(float)
+        _refuse(
+            path,
+            ~numbers.between(0, 1),
+            lambda row: f"confidence is {given[row]!r}; give a number from 0 to 1",
+        )
+        table["confidence"] = numbers.where(has_event, np.nan)
     return table
 
 
-def read_weak_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+def read_weak_tsv(path: PathLike, classes: Sequence[str] | None = CLASSES) -> pd.DataFrame:
     """Read weakly labelled clips: one row a clip.
 
     Args:
         path: tab-separated file with the columns filename, event_labels (separated by commas;
             empty for a clip without events).
-        classes: the labels that may occur.
+        classes: the labels that may occur; None for any that a configuration may name.
 
     Returns:
         The columns filename, event_labels (str), in the file's order.
@@ -104,8 +177,7 @@ def read_weak_tsv(path: PathLike, classes: Sequence[str] = CLASSES) -> pd.DataFr
     )
     for line, labels in table["event_labels"].items():
         for label in labels.split(",") if labels else []:
-            if label not in classes:
-                raise InputError(f"{path}, line {line}: {_unknown_class(label, classes)}")
+            _refuse_class(path, line, label, classes)
     return table.reset_index(drop=True)
 
 
@@ -166,7 +238,7 @@ def one_field(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
+def _read(path: PathLike, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
     """Read the columns as text, blanks and "nan" as ""; check that filenames stay inside.
 
     The index is the number of each row's line in the file.
@@ -204,7 +276,8 @@ def _read(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
         )
     table.index = _lines(path, len(table), separator)
     # A short row reads as missing values.
-    table = table[list(columns)].fillna("").apply(lambda column: column.str.strip())
+    there = [*columns, *(column for column in optional if column in table.columns)]
+    table = table[there].fillna("").apply(lambda column: column.str.strip())
     table = table.mask(table.apply(lambda column: column.str.lower()).eq("nan"), "")
     _refuse(path, table["filename"].eq(""), lambda row: "the filename is empty")
     _refuse(
@@ -265,7 +338,33 @@ def _refuse(path: PathLike, bad: pd.Series, sentence) -> None:
         raise InputError(f"{path}, line {line}: {sentence(line)}")
 
 
+def wrong_name(label: str) -> str:
+    """What is wrong with the name of a class, in words; "" where nothing is.
+
+    Example:
+        >>> wrong_name("Dog,Cat"), wrong_name("Dog")
+        ("the class 'Dog,Cat' has a comma in it, which stands between the classes of a clip", '')
+    """
+    if "," in label:
+        return f"the class {label!r} has a comma in it, which stands between the classes of a clip"
+    if label != label.strip() or set(label) & set("\t\n\r"):
+        return f"the class {label!r} has blanks at an end of its name, or a tab or line break in it"
+    if label.lower() in ("", "nan"):
+        return f"the class {label!r} would be read as no class"
+    return ""
+
+
+def _refuse_class(path: PathLike, line: object, label: str, classes: Sequence[str] | None) -> None:
+    """Raise for a label that is not among the classes or, where these are None, no name of one."""
+    if classes is None:
+        problem = wrong_name(label)
+    else:
+        problem = "" if label in classes else _unknown_class(label, classes)
+    if problem:
+        raise InputError(f"{path}, line {line}: {problem}")
+
+
 def _unknown_class(label: str, classes: Sequence[str]) -> str:
     near = difflib.get_close_matches(label, classes, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the classes are {', '.join(classes)}"
-    return f"the class {label!r} is unknown; {hint}"
+    return f"the class {label!r} is unknown; {hint} (data.classes names them)"

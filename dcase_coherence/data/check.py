@@ -13,6 +13,7 @@ import pandas as pd
 import soundfile
 
 from dcase_coherence.data.annotations import (
+    hard_events,
     read_durations,
     read_filenames,
     read_strong_tsv,
@@ -20,7 +21,8 @@ from dcase_coherence.data.annotations import (
     to_tsv,
 )
 from dcase_coherence.data.audio import audio_names, read_audio
-from dcase_coherence.data.desed import official_layout
+from dcase_coherence.data.classes import classes_of_table
+from dcase_coherence.data.desed import CLASSES, official_layout
 from dcase_coherence.data.prepare import RATE
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike, write_whole
@@ -73,6 +75,7 @@ class Diagnosis(NamedTuple):
         problems: sentences; the training or the scores would suffer.
         notes: sentences; good to know.
         missing: clips that a table names and that are not there.
+        classes: that its table may name.
     """
 
     part: Part
@@ -84,6 +87,7 @@ class Diagnosis(NamedTuple):
     problems: Sequence[str]
     notes: Sequence[str]
     missing: Sequence[str]
+    classes: Sequence[str] = CLASSES
 
 
 class Clip(NamedTuple):
@@ -99,17 +103,19 @@ def check(
     folder: PathLike,
     *,
     seconds: float = CLIP_SECONDS,
+    classes: Sequence[str] | None = None,
     processes: int | None = None,
     progress: bool = True,
 ) -> list[Diagnosis]:
     """Examine every file of a data set in the official layout.
 
     A generated data set (`soundscapes.json`) is measured against what was asked for, any other
-    against DESED.
+    of DESED's classes against DESED.
 
     Args:
         folder: the folder with `audio` and `metadata` in it.
         seconds: what the training takes of a clip, `data.audio_max_len` of its configuration.
+        classes: `data.classes` of its configuration; None for those of the table of the training.
         processes: how many; as many as there are cores when None.
         progress: show bars, on a terminal.
 
@@ -125,14 +131,27 @@ def check(
     if not (root / "audio").is_dir() and not (root / "metadata").is_dir():
         raise InputError(f"{folder} holds neither audio/ nor metadata/; give a data set's folder")
     paths = official_layout(root)
-    expected = _expected(root)
+    classes = list(classes) if classes is not None else _classes(paths["synth_tsv"])
+    expected = _expected(root, own=set(classes) != set(CLASSES))
     diagnoses = []
     for part in DESED:
-        if expected[part.key] is None and not os.path.isdir(paths[f"{part.key}_folder"]):
+        places = (paths.get(f"{part.key}_{kind}", "") for kind in ("folder", "folder_44k", "tsv"))
+        if expected[part.key] is None and not any(map(os.path.exists, places)):
             continue
         title = part.name if progress else None
-        diagnoses.append(_examine(part, paths, root, expected[part.key], seconds, processes, title))
+        diagnoses.append(
+            _examine(part, paths, root, expected[part.key], seconds, classes, processes, title)
+        )
     return diagnoses
+
+
+def _classes(table: str) -> list[str]:
+    """Classes of the table of the training; DESED's where there is none, or none to be read."""
+    try:
+        return classes_of_table(table) or list(CLASSES)
+    except InputError:
+        # The part that it belongs to says what is wrong.
+        return list(CLASSES)
 
 
 def write_missing(diagnoses: Sequence[Diagnosis], path: PathLike) -> int:
@@ -150,8 +169,10 @@ def write_missing(diagnoses: Sequence[Diagnosis], path: PathLike) -> int:
 
 
 def report(diagnoses: Sequence[Diagnosis]) -> str:
-    """Table of the parts, then their problems and notes."""
-    lines = [f"{'':22}{'clips':>8}{'expected':>10}{'Hz':>8}   seconds (shortest, median, longest)"]
+    """Table of the parts, then their problems and notes; before it classes that are not DESED's."""
+    classes = next((d.classes for d in diagnoses), CLASSES)
+    lines = [] if set(classes) == set(CLASSES) else [f"classes: {', '.join(classes)}", ""]
+    lines += [f"{'':22}{'clips':>8}{'expected':>10}{'Hz':>8}   seconds (shortest, median, longest)"]
     for d in diagnoses:
         rates = "/".join(str(rate) for rate in sorted(d.rates)) or "-"
         seconds = ", ".join(f"{value:.2f}" for value in d.seconds) if d.seconds else "-"
@@ -163,11 +184,11 @@ def report(diagnoses: Sequence[Diagnosis]) -> str:
     return "\n".join(lines)
 
 
-def _expected(root: Path) -> dict[str, int | None]:
-    """Number of clips of each part, None where nothing says how many."""
+def _expected(root: Path, own: bool) -> dict[str, int | None]:
+    """Number of clips of each part, None where nothing says how many, as of `own` classes."""
     manifest = root / "soundscapes.json"
     if not manifest.exists():
-        return {part.key: part.clips for part in DESED}
+        return {part.key: None if own else part.clips for part in DESED}
     try:
         asked = json.loads(manifest.read_text(encoding="utf-8"))
         # Where none were asked for, a test set may have been added.
@@ -182,6 +203,7 @@ def _examine(
     root: Path,
     expected: int | None,
     usual: float,
+    classes: Sequence[str],
     processes: int | None,
     title: str | None,
 ) -> Diagnosis:
@@ -218,7 +240,7 @@ def _examine(
 
     missing: list[str] = []
     try:
-        missing = _compare(part, paths, root, sound, set(names), problems, notes)
+        missing = _compare(part, paths, root, classes, sound, set(names), problems, notes)
     except InputError as error:
         problems.append(str(error))
     _say(problems, "missing: named in a table and not there", missing)
@@ -233,6 +255,7 @@ def _examine(
         problems,
         notes,
         missing,
+        classes,
     )
 
 
@@ -249,6 +272,7 @@ def _compare(
     part: Part,
     paths: Mapping[str, str],
     root: Path,
+    classes: Sequence[str],
     clips: Mapping[str, Clip],
     there: set[str],
     problems: list[str],
@@ -262,15 +286,20 @@ def _compare(
             return []
         return [name for name in read_filenames(table) if name not in there]
     if part.kind == "weak":
-        weak = read_weak_tsv(paths["weak_tsv"])
+        weak = read_weak_tsv(paths["weak_tsv"], classes)
         _say(problems, "without any tag", list(weak["filename"][weak["event_labels"] == ""]))
         named = list(weak["filename"])
     else:
-        events = read_strong_tsv(paths[f"{part.key}_tsv"])
+        events = read_strong_tsv(paths[f"{part.key}_tsv"], classes)
         named = list(dict.fromkeys(events["filename"]))
         empty = list(events["filename"][events["event_label"].isna()])
         _say(notes, "without events", empty)
-        _say(problems, "with overlapping events of one class", overlapping(events))
+        overlap = overlapping(hard_events(events))
+        _say(problems, "with overlapping events of one class", overlap)
+        if part.key == "synth":
+            unused = [name for name in classes if name not in set(events["event_label"])]
+            if unused:
+                notes.append(f"no event of {', '.join(unused)}: nothing to learn them from")
         seconds = {name: clip.seconds for name, clip in clips.items()}
         if f"{part.key}_dur" in paths:
             seconds = _durations(paths[f"{part.key}_dur"], named, seconds, problems)

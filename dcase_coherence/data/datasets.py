@@ -132,8 +132,8 @@ class StronglyAnnotatedSet(Clips):
 
     Args:
         audio_folder: holds the files that the table names.
-        tsv_entries: columns filename, onset, offset (seconds), event_label; a row without label
-            is a clip without events.
+        tsv_entries: columns filename, onset, offset (seconds), event_label and, of soft labels,
+            confidence; a row without label is a clip without events.
 
     The rest is as in :class:`Clips`. Raises InputError when files are missing.
     """
@@ -149,12 +149,13 @@ class StronglyAnnotatedSet(Clips):
         seed: int = 0,
         whole: bool = False,
     ) -> None:
-        self.events: dict[str, list[tuple[str, float, float]]] = {}
-        rows = zip(*(tsv_entries[c] for c in ("filename", "event_label", "onset", "offset")))
-        for filename, label, onset, offset in rows:
+        self.events: dict[str, list[tuple[Any, ...]]] = {}
+        columns = ["filename", "event_label", "onset", "offset"]
+        columns += ["confidence"] * ("confidence" in tsv_entries)
+        for filename, *event in zip(*(tsv_entries[column] for column in columns)):
             events = self.events.setdefault(filename, [])
-            if not pd.isna(label):
-                events.append((label, onset, offset))
+            if not pd.isna(event[0]):
+                events.append(tuple(event))
         self.names = list(self.events)
         files = find_files(audio_folder, self.names)
         super().__init__(files, encoder, pad_to, fs, return_filename, seed, whole)
@@ -163,8 +164,8 @@ class StronglyAnnotatedSet(Clips):
         """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off."""
         return self.encoder.encode_strong(
             [
-                (label, max(0, start - onset), stop - onset)
-                for label, start, stop in self.events[self.names[item]]
+                (label, max(0, start - onset), stop - onset, *confidence)
+                for label, start, stop, *confidence in self.events[self.names[item]]
                 if stop > onset
             ],
             frames,

@@ -7,6 +7,7 @@ from typing import Any, Mapping, Sequence, Union
 import numpy as np
 import pandas as pd
 
+from dcase_coherence.data.classes import check_number, classes_of
 from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.system.errors import InputError
 
@@ -76,31 +77,35 @@ class ManyHotEncoder:
 
     def encode_strong(
         self,
-        events: Union[pd.DataFrame, Sequence[tuple[str, float, float]]],
+        events: Union[pd.DataFrame, Sequence[tuple[Any, ...]]],
         frames: int | None = None,
     ) -> np.ndarray:
         """Encode events; a frame that an event touches is active.
 
         Args:
-            events: (label, onset, offset) triples, or a DataFrame with the columns event_label,
-                onset, offset (rows without label are clips without events); in seconds.
+            events: (label, onset, offset) triples, in seconds, of soft labels with the confidence
+                as a fourth; or a DataFrame with the columns event_label, onset, offset and, of
+                soft labels, confidence (rows without label are clips without events).
             frames: of the clip; None for `n_frames`.
 
         Returns:
-            0/1 array `(frames, classes)`.
+            0/1 array `(frames, classes)`; of soft labels the confidence, the largest one where
+            events of a class share a frame.
 
         Raises:
             InputError: a label is not among the classes.
         """
         if isinstance(events, pd.DataFrame):
             given = events[events["event_label"].notna()]
-            events = list(zip(given["event_label"], given["onset"], given["offset"]))
+            columns = ["event_label", "onset", "offset"] + ["confidence"] * ("confidence" in given)
+            events = list(zip(*(given[column] for column in columns)))
         frames = self.n_frames if frames is None else frames
         encoded = np.zeros((frames, len(self.labels)))
-        for label, onset, offset in events:
+        for label, onset, offset, *confidence in events:
             start = int(self._time_to_frame(onset, frames))
             stop = int(np.ceil(self._time_to_frame(offset, frames)))
-            encoded[start:stop, self._find(label)] = 1
+            active = encoded[start:stop, self._find(label)]
+            np.maximum(active, confidence[0] if confidence else 1, out=active)
         return encoded
 
     def decode_weak(self, encoded: np.ndarray) -> list[str]:
@@ -154,17 +159,18 @@ class ManyHotEncoder:
 def make_encoder(config: Mapping[str, Any]) -> ManyHotEncoder:
     """Make the label encoder of the configuration.
 
+    Its classes are those of :func:`dcase_coherence.data.classes.classes_of`; DESED's ten where
+    neither the configuration nor a table says any.
+
     Raises:
-        InputError: the network has another number of outputs than there are classes.
+        InputError: the network has another number of outputs than there are classes, or the table
+            cannot be used.
     """
-    if config["net"]["nclass"] != len(CLASSES):
-        raise InputError(
-            f"net.nclass is {config['net']['nclass']} and there are {len(CLASSES)} classes; "
-            "make them equal"
-        )
+    classes = classes_of(config) or list(CLASSES)
+    check_number(config["net"]["nclass"], classes)
     data, feats = config["data"], config["feats"]
     return ManyHotEncoder(
-        CLASSES,
+        classes,
         audio_len=data["audio_max_len"],
         frame_len=feats["n_filters"],
         frame_hop=feats["hop_length"],

@@ -98,7 +98,10 @@ class DeviceBatches:
             (clips, item) for clips in data.datasets for item in range(len(clips.files))
         ]
         labels = [torch.from_numpy(clips.labels(item, 0.0).T) for clips, item in self.clips]
-        self.labels = torch.stack([label.to(torch.uint8) for label in labels]).to(device)
+        # Hard labels take a byte each, soft ones the four of what is trained with.
+        soft = any(bool(((label != 0) & (label != 1)).any()) for label in labels)
+        kind = torch.float32 if soft else torch.uint8
+        self.labels = torch.stack([label.to(kind) for label in labels]).to(device)
         for clips, item in self.clips:
             clips.packed[item][0].on(device)
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Sequence
 
 import pandas as pd
 
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv, to_tsv
+from dcase_coherence.data.annotations import (
+    read_durations,
+    read_strong_tsv,
+    read_weak_tsv,
+    to_tsv,
+)
 from dcase_coherence.data.audio import audio_names, convert, open_audio, wav_name
+from dcase_coherence.data.classes import classes_of_table
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike, remove_left_over, write_whole
@@ -18,6 +25,15 @@ from dcase_coherence.system.processes import over_files
 #: Parts of the official layout, by the beginning of their keys in the `data:` section.
 PARTS = ("synth", "weak", "unlabeled", "synth_val", "test", "public", "eval")
 RATE = 16000  # Hz
+#: Sets that recordings of one's own may become, and the part of the layout that each one is.
+SETS = {
+    "training": "synth",
+    "weak": "weak",
+    "unlabelled": "unlabeled",
+    "validation": "synth_val",
+    "test": "test",
+    "public": "public",
+}
 
 
 def resample_tree(
@@ -74,13 +90,36 @@ def add_test_set(
 ) -> int:
     """Lay strongly labelled recordings into a data set as its `validation` set, the test clips.
 
+    With `public` as its `public` set instead, a second one that is tested. See :func:`add_set`.
+    """
+    name = "public" if public else "test"
+    return add_set(name, out, audio, table, durations, processes=processes, progress=progress)
+
+
+def add_set(
+    name: str,
+    out: PathLike,
+    audio: PathLike,
+    table: PathLike | None,
+    durations: PathLike | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    processes: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Lay recordings into a data set as one of its sets, at 16 kHz mono.
+
     Args:
+        name: which of :data:`SETS`. Those that are scored get a table of durations.
         out: data set in the official layout, or a new folder.
         audio: folder of the clips (wav, flac or ogg, any sampling rate, any channels). The table
             may name them with another suffix, and in folders of that folder.
-        table: their events, see :func:`dcase_coherence.data.annotations.read_strong_tsv`.
+        table: their events, see :func:`dcase_coherence.data.annotations.read_strong_tsv`; of weak
+            clips their tags, see :func:`dcase_coherence.data.annotations.read_weak_tsv`. None for
+            unlabelled clips: all that the folder holds.
         durations: their durations; measured when None.
-        public: as its `public` set instead, a second one that is tested.
+        classes: that the table may name; None for those of the training set that is there, or any
+            where there is none.
         processes: how many; as many as there are cores when None.
         progress: show a bar, on a terminal.
 
@@ -88,33 +127,53 @@ def add_test_set(
         Number of clips.
 
     Raises:
-        InputError: a file is missing or cannot be used, or `out` holds another one.
+        InputError: a file is missing or cannot be used, a class is unknown, or `out` holds
+            another set of this name.
     """
+    part = SETS[name]
     paths = official_layout(out)
-    part = "public" if public else "test"
     target = Path(paths[f"{part}_folder"])
-    events = read_strong_tsv(table)
-    found = _find_audio(Path(audio), list(dict.fromkeys(events["filename"])), table)
+    if classes is None and part != "synth":
+        classes = classes_of_table(paths["synth_tsv"])
+    labels = _labels(part, table, classes)
+    given = audio_names(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
+    if labels is None and not given:
+        raise InputError(f"{audio} holds no wav, flac or ogg file; give the folder of the clips")
+    found = _find_audio(Path(audio), given, audio if table is None else table)
     names = {name: wav_name(name) for name in found}
-    events["filename"] = events["filename"].map(names)
-    texts = {paths[f"{part}_tsv"]: to_tsv(events)}
-    if durations is not None:
+    texts = {}
+    if labels is not None:
+        texts[paths[f"{part}_tsv"]] = to_tsv(labels.assign(filename=labels["filename"].map(names)))
+    measured = paths.get(f"{part}_dur")
+    if durations is not None and measured is not None:
         lengths = read_durations(durations)
         missing = sorted(set(found) - set(lengths["filename"]))
         if missing:
             raise InputError(f"{durations} has no row for {missing[0]}; give each clip a row")
         lengths = lengths[lengths["filename"].isin(list(found))]
         lengths["filename"] = lengths["filename"].map(names)
-        texts[paths[f"{part}_dur"]] = to_tsv(lengths)
-    _refuse_another(Path(out), target, set(names.values()), texts)
+        texts[measured] = to_tsv(lengths)
+        measured = None
+    _refuse_another(target, set(names.values()), texts)
     jobs = [(path, target / names[name]) for name, path in found.items()]
-    _convert_all(jobs, target, processes, part if progress else None)
-    if durations is None:
-        write_durations(target, sorted(names.values()), Path(paths[f"{part}_dur"]))
+    _convert_all(jobs, target, processes, name if progress else None)
+    if measured is not None:
+        write_durations(target, sorted(names.values()), Path(measured))
     # The tables last: where they are, all the audio is.
     for path, text in texts.items():
         write_whole(path, text)
     return len(found)
+
+
+def _labels(
+    part: str, table: PathLike | None, classes: Sequence[str] | None
+) -> pd.DataFrame | None:
+    """The table of a set; None for unlabelled clips, which have none."""
+    if part == "unlabeled":
+        return None
+    if table is None:
+        raise InputError("there is no table of labels; give one, or add the clips as unlabelled")
+    return (read_weak_tsv if part == "weak" else read_strong_tsv)(table, classes)
 
 
 def write_durations(folder: Path, names: list[str], table: Path) -> None:
@@ -172,14 +231,14 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
     return found
 
 
-def _refuse_another(out: Path, folder: Path, names: set[str], texts: dict[str, str]) -> None:
+def _refuse_another(folder: Path, names: set[str], texts: dict[str, str]) -> None:
     """Raise where a table or clip is there that is not of this set; an empty table may go."""
     for path, text in texts.items():
         if os.path.exists(path):
             there = Path(path).read_text(encoding="utf-8", errors="replace")
             if there != text and len(there.splitlines()) > 1:
                 raise InputError(f"{path} holds another set; give another --out")
-    others = [name for name in audio_names(folder) if name not in names]
+    others = [clip for clip in audio_names(folder) if clip not in names]
     if others:
         raise InputError(
             f"{folder} holds {len(others)} clips of another set, such as {others[0]}; "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dcase_coherence.data.annotations import read_durations, read_events
+from dcase_coherence.data.annotations import hard_events, read_durations, read_events
 from dcase_coherence.evaluation import boundaries, plots
 from dcase_coherence.evaluation.metrics import Scores
 from dcase_coherence.evaluation.profile import error_profile, profile_text
@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.points and not asked.durations:
         raise InputError("--points needs --durations: PSDS counts false positives an hour")
 
-    reference, estimated = read_events(asked.reference), read_events(asked.estimates)
+    reference = hard_events(read_events(asked.reference, soft=True))
+    estimated = read_events(asked.estimates)
     if reference["event_label"].isna().all():
         raise InputError(f"{asked.reference} holds no event; there is nothing to find")
     durations = read_durations(asked.durations) if asked.durations else None

@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from dcase_coherence.baseline.config import SCHEMA
 from dcase_coherence.baseline.experiment import build, fixes_epochs
+from dcase_coherence.data.classes import classes_of
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.data.digests import digest, set_digests
 from dcase_coherence.runs.epochs import EpochTable
 from dcase_coherence.system.devices import choose_devices, cores, own_rank, started_together
@@ -51,10 +53,15 @@ class Trial(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What makes two runs the same run; paths and workers do not."""
-        sections = {name: dict(keys) for name, keys in self.config.items() if name != "data"}
-        sections["training"].pop("num_workers")
         kept = ("audio_max_len", "fs", "net_subsample", "synth_folder", "test_folder")
-        sections["data"] = {key: self.config["data"][key] for key in kept}
+        # Those of the table are the same setting as a list of them.
+        classes = classes_of(self.config) or list(CLASSES)
+        # First: a difference in the classes is named before that in their number.
+        data = {**{key: self.config["data"][key] for key in kept}, "classes": classes}
+        others = {name: dict(keys) for name, keys in self.config.items() if name != "data"}
+        sections = {"data": data, **others}
+        sections["training"].pop("num_workers")
+        sections["net"]["nclass"] = len(classes)
         if not self.coherence:
             sections.pop("coherence")
         return {"coherence": self.coherence, "number": self.number, "config": sections}
@@ -76,6 +83,10 @@ def read_record(trial: Trial) -> dict[str, Any]:
         ) from None
     settings = json.loads(json.dumps(trial.settings()))
     before = _with_defaults(record.get("settings"))
+    held = _classes_held(before)
+    if held and classes_of(trial.config) is None:
+        # The table that would tell them is no longer there, which is not held against the run.
+        settings["config"]["data"]["classes"], settings["config"]["net"]["nclass"] = held, len(held)
     longer = _longer(before, settings)
     for key in longer:
         settings["config"]["training"][key] = before["config"]["training"][key]
@@ -159,10 +170,21 @@ def _with_defaults(settings: Any) -> Any:
         return settings
     config = {}
     for name, keys in settings["config"].items():
-        known = {} if name == "data" else SCHEMA.get(name, {})
-        config[name] = {**{key: default for key, (_, default) in known.items()}, **keys}
+        known = {key: default for key, (_, default) in SCHEMA.get(name, {}).items()}
+        if name == "data":
+            # Its paths are no settings; before there was a choice of classes they were DESED's.
+            known = {"classes": list(CLASSES)}
+        config[name] = {**known, **keys}
     config.get("training", {}).pop("num_workers", None)
     return {**settings, "config": json.loads(json.dumps(config))}
+
+
+def _classes_held(settings: Any) -> list[str] | None:
+    """Classes in the settings of a record, None where it is none."""
+    try:
+        return settings["config"]["data"]["classes"]
+    except (KeyError, TypeError):
+        return None
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> str:

@@ -14,8 +14,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dcase_coherence.soundscapes",
         description="Generate 10 s clips of domestic sound events (16 kHz mono, the ten DESED "
-        "classes) in the layout of the DCASE 2021 Task 4 baseline. A run that was interrupted "
-        "goes on where it stopped.",
+        "classes or those of a soundbank) in the layout of the DCASE 2021 Task 4 baseline. A run "
+        "that was interrupted goes on where it stopped.",
     )
     parser.add_argument("--out", required=True, help="folder of the data set")
     for name, count, what in (

@@ -122,6 +122,7 @@ class AugmentedSounds(Soundbank):
 
     def __init__(self, bank: Soundbank) -> None:
         self.bank = bank
+        self.classes = bank.classes
 
     def events(
         self, label: str, seconds: Sequence[float], rng: np.random.Generator

@@ -57,7 +57,8 @@ def generate(
         test: number of strongly labelled clips with other parameters, rooms and channels.
         seed: non-negative.
         soundbank: folder of recordings with ``foreground/<Class>/`` and ``background/<label>/``,
-            instead of the parametric sounds. Every fifth recording goes to ``validation`` only.
+            of any classes, instead of the parametric sounds. Every fifth recording goes to
+            ``validation`` only.
         validation_soundbank: folder of recordings for ``validation``; then the training clips
             take all recordings of ``soundbank``.
         test_soundbank: folder of recordings for ``test``; ``soundbank`` when None.
@@ -98,12 +99,12 @@ def generate(
                 f"--{part}-soundbank {folder} needs --soundbank: training clips cannot be "
                 f"parametric when {part} clips are recorded"
             )
-    banks = Banks(
-        *(
-            None if folder is None else Bank(Path(folder).resolve(), _fingerprint(folder))
-            for folder in (soundbank, validation_soundbank, test_soundbank)
-        )
-    )
+    recorded = [
+        None if folder is None else RecordedSounds(Path(folder))
+        for folder in (soundbank, validation_soundbank, test_soundbank)
+    ]
+    _refuse_other_classes(recorded)
+    banks = Banks(*(bank and Bank(bank.folder.resolve(), bank.fingerprint()) for bank in recorded))
     settings: dict[str, object] = {
         "format": FORMAT,
         "seed": int(seed),
@@ -143,8 +144,18 @@ def _check_integer(name: str, value: object, least: int) -> None:
         raise InputError(f"--{name} is {value!r}; give a whole number of at least {least}")
 
 
-def _fingerprint(soundbank: PathLike) -> str:
-    return RecordedSounds(Path(soundbank)).fingerprint()
+def _refuse_other_classes(banks: list[RecordedSounds | None]) -> None:
+    """Raise where the soundbanks of a data set differ in their classes."""
+    given = [bank for bank in banks if bank is not None]
+    for bank in given[1:]:
+        different = sorted(set(given[0].classes) ^ set(bank.classes))
+        if different:
+            pair = given[0], bank
+            has, lacks = pair if different[0] in pair[0].classes else pair[::-1]
+            raise InputError(
+                f"the soundbank {has.folder} has the class {different[0]!r} and {lacks.folder} "
+                "has not; give soundbanks of the same classes"
+            )
 
 
 def _claim(root: Path, settings: Mapping[str, object]) -> None:

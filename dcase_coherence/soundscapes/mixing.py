@@ -117,7 +117,7 @@ def soundscape(
     if conditions.reverberation is not None:
         response = room_response(rng, rng.uniform(*conditions.reverberation))
     events: list[Event] = []
-    for label in [] if empty else draw_classes(rng, density):
+    for label in [] if empty else draw_classes(rng, density, bank.classes):
         waves = bank.events(label, draw_durations(label, rng), rng)
         events += _add(mix, label, [_in_room(w, response) for w in waves], rng, conditions)
     mix = _through_channel(mix, rng, conditions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import Sequence, Union
 
@@ -11,8 +12,17 @@ import numpy as np
 import scipy.signal
 import soundfile
 
+from dcase_coherence.data.annotations import wrong_name
+from dcase_coherence.data.classes import in_order
 from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.soundscapes.timeline import CLIP_SECONDS, PROFILES, SHORTEST_PAUSE
+from dcase_coherence.soundscapes.timeline import (
+    CLIP_SECONDS,
+    EXCERPT,
+    PROFILES,
+    SHORTEST_PAUSE,
+    draw_lengths,
+    profile_of,
+)
 from dcase_coherence.soundscapes.waves import RATE, Draw, audible, fade, loudness, samples
 from dcase_coherence.system.errors import InputError
 
@@ -21,11 +31,20 @@ from . import sounds
 _SAME_OBJECT = 0.7  # share of repeated events that come from one dog, one alarm, one talker
 _MARGIN = 0.5  # seconds that a filling sound has beyond each end of the clip
 _EXTENSIONS = (".wav", ".flac", ".ogg")
+#: Seconds of a sound of a class that is not DESED's from which on an excerpt is taken.
+LONGEST_SOUND = 6.0
+_SUFFIXES = re.compile("(_nOn|_nOff)+$")
 _HELD_OUT = 5  # one recording in so many is kept for validation
 
 
 class Soundbank:
-    """A source of event and background sounds at 16 kHz."""
+    """A source of event and background sounds at 16 kHz.
+
+    Attributes:
+        classes: of its events, in the order in which they are drawn from.
+    """
+
+    classes: Sequence[str] = CLASSES
 
     def events(
         self, label: str, seconds: Sequence[float], rng: np.random.Generator
@@ -33,7 +52,7 @@ class Soundbank:
         """Give sounds of a class, one for each wanted duration.
 
         Args:
-            label: one of the ten classes.
+            label: one of the classes.
             seconds: wanted durations in seconds; infinite for one that fills a clip. What
                 comes may be shorter or longer.
             rng: source of randomness.
@@ -178,7 +197,8 @@ class RecordedSounds(Soundbank):
 
     ``foreground/<Class>/*`` and ``background/<label>/*`` hold wav, flac or ogg files of any rate;
     other files are ignored. DESED's folders for recordings without their onset or offset
-    (``Blender_nOn_nOff``) belong to their class.
+    (``Blender_nOn_nOff``) belong to their class. Classes may have any names; those of DESED's ten
+    are timed as in DESED, others see :data:`timeline.OTHER`.
 
     Args:
         folder: the soundbank.
@@ -186,7 +206,8 @@ class RecordedSounds(Soundbank):
             backgrounds; ``"train"``: the others. A class with fewer than five is not divided.
 
     Raises:
-        InputError: when the layout is another, a folder is no class, or a class has nothing.
+        InputError: when the layout is another, the name of a class cannot be used or is nearly
+            one of DESED's, or a class has nothing.
     """
 
     def __init__(self, folder: Union[str, Path], part: str = "all") -> None:
@@ -197,29 +218,37 @@ class RecordedSounds(Soundbank):
                     f"soundbank {self.folder} has no folder {name}; give a folder that holds "
                     "foreground/<Class>/ and background/<label>/"
                 )
-        found: dict[str, list[str]] = {label: [] for label in CLASSES}
+        found: dict[str, list[str]] = {}
         for child in sorted((self.folder / "foreground").iterdir()):
-            if not child.is_dir() or child.name.startswith("."):
-                continue
-            label = child.name.split("_nO")[0]
-            if label not in found:
-                raise InputError(
-                    f"{child} is not named after a class; the classes are {', '.join(CLASSES)}"
-                )
-            found[label] += _recordings(child)
+            if child.is_dir() and not child.name.startswith("."):
+                found.setdefault(_SUFFIXES.sub("", child.name), []).extend(_recordings(child))
+        misspelled = set(found).difference(in_order(found))
         for label, files in found.items():
+            folder = self.folder / "foreground" / label
+            problem = wrong_name(label)
+            if problem:
+                raise InputError(f"{folder}: {problem}; rename the folder")
+            if label in misspelled:
+                raise InputError(
+                    f"{folder} is not named after a class; the classes are {', '.join(CLASSES)}"
+                )
             if not files:
                 raise InputError(
                     f"soundbank {self.folder} has no recording of {label}; put a wav, flac or "
                     f"ogg file into foreground/{label}"
                 )
+        if not found:
+            raise InputError(
+                f"soundbank {self.folder} has no class; put recordings into foreground/<Class>"
+            )
         backgrounds = _recordings(self.folder / "background")
         if not backgrounds:
             raise InputError(
                 f"soundbank {self.folder} has no background; put a wav, flac or ogg file into "
                 "background/<label>"
             )
-        self.files = {label: self._part(files, part) for label, files in found.items()}
+        self.classes = sorted(found)
+        self.files = {label: self._part(found[label], part) for label in self.classes}
         self.backgrounds = self._part(backgrounds, part)
 
     @staticmethod
@@ -241,7 +270,7 @@ class RecordedSounds(Soundbank):
         self, label: str, seconds: Sequence[float], rng: np.random.Generator
     ) -> list[np.ndarray]:
         """Take the sounds out of recordings; see :meth:`Soundbank.events`."""
-        if PROFILES[label].texture:
+        if profile_of(label).texture:
             return [self._texture(label, wanted, rng) for wanted in seconds]
         waves: list[np.ndarray] = []
         left: list[np.ndarray] = []
@@ -249,7 +278,13 @@ class RecordedSounds(Soundbank):
             if not left or rng.random() > _SAME_OBJECT:
                 parts = _parts(str(rng.choice(self.files[label])), False)
                 left = [parts[i] for i in rng.permutation(len(parts))]
-            waves.append(_at_other_speed(fade(left.pop(), 0.003, 0.01), rng))
+            part = left.pop()
+            if label not in PROFILES and len(part) > samples(LONGEST_SOUND):
+                # Nobody knows whether it is a texture; whole it would fill clips, without edges.
+                n = samples(draw_lengths(EXCERPT, rng, 1)[0])
+                first = int(rng.integers(max(1, len(part) - n)))
+                part = fade(part[first : first + n], 0.02, 0.05)
+            waves.append(_at_other_speed(fade(part, 0.003, 0.01), rng))
         return waves
 
     def _texture(self, label: str, seconds: float, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ have them, which keeps the rare ones learnable, and joined by those that share a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
@@ -56,6 +56,11 @@ PROFILES: dict[str, Profile] = {
     "Vacuum_cleaner": Profile(9.5, 1.0, 5.5, 0.5, 0.6, 1.0, True),
 }
 
+#: How a class behaves that is none of DESED's: the mean of those that are no textures.
+OTHER = Profile(12.7, 3.3, 0.9, 0.8, 0.0, 0.65, False)
+#: How an excerpt of a long sound of such a class behaves: as DESED's textures that begin and end.
+EXCERPT = PROFILES["Running_water"]
+
 # How many classes share a clip, and how often a class joins another one. Two textures never meet.
 _CLASSES_IN_CLIP = {1: 0.5, 2: 0.42, 3: 0.08}
 _MOST_CLASSES = 5  # as many as there are that are no textures
@@ -63,22 +68,32 @@ _PARTNERS = {"Speech": 6.0, "Dishes": 2.0, "Running_water": 1.5}
 _FRYING_PARTNERS = {"Speech": 4.0, "Dishes": 4.0}
 
 
-def draw_classes(rng: np.random.Generator, density: float = 1.0) -> list[str]:
+def profile_of(label: str) -> Profile:
+    """How a class behaves, one of DESED's or any other."""
+    return PROFILES.get(label, OTHER)
+
+
+def draw_classes(
+    rng: np.random.Generator, density: float = 1.0, classes: Sequence[str] = CLASSES
+) -> list[str]:
     """Draw the classes of a clip, each once and at most one texture.
 
-    There are one to three of them, ``density`` times as many where it is above 1 (at most five).
+    There are one to three of them, ``density`` times as many where it is above 1 (at most five);
+    fewer where there are not so many that may meet.
     """
-    weights = np.array([PROFILES[label].weight for label in CLASSES])
-    chosen = [str(rng.choice(CLASSES, p=weights / weights.sum()))]
+    weights = np.array([profile_of(label).weight for label in classes])
+    chosen = [str(rng.choice(classes, p=weights / weights.sum()))]
     count = rng.choice(list(_CLASSES_IN_CLIP), p=list(_CLASSES_IN_CLIP.values()))
     if density > 1:
         count = min(int(count * density + rng.random()), _MOST_CLASSES)
     while len(chosen) < count:
         partners = _FRYING_PARTNERS if "Frying" in chosen else _PARTNERS
-        texture = any(PROFILES[label].texture for label in chosen)
-        excluded = [c in chosen or (texture and PROFILES[c].texture) for c in CLASSES]
-        weights = np.where(excluded, 0, [partners.get(c, 0.4) for c in CLASSES])
-        chosen.append(str(rng.choice(CLASSES, p=weights / weights.sum())))
+        texture = any(profile_of(label).texture for label in chosen)
+        excluded = [c in chosen or (texture and profile_of(c).texture) for c in classes]
+        if all(excluded):
+            break
+        weights = np.where(excluded, 0, [partners.get(c, 0.4) for c in classes])
+        chosen.append(str(rng.choice(classes, p=weights / weights.sum())))
     return chosen
 
 
@@ -87,10 +102,15 @@ def draw_durations(label: str, rng: np.random.Generator) -> list[float]:
 
     An infinite duration means an event that fills the clip.
     """
-    profile = PROFILES[label]
+    profile = profile_of(label)
     if rng.random() < profile.filling:
         return [float("inf")]
     count = min(int(rng.geometric(1 / profile.repeats)), MOST_REPEATS)
+    return draw_lengths(profile, rng, count)
+
+
+def draw_lengths(profile: Profile, rng: np.random.Generator, count: int) -> list[float]:
+    """Draw durations in seconds of events that do not fill the clip."""
     durations = profile.seconds * np.exp(profile.spread * rng.standard_normal(count))
     return [float(seconds) for seconds in np.clip(durations, SHORTEST_EVENT, 0.95 * CLIP_SECONDS)]
 
@@ -110,14 +130,14 @@ def lay_out(
         Onsets in seconds; fewer than ``lengths`` when not all fit into the clip. A steady sound
         may begin before the clip or end after it.
     """
-    pauses = PROFILES[label].pause * np.exp(0.9 * rng.standard_normal(len(lengths)))
+    pauses = profile_of(label).pause * np.exp(0.9 * rng.standard_normal(len(lengths)))
     starts = np.cumsum([0.0, *(np.array(lengths) + np.maximum(pauses, SHORTEST_PAUSE))])[:-1]
     ends = starts + lengths
     fitting = max(1, int(np.sum(ends <= clip)))
     total = float(ends[fitting - 1])
     if total >= clip:
         first = rng.uniform(clip - total, 0)
-    elif PROFILES[label].texture:
+    elif profile_of(label).texture:
         first = rng.uniform(-0.3 * lengths[0], clip - total + 0.3 * lengths[fitting - 1])
     else:
         first = rng.uniform(0, clip - total)

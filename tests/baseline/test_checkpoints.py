@@ -10,10 +10,12 @@ import torch
 
 from dcase_coherence.baseline.checkpoints import (
     WholeFileIO,
+    classes_in,
     load_checkpoint,
     load_statistics,
     save_statistics,
 )
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.system.errors import InputError
 
 
@@ -80,3 +82,13 @@ def test_statistics_are_kept_with_what_they_are_of(tmp_path):
     assert (mean.item(), squares.item()) == (1, 0)
     with pytest.raises(InputError, match=r"other settings \(feats differ\)"):
         load_statistics(path, {"feats": {"n_mels": 128}})
+
+
+def test_classes_of_checkpoints_old_and_new():
+    def held(**sections):
+        return classes_in({"hyper_parameters": sections})
+
+    assert held(data={"classes": ["b", "a"]}, net={"nclass": 2}) == ["b", "a"]
+    for of_desed in (held(), held(data={"fs": 16000}), held(net={"nclass": 10}), classes_in({})):
+        assert of_desed == list(CLASSES)
+    assert held(net={"nclass": 27}) is None

@@ -166,3 +166,29 @@ def test_every_default_passes_its_own_check():
 def test_the_soundscapes_section_takes_the_arguments_of_generate():
     arguments = set(inspect.signature(generate).parameters) - {"out", "progress"}
     assert set(SCHEMA["soundscapes"]) == arguments
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ([], r"data\.classes is \[\]; it must be a list of one or more names"),
+        ("siren", r"data\.classes is 'siren'; it must be a list of one or more names"),
+        (["Dog", True], r"it must be a list of one or more names of classes \(in quotes where"),
+        (["siren", "rain", "siren"], r"data\.classes names 'siren' twice; give each class once"),
+        (["siren, far"], r"data\.classes: the class 'siren, far' has a comma in it"),
+        ([" siren"], r"the class ' siren' has blanks at an end"),
+        (["nan"], r"the class 'nan' would be read as no class"),
+    ],
+)
+def test_classes_that_cannot_be_used(config_file, classes, words):
+    with pytest.raises(InputError, match=words) as error:
+        load_config(config_file, {"data": {"classes": classes}})
+    assert "\n" not in str(error.value)
+
+
+def test_the_number_of_outputs_follows_the_classes(config_file):
+    named = {"data": {"classes": ["siren", "rain"]}}
+    assert load_config(config_file, named)["net"]["nclass"] == 2
+    assert load_config(config_file, named, {"net": {"nclass": 2}})["net"]["nclass"] == 2
+    with pytest.raises(InputError, match=r"net\.nclass is 3 and there are 2 classes \(siren, rain"):
+        load_config(config_file, named, {"net": {"nclass": 3}})

@@ -24,6 +24,7 @@ from dcase_coherence.baseline.detect import (
 from dcase_coherence.baseline.experiment import build
 from dcase_coherence.data.annotations import read_strong_tsv
 from dcase_coherence.data.audio import read_audio, resample
+from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.evaluation.decode import decode
 from dcase_coherence.evaluation.posteriors import load_posteriors
@@ -474,4 +475,44 @@ def test_other_checkpoints_are_refused_in_one_sentence(checkpoint, parts, words)
 def test_a_configuration_of_another_network_is_refused(config, checkpoint):
     config["net"]["n_RNN_cell"] += 1
     with pytest.raises(InputError, match="is not that of its settings"):
+        load_detector(checkpoint, config=config)
+
+
+def test_the_classes_are_those_of_the_checkpoint(own_config_file, own_classes, tmp_path):
+    config = load_config(own_config_file)
+    module = build(config, coherence=False, log_dir=tmp_path / "own", train=False).module
+    path = tmp_path / "own.ckpt"
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, path)
+    # Wherever it is used: the table of its training is not there.
+    Path(config["data"]["synth_tsv"]).unlink()
+    detector = load_detector(path)
+    assert detector.encoder.labels == own_classes
+    assert detector.posteriors(np.zeros((1, 16000))).shape == (1, 15, 6)
+    assert load_detector(path, config=config).encoder.labels == own_classes
+    config["data"]["classes"] = [*own_classes[:-1], "rain"]
+    said = "the checkpoint .*own.ckpt has the classes car_horn, .*, and here they are .*, rain; set"
+    with pytest.raises(InputError, match=said) as error:
+        load_detector(path, config=config)
+    assert "\n" not in str(error.value)
+
+
+def test_classes_that_a_checkpoint_does_not_name_come_from_the_configuration(
+    own_config_file, own_classes, tmp_path
+):
+    config = load_config(own_config_file)
+    module = build(config, coherence=False, log_dir=tmp_path / "own", train=False).module
+    path = tmp_path / "own.ckpt"
+    # As an official recipe writes it.
+    official = {"feats": config["feats"], "net": {**config["net"], "nclass": 6}}
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": official}, path)
+    with pytest.raises(InputError, match="does not name its 6 classes; give a --conf_file"):
+        load_detector(path)
+    config["data"]["classes"] = own_classes[::-1]
+    assert load_detector(path, config=config).encoder.labels == own_classes[::-1]
+
+
+def test_a_checkpoint_that_names_no_classes_is_of_desed_s(config, checkpoint, own_classes):
+    assert load_detector(checkpoint).encoder.labels == list(CLASSES)
+    config["data"]["classes"] = own_classes
+    with pytest.raises(InputError, match=r"has the classes Alarm_bell_ringing, .* car_horn"):
         load_detector(checkpoint, config=config)

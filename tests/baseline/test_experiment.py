@@ -382,3 +382,51 @@ def test_checkpoint_of_another_network_is_refused(config, tmp_path):
         experiment.test(path)
     with pytest.raises(InputError, match="does not exist"):
         experiment.test(tmp_path / "missing.ckpt")
+
+
+def test_own_classes_from_training_to_scores_and_nobody_else_s(
+    own_config_file, own_classes, config, tmp_path
+):
+    own = load_config(own_config_file)
+    own["training"]["n_epochs"] = 1
+    own["scaler"]["savepath"] = None
+    experiment = fit(own, tmp_path / "run", coherence=True)
+    assert experiment.module.sed_student.dense.out_features == 6
+    scores = experiment.test()
+    assert 0 <= scores["test/teacher/event_f1_macro"] <= 1
+    _, classes = load_posteriors(experiment.folder / "metrics_test/teacher/posteriors.npz")
+    assert classes == own_classes
+    content = checkpoint(experiment)["hyper_parameters"]
+    assert (content["data"]["classes"], content["net"]["nclass"]) == (own_classes, 6)
+    # The configuration that was given is left alone.
+    assert (own["data"]["classes"], own["net"]["nclass"]) == (None, 10)
+    last = experiment.folder / "last.ckpt"
+    said = r"the checkpoint \S+ has the classes car_horn, .*siren, and here they are"
+    own["data"]["classes"] = own_classes[::-1]
+    for other, more in ((config, "Alarm_bell_ringing"), (own, "siren, gun_shot")):
+        order = ", in another order," if other is own else ""
+        with pytest.raises(InputError, match=f"{said}{order} {more}"):
+            build(other, coherence=True, log_dir=tmp_path / "other", resume=last)
+        untrained = build(other, coherence=True, log_dir=tmp_path / "other", train=False)
+        with pytest.raises(InputError, match=f"{said}{order} {more}"):
+            untrained.test(experiment.best)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_soft_labels_train_and_the_tolerance_says_what_a_boundary_is(config, tmp_path, packed):
+    table = tmp_path / "soft.tsv"
+    segments = [(k / 10, (k + 1) / 10, 0.5 + 0.1 * (k % 2) + 0.4 * (k > 5)) for k in range(10)]
+    rows = [f"{c}.wav\t{a}\t{b}\tDog\t{s:.1f}" for c in range(6) for a, b, s in segments]
+    table.write_text("filename\tonset\toffset\tevent_label\tconfidence\n" + "\n".join(rows) + "\n")
+    config["training"].update(n_epochs=1, mixup=None, batch_size=[2, 0, 0], teacher=False)
+    config["data"].update(synth_tsv=str(table), packed=packed, packed_folder=str(tmp_path / "p"))
+    rates = {}
+    for tolerance in (0.0, 0.2):
+        config["coherence"]["tolerance"] = tolerance
+        experiment = fit(config, tmp_path / f"run_{tolerance}", coherence=True)
+        rates[tolerance] = experiment.module.coherence.metrics["boundary_rate"]
+        labels = next(iter(experiment.module.train_dataloader()))[1]
+        assert set(labels.unique().tolist()) <= {0.0, *(np.float32(x) for x in (0.5, 0.6, 0.9, 1))}
+    # Eight steps of 0.1, and one of 0.3.
+    assert rates[0.2] == pytest.approx(1 / 14)
+    assert rates[0.0] > 4 / 14

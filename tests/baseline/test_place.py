@@ -5,13 +5,15 @@ import multiprocessing
 from pathlib import Path
 
 import filelock
+import numpy as np
 import pytest
+import soundfile
 import yaml
 
 from dcase_coherence.baseline import place
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.baseline.place import place_data
-from dcase_coherence.data.desed import official_layout
+from dcase_coherence.data.desed import CLASSES, official_layout
 from dcase_coherence.system.errors import InputError
 
 
@@ -58,6 +60,7 @@ def test_a_folder_that_does_not_exist_is_named(config, tmp_path):
 def test_without_a_folder_the_paths_are_the_configurations(config, tmp_path, generated):
     before = copy.deepcopy(config)
     place_data(config, None, tmp_path / "clips")
+    before["data"]["classes"] = list(CLASSES)
     assert config == before
     assert not generated
     assert not (tmp_path / "clips.lock").exists()
@@ -153,3 +156,34 @@ def test_a_path_that_does_not_exist_is_refused_before_any_work(own, tmp_path, ke
         with pytest.raises(InputError, match=rf"^data\.{key} is {path}, .* no such {kind};"):
             place_data(config, None, tmp_path / "clips", override, progress=False)
     assert not (tmp_path / "clips").exists()
+
+
+def test_classes_follow_the_data(own_config_file, own_classes, own_dataset, tmp_path):
+    config = load_config(own_config_file)
+    place_data(config, own_dataset, tmp_path / "clips")
+    assert (config["data"]["classes"], config["net"]["nclass"]) == (own_classes, 6)
+
+
+def bank_of(folder, classes):
+    for name in (*(f"foreground/{label}" for label in classes), "background/room"):
+        (folder / name).mkdir(parents=True)
+        soundfile.write(folder / name / "a.wav", np.full(8000, 0.1), 16000)
+    return str(folder)
+
+
+def test_generated_clips_have_the_classes_of_the_soundbank(
+    described, generated, own_classes, tmp_path
+):
+    bank = bank_of(tmp_path / "bank", own_classes)
+    described["soundscapes"]["soundbank"] = bank
+    named = copy.deepcopy(described)
+    place_data(described, None, tmp_path / "clips")
+    # Not all of them need to occur in the few clips that are asked for.
+    assert (described["data"]["classes"], described["net"]["nclass"]) == (own_classes, 6)
+    named["data"]["classes"] = own_classes[:-1]
+    with pytest.raises(InputError, match=r"bank would give clips with the class 'siren', which is"):
+        place_data(named, None, tmp_path / "other")
+    named["soundscapes"]["soundbank"] = None
+    with pytest.raises(InputError, match=r"parametric sounds would give .* 'Alarm_bell_ringing'"):
+        place_data(named, None, tmp_path / "other")
+    assert len(generated) == 1

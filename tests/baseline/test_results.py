@@ -228,3 +228,16 @@ def test_intersections_are_averaged_over_the_thresholds(config, encoder):
     scores = validation_scores(config, encoder, said, {})
     assert scores["val/synth/student/intersection_f1_macro"] == 0.5
     assert scores["val/synth/student/event_f1_macro"] == 1.0
+
+
+def test_soft_references_are_scored_from_a_confidence_of_one_half(config, encoder, tmp_path):
+    config["data"]["test_tsv"] = str(tmp_path / "soft.tsv")
+    events = "0.wav\t0\t0.5\tDog\t0.5\n0.wav\t0.5\t1\tDog\t0.9\n0.wav\t0\t1\tCat\t0.4\n"
+    head = "filename\tonset\toffset\tevent_label\tconfidence\n"
+    (tmp_path / "soft.tsv").write_text(f"{head}{events}1.wav\n2.wav\n")
+    strong = torch.zeros(3, 10, encoder.n_frames)
+    strong[0, encoder.labels.index("Dog")] = 1.0
+    said = Posteriors()
+    said.add(strong, ["0.wav", "1.wav", "2.wav"], 1.0)
+    scores = write_test(tmp_path, config, encoder, {"student": said})
+    assert scores["test/student/event_f1_macro"] == 1.0

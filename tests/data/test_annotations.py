@@ -7,6 +7,7 @@ import pytest
 from dcase_coherence.data.annotations import (
     read_durations,
     read_events,
+    read_reference,
     read_strong_tsv,
     read_weak_tsv,
     to_tsv,
@@ -148,6 +149,68 @@ def test_missing_table_is_named(tmp_path):
         read_durations(tmp_path / "none.tsv")
     with pytest.raises(InputError, match="not a file"):
         read_durations(tmp_path)
+
+
+SOFT = "filename\tonset\toffset\tevent_label\tconfidence\n"
+
+
+def test_confidences_of_soft_labels(table):
+    rows = "a.wav\t0\t1\tDog\t0.25\na.wav\t1\t2\tDog\t\nb.wav\t\t\t\t\na.wav\t1\t2\tCat\t0\n"
+    found = read_strong_tsv(table(SOFT + rows))
+    assert list(found.columns) == SOFT.split()
+    assert found["confidence"].dropna().tolist() == [0.25, 1.0, 0.0]
+    assert found["confidence"].isna().tolist() == [False, False, True, False]
+    # Of a system's detections the column may be anything.
+    assert "confidence" not in read_events(table(SOFT + rows))
+    assert "confidence" in read_events(table(SOFT + rows), soft=True)
+
+
+@pytest.mark.parametrize("value", ["1.5", "-0.1", "sure", "inf"])
+def test_a_confidence_that_is_none_is_named(table, value):
+    rows = f"a.wav\t0\t1\tDog\t0.5\na.wav\t1\t2\tDog\t{value}\n"
+    with pytest.raises(
+        InputError, match=f"line 3: confidence is '{value}'; give a number from 0 to"
+    ):
+        read_strong_tsv(table(SOFT + rows))
+
+
+def test_the_reference_holds_what_is_likelier_than_not_joined_where_it_touches(table):
+    events = [
+        ("b.wav", 0, 1, "Dog", 0.5),
+        ("a.wav", 2, 3, "Dog", 0.9),
+        ("a.wav", 1, 2, "Dog", 0.6),
+        ("a.wav", 0, 1, "Dog", 0.4),
+        ("a.wav", 1, 2, "Cat", 0.7),
+        ("a.wav", 3.5, 4, "Dog", 1.0),
+        ("c.wav", 0, 1, "Dog", 0.49),
+    ]
+    rows = "".join("\t".join(map(str, event)) + "\n" for event in events)
+    found = read_reference(table(f"{SOFT}{rows}d.wav\t\t\t\t\n"))
+    assert found.to_csv(header=False, index=False).split() == [
+        "b.wav,0.0,1.0,Dog",
+        "a.wav,1.0,2.0,Cat",
+        "a.wav,1.0,3.0,Dog",
+        "a.wav,3.5,4.0,Dog",
+        "c.wav,,,",
+        "d.wav,,,",
+    ]
+
+
+def test_a_reference_of_hard_labels_is_the_table(table):
+    path = table(f"{STRONG}a.wav\t1\t2\tDog\na.wav\t2\t3\tDog\nb.wav\t\t\t\n")
+    pd.testing.assert_frame_equal(read_reference(path), read_strong_tsv(path))
+
+
+@pytest.mark.parametrize(
+    ("label", "words"), [("siren, far", "has a comma"), ("a\u00a0", "")], ids=["comma", "any"]
+)
+def test_any_class_that_a_configuration_may_name(table, label, words):
+    path = table(f"{STRONG}a.wav\t1\t2\t{label}\n")
+    if words:
+        with pytest.raises(InputError, match=f"line 2: the class '{label}' {words}"):
+            read_strong_tsv(path, None)
+    else:
+        assert len(read_strong_tsv(path, None)) == 1
 
 
 def test_weak_table(table):

@@ -213,3 +213,37 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     (tmp_path / "soundscapes.json").write_text("{")
     with pytest.raises(InputError, match=r"soundscapes\.json cannot be read"):
         check(tmp_path)
+
+
+def test_own_classes_are_those_of_the_training_table(own_dataset, own_classes):
+    parts, problems = diagnose(own_dataset)
+    assert problems == []
+    # Nothing says how many clips there should be, and a part that is nowhere is none.
+    assert {d.expected for d in parts.values()} == {None}
+    assert list(parts) == ["synth", "weak", "unlabeled", "synth_val", "test"]
+    assert report(list(parts.values())).splitlines()[0] == f"classes: {', '.join(own_classes)}"
+    shutil.rmtree(official_layout(own_dataset)["synth_folder"])
+    parts, _ = diagnose(own_dataset)
+    assert any("missing" in text for text in parts["synth"].problems)
+
+
+def test_classes_that_are_given_are_held_against_the_tables(own_dataset, own_classes):
+    found = check(own_dataset, classes=own_classes[1:], processes=1, progress=False)
+    said = {d.part.key: d.problems for d in found}
+    assert any("'car_horn' is unknown; " in text for text in said["synth"])
+    assert any("'car_horn' is unknown; " in text for text in said["weak"])
+    more = check(own_dataset, classes=[*own_classes, "rain"], processes=1, progress=False)
+    assert not any(d.problems for d in more)
+    assert any("no event of rain: nothing to learn" in text for text in more[0].notes)
+
+
+def test_segments_of_soft_labels_may_touch_and_overlap(own_dataset):
+    head = "filename\tonset\toffset\tevent_label\tconfidence\n"
+    rows = "1.wav\t0\t0.5\tsiren\t0.5\n1.wav\t0.4\t1\tsiren\t0.9\n"
+    rewrite(own_dataset, "test_tsv", lambda text: f"{head}0.wav\n2.wav\n{rows}")
+    assert diagnose(own_dataset)[1] == []
+
+
+def test_a_misspelled_class_of_desed_s_is_found(tree):
+    rewrite(tree, "synth_tsv", lambda text: text.replace("Vacuum_cleaner", "Vaccum_cleaner"))
+    assert any("did you mean 'Vacuum_cleaner'?" in text for text in diagnose(tree)[1])

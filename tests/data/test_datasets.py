@@ -204,3 +204,16 @@ def test_a_set_that_cannot_fill_its_share_is_named():
         ConcatDatasetBatchSampler([100, 5, 100], [12, 12, 24])
     with pytest.raises(InputError, match="0 for every set"):
         ConcatDatasetBatchSampler([1, 1], [0, 0])
+
+
+def test_soft_labels_are_cut_with_their_clip(dataset):
+    events = pd.DataFrame(
+        [("1.wav", 0.0, 0.5, "Dog", 0.25), ("1.wav", 0.5, 1.0, "Dog", 0.75)],
+        columns=["filename", "onset", "offset", "event_label", "confidence"],
+    )
+    folder = official_layout(dataset)["synth_folder"]
+    encoder = ManyHotEncoder(["Cat", "Dog"], 0.5, 2048, 256, 1, 16000)
+    clips = StronglyAnnotatedSet(folder, events, encoder, pad_to=0.5)
+    labels = clips.labels(0, 0.25)
+    assert labels[:15, 1].tolist() == [0.25] * 15
+    assert labels[17:, 1].tolist() == [0.75] * (encoder.n_frames - 17)

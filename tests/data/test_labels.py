@@ -60,3 +60,17 @@ def test_state_dict_makes_the_same_encoder(golden_inputs):
     again = ManyHotEncoder.load_state_dict(ours.state_dict())
     assert again.state_dict() == ours.state_dict()
     assert (again.n_frames, again.frame_seconds) == (125, 0.08)
+
+
+def test_soft_labels_keep_their_confidence(golden_inputs):
+    ours = encoder(golden_inputs, 256, 4)
+    events = [("A", 0.0, 1.0, 0.25), ("A", 1.0, 2.0, 0.75), ("B", 0.5, 1.5, 1.0)]
+    table = pd.DataFrame(events, columns=["event_label", "onset", "offset", "confidence"])
+    table.loc[len(table)] = [np.nan] * 4
+    encoded = ours.encode_strong(table)
+    assert np.array_equal(encoded, ours.encode_strong(events))
+    assert encoded[:16, 0].tolist() == [0.25] * 15 + [0.75]  # of the shared frame the larger
+    assert encoded[16:32, 0].tolist() == [0.75] * 16
+    assert set(np.unique(encoded[:, 1])) == {0.0, 1.0}
+    # The order of the rows tells nothing.
+    assert np.array_equal(encoded, ours.encode_strong(events[::-1]))

@@ -92,6 +92,20 @@ def test_training_batches_are_the_same(dataset, packed, seconds):
     assert not torch.equal(*seen)
 
 
+@pytest.mark.parametrize("confidence", [0.25, 1.0])
+def test_soft_labels_are_packed_as_they_are(dataset, tmp_path, confidence):
+    data = official_layout(dataset)
+    encoder = ManyHotEncoder(CLASSES, 1, 2048, 256, 4, 16000)
+    table = read_strong_tsv(data["synth_tsv"]).assign(confidence=confidence)
+    sets = [StronglyAnnotatedSet(data["synth_folder"], table, encoder, pad_to=1) for _ in (0, 1)]
+    pack_sets(sets[:1], tmp_path / "stores")
+    ours = DeviceBatches(ConcatDataset(sets[:1]), CPU, batch_size=6)
+    assert ours.labels.dtype == (torch.uint8 if confidence == 1 else torch.float32)
+    (batch,) = ours
+    assert torch.equal(batch[1], torch.stack([sets[1][item][1] for item in range(6)]))
+    assert batch[1].max() == confidence
+
+
 def test_validation_batches_are_the_same(dataset, packed):
     ours = ConcatDataset(packed(1, True))
     theirs = ConcatDataset(make_sets(dataset, 1, True))

@@ -9,7 +9,7 @@ import soundfile
 
 from dcase_coherence.data.audio import read_audio
 from dcase_coherence.data.desed import official_layout
-from dcase_coherence.data.prepare import add_test_set, resample_tree
+from dcase_coherence.data.prepare import SETS, add_set, add_test_set, resample_tree
 from dcase_coherence.system.errors import InputError
 
 
@@ -162,3 +162,54 @@ def test_a_tree_is_resampled_once_and_gets_its_durations(tmp_path):
 def test_a_tree_without_audio_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no audio to resample"):
         resample_tree(tmp_path, progress=False)
+
+
+def test_own_recordings_become_every_set(tmp_path, recordings):
+    folder, events = recordings
+    out, paths = tmp_path / "out", official_layout(tmp_path / "out")
+    text = events.read_text().replace("Dog", "siren").replace("Cat", "drill")
+    events.write_text(text)
+    tags = table(tmp_path / "tags.tsv", ("filename", "event_labels"), ("b.wav", "siren,drill"))
+    for name in SETS:
+        given = {"weak": tags, "unlabelled": None}.get(name, events)
+        clips = add_set(name, out, folder, given, progress=False)
+        assert clips == (1 if name == "weak" else 3)
+    for part in SETS.values():
+        assert len(read_audio(f"{paths[f'{part}_folder']}/b.wav")) == 8000
+        if part not in ("weak", "unlabeled"):
+            pd.testing.assert_frame_equal(
+                pd.read_csv(paths[f"{part}_tsv"], sep="\t"), pd.read_csv(events, sep="\t")
+            )
+        if f"{part}_dur" in paths:
+            assert len(pd.read_csv(paths[f"{part}_dur"], sep="\t")) == 3
+    assert pd.read_csv(paths["weak_tsv"], sep="\t")["event_labels"].tolist() == ["siren,drill"]
+
+
+def test_a_set_of_a_class_that_the_training_lacks_is_refused(tmp_path, recordings):
+    folder, events = recordings
+    out = tmp_path / "out"
+    events.write_text(events.read_text().replace("Dog", "siren"))
+    add_set("training", out, folder, events, progress=False)
+    events.write_text(events.read_text().replace("Cat", "rain"))
+    said = r"events\.tsv, line 3: the class 'rain' is unknown; the classes are Cat, siren"
+    with pytest.raises(InputError, match=said):
+        add_set("test", out, folder, events, progress=False)
+    classes = ["Cat", "siren", "rain"]
+    assert add_set("test", out, folder, events, classes=classes, progress=False) == 3
+
+
+def test_sets_without_clips_or_tables_are_refused(tmp_path, recordings):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no wav, flac or ogg file"):
+        add_set("unlabelled", tmp_path / "out", tmp_path / "empty", None, progress=False)
+    with pytest.raises(InputError, match="there is no table of labels; give one"):
+        add_set("training", tmp_path / "out", recordings[0], None, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_confidences_are_laid_in_with_their_events(tmp_path, recordings):
+    folder, events = recordings
+    table(events, (*HEAD, "confidence"), ("a.wav", 0.1, 0.9, "Dog", 0.25))
+    add_set("training", tmp_path / "out", folder, events, progress=False)
+    found = pd.read_csv(official_layout(tmp_path / "out")["synth_tsv"], sep="\t")
+    assert found["confidence"].tolist() == [0.25]

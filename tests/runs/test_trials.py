@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dcase_coherence.baseline.config import load_config
-from dcase_coherence.data.desed import official_layout
+from dcase_coherence.data.desed import CLASSES, official_layout
 from dcase_coherence.runs import trials
 from dcase_coherence.runs.alphas import refuse_cells_of_other_data
 from dcase_coherence.runs.trials import (
@@ -120,6 +120,31 @@ def test_a_setting_that_came_later_had_its_default(trial):
     assert scores_of(trial(arm=True), read_record(trial(arm=True)))
     with pytest.raises(InputError, match=r"coherence\.lags was \[1\], is \[1, 2\]"):
         read_record(trial(arm=True, coherence={"lags": [1, 2]}))
+
+
+def test_records_of_before_there_were_classes_are_of_desed_s(trial, own_classes):
+    finish(trial())
+    record = json.loads(trial().record.read_text())
+    assert record["settings"]["config"]["data"].pop("classes") == list(CLASSES)
+    trial().record.write_text(json.dumps(record))
+    assert scores_of(trial(), read_record(trial()))
+    assert scores_of(trial(), read_record(trial(data={"classes": list(CLASSES)})))
+    with pytest.raises(InputError, match=r"data\.classes was \['Alarm_bell_r.* is \['car_horn'"):
+        read_record(trial(data={"classes": own_classes}))
+
+
+def test_classes_of_a_table_are_the_same_setting_as_a_list_of_them(
+    trial, own_config_file, own_classes
+):
+    paths = load_config(own_config_file)["data"]
+    finish(trial(data=paths))
+    record = json.loads(trial().record.read_text())["settings"]["config"]
+    assert (record["data"]["classes"], record["net"]["nclass"]) == (own_classes, 6)
+    assert "scores" in read_record(trial(data={**paths, "classes": own_classes}, net={"nclass": 6}))
+    with pytest.raises(InputError, match=r"data\.classes was \['car_horn'"):
+        read_record(trial(data={**paths, "classes": own_classes[::-1]}))
+    # Data that are no longer there are not held against a run.
+    assert "scores" in read_record(trial(data={**paths, "synth_tsv": "/nowhere.tsv"}))
 
 
 def test_a_setting_that_is_gone_makes_another_run(trial):

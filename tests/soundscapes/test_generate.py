@@ -260,8 +260,8 @@ main(["--out", {str(tmp_path)!r}, "--strong", "2", "--processes", "1"])
 
 @pytest.fixture
 def make_bank(tmp_path):
-    def make(name, hertz):
-        for folder in [f"foreground/{label}" for label in CLASSES] + ["background/room"]:
+    def make(name, hertz, classes=CLASSES):
+        for folder in [f"foreground/{label}" for label in classes] + ["background/room"]:
             (tmp_path / name / folder).mkdir(parents=True)
             wave = noise(2 * RATE, np.random.default_rng(0), 0.9 * hertz, 1.1 * hertz)
             soundfile.write(tmp_path / name / folder / "a.wav", 0.1 * wave, RATE)
@@ -287,6 +287,21 @@ def test_recordings_replace_the_parametric_sounds(tmp_path, make_bank):
     assert centroid(same / layout.SUBSETS["test"].audio / "test_00000.wav") < 1100
     with pytest.raises(InputError, match=r"was made with soundbank .*, not none"):
         generate(out, **settings)
+
+
+def test_clips_of_any_classes(tmp_path, make_bank, own_classes):
+    bank = make_bank("bank", 1000, own_classes)
+    settings = {**NONE, "strong": 6, "weak": 3, "progress": False, "processes": 1}
+    out = generate(tmp_path / "out", **settings, soundbank=bank)
+    events = annotations.read_strong_tsv(out / layout.SUBSETS["strong"].table, own_classes)
+    assert events["event_label"].nunique() > 2
+    assert annotations.read_weak_tsv(out / layout.SUBSETS["weak"].table, own_classes).size == 6
+    other = make_bank("other", 1000, own_classes[1:])
+    with pytest.raises(InputError, match=r"bank has the class 'car_horn' and \S+other has not; g"):
+        generate(tmp_path / "new", **settings, soundbank=bank, test_soundbank=other)
+    with pytest.raises(InputError, match=r"bank has the class 'car_horn' and \S+other has not; g"):
+        generate(tmp_path / "new", **settings, soundbank=other, validation_soundbank=bank)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
 
 from dcase_coherence.data.desed import CLASSES
+from dcase_coherence.soundscapes.augmentation import AugmentedSounds
 from dcase_coherence.soundscapes.soundbank import (
     ParametricSounds,
     RecordedSounds,
@@ -156,10 +159,47 @@ def test_fingerprint_changes_with_the_files_and_not_with_the_place(bank):
     assert RecordedSounds(moved).fingerprint() != before
 
 
-def test_a_folder_that_is_no_class_is_refused(bank):
-    (bank / "foreground" / "Doorbell").mkdir()
-    with pytest.raises(InputError, match=r"Doorbell is not named after a class.*Alarm_bell"):
+def test_a_folder_that_is_nearly_a_class_of_desed_s_is_refused(bank):
+    (bank / "foreground" / "Dishes").rename(bank / "foreground" / "dishes")
+    with pytest.raises(InputError, match=r"dishes is not named after a class.*Alarm_bell"):
         RecordedSounds(bank)
+
+
+def test_classes_may_have_any_names(bank, own_classes):
+    for name, own in zip(CLASSES, own_classes):
+        (bank / "foreground" / name).rename(bank / "foreground" / f"{own}_nOn_nOff")
+    for name in CLASSES[6:]:
+        shutil.rmtree(bank / "foreground" / name)
+    recorded = RecordedSounds(bank)
+    assert recorded.classes == own_classes
+    assert AugmentedSounds(recorded).classes == own_classes
+    for k, label in enumerate(own_classes):
+        for wave in recorded.events(label, [0.8, 0.8], np.random.default_rng(k)):
+            assert 0.65 < len(wave) / RATE < 1.0
+    (bank / "foreground" / "a,b").mkdir()
+    with pytest.raises(InputError, match=r"a,b: the class 'a,b' has a comma .*; rename the folder"):
+        RecordedSounds(bank)
+
+
+def test_a_bank_of_some_of_desed_s_classes_has_those(bank):
+    for name in CLASSES[2:]:
+        shutil.rmtree(bank / "foreground" / name)
+    assert RecordedSounds(bank).classes == list(CLASSES[:2])
+    shutil.rmtree(bank / "foreground")
+    (bank / "foreground").mkdir()
+    with pytest.raises(InputError, match="bank has no class; put recordings into foreground"):
+        RecordedSounds(bank)
+
+
+def test_of_a_long_sound_of_another_class_an_excerpt_is_taken(bank):
+    wave = 0.3 * noise(30 * RATE, np.random.default_rng(0))
+    (bank / "foreground" / "engine").mkdir()
+    soundfile.write(bank / "foreground" / "engine" / "a.wav", np.clip(wave, -1, 1), RATE)
+    recorded = RecordedSounds(bank)
+    rng = np.random.default_rng(0)
+    lengths = [len(w) / RATE for w in recorded.events("engine", [1.0] * 40, rng)]
+    assert max(lengths) < 11
+    assert 3 < np.median(lengths) < 5.5
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.soundscapes.timeline import (
     CLIP_SECONDS,
     MOST_REPEATS,
+    OTHER,
     PROFILES,
     SHORTEST_EVENT,
     SHORTEST_PAUSE,
@@ -79,3 +80,31 @@ def test_a_sound_longer_than_the_clip_fills_it():
         (onset,) = lay_out(label, [12.5], rng)
         assert onset <= 0
         assert onset + 12.5 >= CLIP_SECONDS
+
+
+def test_classes_of_any_names_are_drawn_alike():
+    names = ["car_horn", "siren", "drill"]
+    rng = np.random.default_rng(0)
+    draws = [draw_classes(rng, 3.0, names) for _ in range(300)]
+    # Three are all there are.
+    assert all(1 <= len(draw) == len(set(draw)) <= 3 for draw in draws)
+    counts = Counter(draw[0] for draw in draws)
+    assert sorted(counts) == sorted(names)
+    assert min(counts.values()) > 60
+    assert draw_classes(rng, 3.0, ["siren"]) == ["siren"]
+    # Two textures never meet: the second class is the other one, or none.
+    two = [draw_classes(rng, 3.0, ["Frying", "Blender", "siren"]) for _ in range(50)]
+    assert not any({"Frying", "Blender"} <= set(draw) for draw in two)
+
+
+def test_classes_of_any_names_have_events_with_pauses():
+    rng = np.random.default_rng(0)
+    draws = [draw_durations("siren", rng) for _ in range(600)]
+    assert all(np.isfinite(draw).all() for draw in draws)
+    assert np.mean([len(draw) for draw in draws]) == pytest.approx(OTHER.repeats, rel=0.1)
+    onsets = lay_out("siren", [1.0, 1.0, 1.0], rng)
+    assert min(np.diff(onsets)) >= 1.0 + SHORTEST_PAUSE
+    others = [profile for profile in PROFILES.values() if not profile.texture]
+    for field in ("weight", "repeats", "seconds", "spread", "pause"):
+        mean = np.mean([getattr(profile, field) for profile in others])
+        assert getattr(OTHER, field) == pytest.approx(mean, rel=0.05), field

@@ -55,6 +55,21 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def require_optuna() -> None:
+    """Refuse to share trials where what it takes is not installed.
+
+    Raises:
+        InputError: Optuna or SQLAlchemy is missing.
+    """
+    try:
+        import optuna  # noqa: F401
+        import sqlalchemy  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
+        ) from None
+
+
 def check_counts(args: argparse.Namespace, *names: str) -> None:
     """Refuse numbers below 1.
 

@@ -79,7 +79,7 @@ def read_record(trial: Trial) -> dict[str, Any]:
     longer = _longer(before, settings)
     for key in longer:
         settings["config"]["training"][key] = before["config"]["training"][key]
-    difference = _first_difference(before, settings)
+    difference = first_difference(before, settings)
     if difference:
         raise InputError(
             f"{trial.folder} holds a run with other settings ({difference}); "
@@ -165,10 +165,10 @@ def _with_defaults(settings: Any) -> Any:
     return {**settings, "config": json.loads(json.dumps(config))}
 
 
-def _first_difference(before: Any, now: Any, name: str = "") -> str:
+def first_difference(before: Any, now: Any, name: str = "") -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *(key for key in before if key not in now)]:
-            found = _first_difference(before.get(key), now.get(key), f"{name}.{key}".strip("."))
+            found = first_difference(before.get(key), now.get(key), f"{name}.{key}".strip("."))
             if found:
                 return found
         return ""

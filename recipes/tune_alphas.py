@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dcase_coherence.runs.options import (
     add_options,
+    add_storage,
     check_counts,
     require_optuna,
     results_folder,
@@ -36,8 +37,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         trials="trainings of each cell, a seed each",
         gpus="index, several (0,1) for the workers in turn, or cpu",
     )
-    parser.add_argument("--storage", help="URL of a database (default: an SQLite file in log_dir)")
-    parser.add_argument("--study", default="alphas", help="name of the study in the database")
+    add_storage(
+        parser,
+        storage="URL of a database by which machines share the cells (default: an SQLite file in "
+        "log_dir)",
+        study="name of the study in it (default: alphas)",
+    )
     for name, values in GRID.items():
         what = {"ratio": "alpha1 / alpha2", "scale": "alpha2"}[name]
         parser.add_argument(
@@ -61,9 +66,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     require_optuna()
-    from dcase_coherence.runs import alphas, claims
     from dcase_coherence.baseline.config import load_config, parse_overrides
     from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.runs import alphas, claims
     from dcase_coherence.system.devices import started_together
 
     if started_together() != (1, 1):
@@ -83,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     place_data(config, args.data, Path("data", name), overrides, progress=not args.quiet)
     folder.mkdir(parents=True, exist_ok=True)
     alphas.refuse_cells_of_other_data(config, folder)
+    args.study = args.study or "alphas"
     args.storage = args.storage or alphas.default_storage(folder)
     grid = {axis: getattr(args, axis) for axis in GRID}
     settings = settings_of(config, args)

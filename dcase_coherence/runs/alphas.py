@@ -155,7 +155,9 @@ def jobs(grid: Mapping[str, Sequence[float]]) -> list[Job]:
     Args:
         grid: values of ratio and scale.
     """
-    places = [{"ratio": ratio, "scale": scale} for ratio in grid["ratio"] for scale in grid["scale"]]
+    places = [
+        {"ratio": ratio, "scale": scale} for ratio in grid["ratio"] for scale in grid["scale"]
+    ]
     return [Job(job_name(place), place) for place in places]
 
 

@@ -125,7 +125,9 @@ def _connect(storage: str) -> optuna.storages.RDBStorage:
             break
         except sqlalchemy.exc.DBAPIError as error:
             # Workers that start together make the same tables: one of them succeeds.
-            made = isinstance(error, (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError))
+            made = isinstance(
+                error, (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)
+            )
             if attempt == 4 or not (made or "already exists" in str(error)):
                 raise
             time.sleep(1)
@@ -214,8 +216,8 @@ def left_to_others(study: optuna.Study, storage: str, jobs: Sequence[Job]) -> bo
         left = unfinished(study, jobs)
     if left:
         print(
-            f"{len(left)} of {len(jobs)} are left to other workers ({', '.join(left)}); the last of "
-            "them reports, and so does this command when all are finished"
+            f"{len(left)} of {len(jobs)} are left to other workers ({', '.join(left)}); the last "
+            "of them reports, and so does this command once all are finished"
         )
     return bool(left)
 

@@ -110,11 +110,14 @@ def _with_later_keys(before: Any, now: Any, section: str = "") -> Any:
 
 def _connect(storage: str) -> optuna.storages.RDBStorage:
     """Open the storage with heartbeats; its tables are made where there are none."""
-    sqlite = sqlalchemy.engine.make_url(storage).get_backend_name() == "sqlite"
+    url = sqlalchemy.engine.make_url(storage)
+    sqlite = url.get_backend_name() == "sqlite"
+    connect: dict[str, Any] = {"isolation_level": None} if sqlite else {}
+    if url.get_driver_name() == "psycopg":
+        # Otherwise text is bytes where the server was set up without a language.
+        connect = {"client_encoding": "utf8"}
     # Connections that the server has closed since are opened anew.
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if sqlite:
-        options["connect_args"] = {"isolation_level": None}
+    options = {"pool_pre_ping": True, "connect_args": connect}
     for attempt in range(5):
         try:
             with warnings.catch_warnings():

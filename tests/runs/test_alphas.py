@@ -1,6 +1,11 @@
 """Cells of the alpha grid are judged, kept, and found again."""
 
 import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -147,3 +152,87 @@ def test_a_cell_is_the_mean_of_its_trials(config_file, tmp_path, monkeypatch):
     assert (cell.score, cell.state) == (pytest.approx(0.15), "diverged")
     assert calls == [(0, pytest.approx(0.3), True), (1, pytest.approx(0.3), True)]
     assert config["coherence"]["alpha1"] == 0.1
+
+
+def stand_in(log):
+    """Training of a trial in four epochs; it goes on from the table, and writes down each epoch."""
+
+    def train(trial, gpus, *, fast_dev_run, report):
+        table = trial.folder / "epochs.tsv"
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        rows = table.read_text().splitlines() if table.exists() else ["epoch\tval/obj_metric"]
+        for epoch in range(len(rows) - 1, 4):
+            time.sleep(0.3)
+            report()
+            rows.append(f"{epoch}\t{(epoch + 1) * trial.config['coherence']['alpha1']:.6f}")
+            table.write_text("\n".join(rows) + "\n")
+            with open(log, "a") as file:
+                file.write(f"{os.getpid()}\t{trial.folder.parent.name}\t{epoch}\n")
+
+    return train
+
+
+def worker(storage, config, log, place, folder="exp"):
+    """Work on the grid in a working folder of its own."""
+    claims.INTERVAL, claims.GRACE = 1, 3
+    alphas.run_trial = stand_in(log)
+    os.makedirs(place, exist_ok=True)
+    os.chdir(place)
+    options = {"trials": 1, "gpus": "cpu", "fast_dev_run": False, "workers": 1, "quiet": True}
+    shared = (config, Path(folder), storage, "alphas", SETTINGS, GRID, options)
+    alphas.search_worker(0, str(os.getpid()), *shared)
+
+
+def read_log(log):
+    """Epochs that each process ran of each cell."""
+    found = {}
+    for line in log.read_text().splitlines() if log.exists() else []:
+        process, cell, epoch = line.split("\t")
+        found.setdefault(cell, {}).setdefault(int(process), []).append(int(epoch))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["of its own", "shared"])
+def test_a_killed_workers_cell_is_taken_up_by_another_machines(
+    server, config_file, tmp_path, folder
+):
+    context = multiprocessing.get_context("fork")
+    config, storage, log = load_config(config_file), server.database(), tmp_path / "log"
+
+    def begin(storage, log, place):
+        exp = "exp" if folder == "of its own" else tmp_path / "shared" / log.name
+        process = context.Process(target=worker, args=(storage, config, log, tmp_path / place, exp))
+        process.start()
+        return process
+
+    first, second = begin(storage, log, "first"), begin(storage, log, "second")
+    deadline = time.monotonic() + 60
+    while not (cells := [c for c, by in read_log(log).items() if len(by.get(first.pid, [])) == 2]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    second.join()
+    assert second.exitcode == 0
+
+    ran, (killed,) = read_log(log), cells[-1:]
+    assert len(ran) == 4
+    # From its checkpoint where that can be reached, otherwise from the start.
+    begun = len(ran[killed][first.pid])
+    assert begun in (2, 3)
+    assert ran[killed][second.pid] == list(range(begun if folder == "shared" else 0, 4))
+    assert all(list(by.values()) == [[0, 1, 2, 3]] for cell, by in ran.items() if cell != killed)
+    study = claims.open_study(storage, "alphas", SETTINGS)
+    states = {}
+    for trial in study.trials:
+        states.setdefault(trial.user_attrs["job"], []).append(trial.state.name)
+    assert states.pop(killed) == ["FAIL", "COMPLETE"]
+    assert all(set(one) <= {"COMPLETE", "WAITING"} for one in states.values())
+    assert all(one.count("COMPLETE") == 1 for one in states.values())
+
+    alone = server.database()
+    begin(alone, tmp_path / "undisturbed", "alone").join()
+    table = alphas.table(claims.open_study(alone, "alphas", SETTINGS), GRID)
+    assert len(table) == 4
+    pd.testing.assert_frame_equal(alphas.table(study, GRID), table)

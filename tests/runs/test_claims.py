@@ -208,8 +208,8 @@ def test_what_ended_workers_had_is_given_back(storage):
 
 
 def claim_all(storage, jobs, barrier, queue):
-    study = open_study(storage)
     barrier.wait()
+    study = open_study(storage)
     while True:
         trial = claims._claim(study, jobs, "")
         if trial is None:
@@ -219,9 +219,11 @@ def claim_all(storage, jobs, barrier, queue):
 
 
 @pytest.mark.slow
-def test_processes_on_one_sqlite_file_never_claim_a_job_twice(tmp_path):
-    storage = f"sqlite:///{tmp_path}/study.db?timeout=60"
-    jobs = [Job(str(n)) for n in range(40)]
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_processes_that_start_together_never_claim_a_job_twice(kind, request, storage):
+    if kind == "postgresql":
+        storage = request.getfixturevalue("server").database()
+    jobs = [Job(str(n)) for n in range(20)]
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(3), context.Queue()
     # They make the tables together, too.
@@ -238,6 +240,35 @@ def test_processes_on_one_sqlite_file_never_claim_a_job_twice(tmp_path):
     for process in processes:
         process.join()
     assert sorted(claimed) == sorted(job.name for job in jobs)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_restarted_costs_nothing_and_one_that_is_away_a_sentence(server, fast):
+    storage = server.database()
+
+    def restart(name, check):
+        if name == "a":
+            server.stop()
+            check()
+            server.start()
+            check()
+
+    assert working(storage, restart, JOBS[:2]) == ["a", "b"]
+    assert states(storage) == {"a": ["COMPLETE"], "b": ["COMPLETE"]}
+
+    def stop(name, check):
+        server.stop()
+        time.sleep(claims.GRACE + 0.5)
+        check()
+
+    said = r"cannot be used \(connection failed: .*refused.*\); see to it and run the same command"
+    with pytest.raises(InputError, match=said) as error:
+        working(storage, stop)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=said):
+        open_study(storage)
+    server.start()
+    assert working(storage) == ["c"]
 
 
 def test_another_studys_settings_are_refused(storage):

@@ -111,6 +111,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def settings_of(config: dict, args: argparse.Namespace) -> dict:
     """What all trainings of a study have in common, on whatever machine."""
+    from dcase_coherence.data.digests import set_digests
     from dcase_coherence.runs.trials import Trial
 
     settings = Trial("", config, True, 0, Path()).settings()["config"]
@@ -118,7 +119,12 @@ def settings_of(config: dict, args: argparse.Namespace) -> dict:
         k: v for k, v in settings["coherence"].items() if k not in ("alpha1", "alpha2")
     }
     settings["data"] = {k: v for k, v in settings["data"].items() if not k.endswith("_folder")}
-    return {**settings, "trials": args.trials, "fast_dev_run": args.fast_dev_run}
+    return {
+        **settings,
+        "trials": args.trials,
+        "fast_dev_run": args.fast_dev_run,
+        "digests": {"of the training set": set_digests(config)["training"]},
+    }
 
 
 def write(folder: Path, table, args: argparse.Namespace) -> None:

@@ -8,10 +8,11 @@ import time
 
 import optuna
 import pytest
+import workers
 
 from dcase_coherence.runs import claims
 from dcase_coherence.runs.claims import Given, Job
-from dcase_coherence.system.errors import InputError, Stopped
+from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped
 
 SETTINGS = {"training": {"n_epochs": 2}}
 JOBS = [Job("a"), Job("b"), Job("c")]
@@ -205,6 +206,25 @@ def test_what_ended_workers_had_is_given_back(storage):
         claims._claim(study, JOBS, worker)
     claims.give_back(study, ["one", "none"])
     assert states(storage) == {"a": ["FAIL"], "b": ["RUNNING"], "c": ["WAITING"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "error", "words"),
+    [
+        (workers.fails, InputError, r"^worker 0 met bad input$"),
+        (workers.is_killed, InputError, r"^a worker died; run the same command again to go on$"),
+        (workers.is_told_to_stop, Stopped, None),
+    ],
+)
+def test_how_a_process_of_a_worker_ends_is_said_and_its_job_is_free(storage, target, error, words):
+    study = open_study(storage)
+    with pytest.raises(error, match=words) as raised:
+        claims.side_by_side(1, study, target, storage, JOBS[:1])
+    if error is Stopped:
+        assert (raised.value.code, raised.value.what) == (RESUME_ME, "a worker was told to stop")
+    assert states(storage).get("a", ["FAIL"]) == ["FAIL"]
+    assert working(storage, jobs=JOBS[:1]) == ["a"]
 
 
 def claim_all(storage, jobs, barrier, queue):

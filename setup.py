@@ -36,7 +36,8 @@ DESED = [
     "numpy<2",  # scaper 1.6.5, the last release, takes np.Inf, gone in 2
 ]
 EXACT = ["sed_scores_eval>=0.0.4"]
-TUNE = ["optuna>=4", "sqlalchemy"]
+TUNE = ["optuna>=4", "sqlalchemy>=2"]  # the first that knows psycopg
+POSTGRES = ["psycopg[binary]"]
 DOCS = [
     "mkdocs-material>=9.6",
     "mkdocstrings[python]>=1",
@@ -65,6 +66,7 @@ setup(
         "recipes": RECIPES,
         "desed": DESED,
         "tune": TUNE,
+        "postgres": POSTGRES,
         "exact": EXACT,
         "test": TEST,
         "docs": DOCS,

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from dcase_coherence.runs.options import (
     add_options,
+    add_storage,
     add_verify,
     check_counts,
     results_folder,
+    results_name,
     running,
 )
 from dcase_coherence.system.errors import InputError, command
@@ -44,6 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--reference", default="baseline", help="setting to compare the others to")
     add_verify(parser)
+    add_storage(parser)
     args = parser.parse_args(argv)
     check_counts(args, "trials")
     if args.first < 0:
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
-    from dcase_coherence.runs.trials import Trial, run_trials
+    from dcase_coherence.runs.trials import Trial, TrialFailed, run_trials
     from dcase_coherence.system.devices import own_rank
 
     name = Path(args.conf_file).stem
@@ -85,8 +88,9 @@ def main(argv: list[str] | None = None) -> None:
     ]
     failure = None
     try:
-        run_trials(trials, **running(args))
-    except InputError as error:
+        if not run_trials(trials, **running(args, results_name(args, "settings_"))):
+            return  # the last of the workers that share the trials tells the results
+    except TrialFailed as error:
         # One that diverged has a row all the same.
         failure = error
     if own_rank():

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 
 from dcase_coherence.runs.options import (
     add_options,
+    add_storage,
     add_verify,
     check_counts,
     results_folder,
+    results_name,
     running,
 )
 from dcase_coherence.system.errors import InputError, command
@@ -52,6 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="YAML laid over the configuration; confs/settings/exact.yaml is the paper's loss",
     )
     add_verify(parser)
+    add_storage(parser)
     official = parser.add_argument_group("on the official code")
     official.add_argument(
         "--baseline", help="a checkout of DESED_task: its own script is run, with its own flags"
@@ -85,16 +88,22 @@ def main(argv: list[str] | None = None) -> None:
     from dcase_coherence.evaluation.profile import of_systems, profile_text
     from dcase_coherence.runs.trials import run_trials
 
+    if args.resume_from_checkpoint and args.storage:
+        raise InputError(
+            "--resume_from_checkpoint goes on with one trial, and --storage shares all of them; "
+            "leave out one of the two"
+        )
     trials = resumed(args, config) or planned(args, config, log_dir)
     start = time.time()
-    scores = run_trials(trials, **running(args))
-    if own_rank():
-        # One of several processes of each training: the first of them tells the results.
+    scores = run_trials(trials, **running(args, results_name(args, setting=args.setting)))
+    if own_rank() or not scores:
+        # One of several processes of each training: the first of them tells the results. So does
+        # the last of the workers that share the trials.
         return
     by_arm: dict[str, list[dict[str, float]]] = {}
     for trial, found in zip(trials, scores):
         by_arm.setdefault(ARMS[trial.coherence], []).append(found)
-    profiles, errors = profile(config, trials, tested(scores[0]))
+    profiles, errors = profile(config, trials, scores, tested(scores[0]))
     table = f"{comparison(by_arm)}\n\n{profile_text(of_systems(profiles))}"
     print(f"\n{table}\n")
     if not args.quiet:
@@ -102,8 +111,15 @@ def main(argv: list[str] | None = None) -> None:
     write_results(log_dir, table, trials, scores, profiles)
     plots.save(plots.error_profiles(profiles, errors), log_dir / "profile")
     if len(by_arm) == 2:
-        folders = {ARMS[t.coherence]: t.folder for t in reversed(trials)}
-        draw(log_dir, config, folders, tested(scores[0]))
+        model = tested(scores[0])
+        here = {(t.number, ARMS[t.coherence]) for t in trials if has_detections(t, model)}
+        shown = [t for t in trials if {(t.number, arm) for arm in ARMS} <= here]
+        folders = {ARMS[t.coherence]: t.folder for t in reversed(shown or trials)}
+        if shown:
+            draw_posteriors(log_dir, config, folders, model)
+        else:
+            print("posteriors of both models: none, as no seed was tested here with both")
+        draw_curves(log_dir, folders, model)
     print(f"results, checkpoints, logs and detections in {log_dir}")
 
 
@@ -208,17 +224,30 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def profile(config: dict, trials: list, model: str) -> tuple[dict, dict]:
-    """What became of the events of the test set, and the errors of the edges, by arm."""
-    from dcase_coherence.data.annotations import read_reference
-    from dcase_coherence.runs.profiles import profiles_of_trials
+def profile(config: dict, trials: list, scores: list, model: str) -> tuple[dict, dict]:
+    """What became of the events of the test set, and the errors of the edges, by arm.
 
-    folders = {
-        arm: [trial.folder for trial in trials if ARMS[trial.coherence] == arm] for arm in ARMS
-    }
+    The detections of another machine's trial are not here; what became of the events is known from
+    its scores.
+    """
+    from dcase_coherence.data.annotations import read_reference
+    from dcase_coherence.evaluation.profile import pooled
+    from dcase_coherence.runs.profiles import profile_of_scores, profiles_of_trials
+
+    arms = {arm: [trial for trial in trials if ARMS[trial.coherence] == arm] for arm in ARMS}
+    here = {arm: [t.folder for t in own if has_detections(t, model)] for arm, own in arms.items()}
     data = config["data"]
     reference = read_reference(data["test_tsv"], data["classes"])
-    return profiles_of_trials(folders, model, reference)
+    profiles, errors = profiles_of_trials(here, model, reference)
+    for arm, own in arms.items():
+        if len(here[arm]) < len(own):
+            found = [scores[trials.index(trial)] for trial in own]
+            profiles[arm] = pooled([profile_of_scores(one, model) for one in found])
+    return {arm: profiles[arm] for arm in ARMS if arm in profiles}, errors
+
+
+def has_detections(trial, model: str) -> bool:
+    return (trial.folder / "metrics_test" / model / "posteriors.npz").exists()
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
@@ -237,10 +266,8 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list, profile
     write_whole(log_dir / "comparison.txt", table + "\n")
 
 
-def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
-    """Posteriors of both models on a test clip, and the curves of their training."""
-    import pandas as pd
-
+def draw_posteriors(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
+    """Posteriors of both models on a test clip."""
     from dcase_coherence.data.annotations import read_events, read_reference
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.posteriors import load_posteriors
@@ -268,6 +295,14 @@ def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> N
         title=clip,
     )
     print(f"posteriors of both models: {plots.save(figure, log_dir / 'posteriors')[0]}")
+
+
+def draw_curves(log_dir: Path, folders: dict[str, Path], model: str) -> None:
+    """Curves of the training of both models."""
+    import pandas as pd
+
+    from dcase_coherence.evaluation import plots
+
     score = f"val/synth/{model}/event_f1_macro"
     names = {"loss": "training loss", score: f"validation: event F1 of the {model}, macro"}
     epochs = {
@@ -299,10 +334,10 @@ def run_official_code(args: argparse.Namespace) -> None:
     """Hand the official flags to the official script, with the subclass in its trainer's place."""
     from dcase_coherence.official.script import run_official
 
-    if args.data or args.trials > 1 or args.set or args.setting:
+    if args.data or args.trials > 1 or args.set or args.setting or args.storage:
         raise InputError(
-            "--data, --trials, --set and --setting are for the bundled baseline; leave out "
-            "--baseline"
+            "--data, --trials, --set, --setting and --storage are for the bundled baseline; leave "
+            "out --baseline"
         )
     flags = list(args.others)
     checkpoints = [f"{name}_from_checkpoint" for name in ("resume", "test", "eval")]

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from dcase_coherence.runs.options import (
     add_options,
+    add_storage,
     add_verify,
     check_counts,
     results_folder,
+    results_name,
     running,
 )
 from dcase_coherence.system.errors import command
@@ -33,6 +35,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_options(parser)
     add_verify(parser)
+    add_storage(
+        parser,
+        storage="URL of a database by which machines share the trials; --log_dir is shared by them",
+    )
     args = parser.parse_args(argv)
     check_counts(args, "trials")
     args.conf_file = args.conf_file or CONFS / ("table1.yaml" if args.data else "table1_mini.yaml")
@@ -63,9 +69,10 @@ def main(argv: list[str] | None = None) -> None:
         for arm in ARMS
     ]
     start = time.time()
-    run_trials(trials, **running(args))
-    if own_rank():
-        # One of several processes of each training: the first of them tells the results.
+    scores = run_trials(trials, **running(args, results_name(args)))
+    if own_rank() or not scores:
+        # One of several processes of each training: the first of them tells the results. So does
+        # the last of the workers that share the trials.
         return
     if not args.quiet:
         print(f"trained and tested in {time.time() - start:.0f} s")

@@ -13,12 +13,17 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
-import signal
 import sys
 from pathlib import Path
 
-from dcase_coherence.runs.options import add_options, check_counts, results_folder
-from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, command
+from dcase_coherence.runs.options import (
+    add_options,
+    add_storage,
+    check_counts,
+    require_optuna,
+    results_folder,
+)
+from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 GRID = {"ratio": [1 / 3, 1.0, 10 / 3, 10.0], "scale": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
@@ -32,8 +37,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         trials="trainings of each cell, a seed each",
         gpus="index, several (0,1) for the workers in turn, or cpu",
     )
-    parser.add_argument("--storage", help="URL of a database (default: an SQLite file in log_dir)")
-    parser.add_argument("--study", default="alphas", help="name of the study in the database")
+    add_storage(
+        parser,
+        storage="URL of a database by which machines share the cells (default: an SQLite file in "
+        "log_dir)",
+        study="name of the study in it (default: alphas)",
+    )
     for name, values in GRID.items():
         what = {"ratio": "alpha1 / alpha2", "scale": "alpha2"}[name]
         parser.add_argument(
@@ -56,16 +65,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    try:
-        from dcase_coherence.runs import alphas
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
-        ) from None
-    import optuna
-
+    require_optuna()
     from dcase_coherence.baseline.config import load_config, parse_overrides
     from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.runs import alphas, claims
     from dcase_coherence.system.devices import started_together
 
     if started_together() != (1, 1):
@@ -73,7 +76,6 @@ def main(argv: list[str] | None = None) -> None:
             "torchrun or srun started several processes to train one model, and each cell is "
             "trained by one; start the command by itself, as often as you like"
         )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     overrides = parse_overrides(args.set)
     for name in ("alpha1", "alpha2"):
         if f"coherence.{name}" in overrides:
@@ -86,24 +88,30 @@ def main(argv: list[str] | None = None) -> None:
     place_data(config, args.data, Path("data", name), overrides, progress=not args.quiet)
     folder.mkdir(parents=True, exist_ok=True)
     alphas.refuse_cells_of_other_data(config, folder)
+    args.study = args.study or "alphas"
     args.storage = args.storage or alphas.default_storage(folder)
-    grid = {name: getattr(args, name) for name in GRID}
+    grid = {axis: getattr(args, axis) for axis in GRID}
     settings = settings_of(config, args)
-    # Before the workers, which would otherwise make the tables of the database all at once.
-    study = alphas.open_study(args.storage, args.study, grid, settings)
-    left = len(alphas.missing(study, grid))
+    study = claims.open_study(args.storage, args.study, settings)
+    jobs = alphas.jobs(grid)
+    left = len(claims.unfinished(study, jobs))
     if not args.quiet:
-        print(f"{left} of {len(grid['ratio']) * len(grid['scale'])} cells to train", flush=True)
-    workers = min(args.workers, left)
-    if workers == 1:
-        work(0, args, config, folder, grid, settings)
-    elif workers:
-        side_by_side(workers, args, config, folder, grid, settings)
+        print(f"{left} of {len(jobs)} cells to train", flush=True)
+    if left:
+        options = {
+            name: getattr(args, name)
+            for name in ("trials", "gpus", "fast_dev_run", "workers", "quiet")
+        }
+        worker = (config, folder, args.storage, args.study, settings, grid, options)
+        claims.side_by_side(min(args.workers, left), study, alphas.search_worker, *worker)
+    if claims.left_to_others(study, args.storage, jobs):
+        return
     write(folder, alphas.table(study, grid), args)
 
 
 def settings_of(config: dict, args: argparse.Namespace) -> dict:
     """What all trainings of a study have in common, on whatever machine."""
+    from dcase_coherence.data.digests import set_digests
     from dcase_coherence.runs.trials import Trial
 
     settings = Trial("", config, True, 0, Path()).settings()["config"]
@@ -111,71 +119,12 @@ def settings_of(config: dict, args: argparse.Namespace) -> dict:
         k: v for k, v in settings["coherence"].items() if k not in ("alpha1", "alpha2")
     }
     settings["data"] = {k: v for k, v in settings["data"].items() if not k.endswith("_folder")}
-    return {**settings, "trials": args.trials, "fast_dev_run": args.fast_dev_run}
-
-
-def work(number: int, args: argparse.Namespace, config: dict, folder: Path, grid, settings) -> None:
-    """Train cells until none is left."""
-    import optuna
-    import torch
-
-    from dcase_coherence.runs import alphas
-    from dcase_coherence.system.devices import choose_devices, cores
-    from dcase_coherence.system.processes import leave_with_parent
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    accelerator, devices = choose_devices(args.gpus)
-    gpus = "cpu" if accelerator == "cpu" else str(devices[number % len(devices)])
-    if gpus == "cpu":
-        torch.set_num_threads(max(cores() // args.workers, 1))
-
-    def run(place: tuple[float, float]) -> alphas.Cell:
-        name = f"ratio={place[0]:g}_scale={place[1]:g}"
-        if not args.quiet:
-            print(f"{name}: begins", flush=True)
-        cell = alphas.run_cell(
-            config,
-            place,
-            folder / name,
-            trials=args.trials,
-            gpus=gpus,
-            fast_dev_run=args.fast_dev_run,
-            report=lambda *_: leave_with_parent(),
-        )
-        print(f"{name}: {100 * cell.score:.2f} %, {cell.state}, |z| {cell.z_norm:.3g}", flush=True)
-        return cell
-
-    study = alphas.open_study(args.storage, args.study, grid, settings)
-    alphas.search(study, args.storage, grid, run)
-
-
-def side_by_side(count: int, *arguments) -> None:
-    """Run workers in processes of their own."""
-    from dcase_coherence.system.processes import end, start
-
-    workers: list = []
-    try:
-        for number in range(count):
-            workers.append(start(worker, number, *arguments))
-        for process in workers:
-            process.join()
-    finally:
-        end(workers)
-    codes = {process.exitcode for process in workers}
-    if codes & {RESUME_ME, -signal.SIGTERM}:
-        raise Stopped("a worker was told to stop")
-    if codes != {0}:
-        raise InputError("a worker failed (see above); run the same command again to go on")
-
-
-def worker(number: int, *arguments) -> None:
-    from dcase_coherence.system.processes import leave
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        work(number, *arguments)
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from None
+    return {
+        **settings,
+        "trials": args.trials,
+        "fast_dev_run": args.fast_dev_run,
+        "digests": {"of the training set": set_digests(config)["training"]},
+    }
 
 
 def write(folder: Path, table, args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import postgres
 import pytest
 import torch
 
@@ -211,3 +212,10 @@ def own_config_file(tmp_path, config_file, own_dataset):
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A PostgreSQL server of the tests' own; skipped where it is not installed."""
+    with postgres.serving() as server:
+        yield server

@@ -1,7 +1,7 @@
 """Grid over alpha1 and alpha2, shared by any number of processes and machines through Optuna.
 
-A cell of the grid is trained in its own folder, which one process at a time holds. What it gave is
-kept there too, in `cell.json`: a study that is lost or locked costs no training.
+A cell of the grid is trained in its own folder, and what its trainings gave is kept there: a study
+that is lost costs none of them.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import copy
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-import filelock
 import numpy as np
 import optuna
 import pandas as pd
-import sqlalchemy.exc
+import torch
 
 from dcase_coherence.data.digests import digest
+from dcase_coherence.runs.claims import Given, Job, finished, job_name, open_study, work
 from dcase_coherence.runs.epochs import read_epochs
 from dcase_coherence.runs.trials import Trial, refuse_other_data, run_trial
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import whole_file
+from dcase_coherence.system.devices import choose_devices, cores
+from dcase_coherence.system.processes import leave_with_parent
 
 #: A cell has collapsed when the mean norm of z in its last epoch is below this part of that in its
 #: first epoch, when the term had hardly any weight.
@@ -107,9 +106,7 @@ def run_cell(
     fast_dev_run: bool = False,
     report: Callable[..., None] | None = None,
 ) -> Cell:
-    """Train the trials of one cell, or go on with them, or read what they gave.
-
-    Another process that has the cell is waited for.
+    """Train the trials of one cell, or go on with them; those that are finished are kept.
 
     Args:
         config: as :func:`dcase_coherence.baseline.config.load_config` returns it.
@@ -122,34 +119,22 @@ def run_cell(
     """
     settings = copy.deepcopy({name: dict(keys) for name, keys in config.items()})
     settings["coherence"].update(weights(*place))
-    folder.mkdir(parents=True, exist_ok=True)
-    # The operating system lets go of it when the process ends, however it ends.
-    with filelock.FileLock(folder / ".lock"):
-        record = folder / "cell.json"
-        if record.exists():
-            held = json.loads(record.read_text())
-            if held.pop("trials") == trials:
-                return _cell(held)
-        found = []
-        for number in range(trials):
-            trial = Trial(f"{place}", settings, True, number, folder / f"trial_{number}")
-            diverged = False
-            try:
-                run_trial(trial, gpus, fast_dev_run=fast_dev_run, report=report)
-            except FloatingPointError:
-                diverged = True
-            found.append(outcome(read_epochs(trial.folder), diverged=diverged))
-        states = [one.state for one in found]
-        cell = Cell(
-            score=float(np.mean([one.score for one in found])),
-            state=next(s for s in ("diverged", "collapsed", "ok") if s in states),
-            balance=float(np.mean([one.balance for one in found])),
-            z_norm=float(np.mean([one.z_norm for one in found])),
-        )
-        with whole_file(record) as temporary:
-            content = {k: None if v != v else v for k, v in cell._asdict().items()}
-            temporary.write_text(json.dumps({**content, "trials": trials}) + "\n")
-        return cell
+    found = []
+    for number in range(trials):
+        trial = Trial(f"{place}", settings, True, number, folder / f"trial_{number}")
+        diverged = False
+        try:
+            run_trial(trial, gpus, fast_dev_run=fast_dev_run, report=report)
+        except FloatingPointError:
+            diverged = True
+        found.append(outcome(read_epochs(trial.folder), diverged=diverged))
+    states = [one.state for one in found]
+    return Cell(
+        score=float(np.mean([one.score for one in found])),
+        state=next(s for s in ("diverged", "collapsed", "ok") if s in states),
+        balance=float(np.mean([one.balance for one in found])),
+        z_norm=float(np.mean([one.z_norm for one in found])),
+    )
 
 
 def refuse_cells_of_other_data(config: Mapping[str, Any], folder: Path) -> None:
@@ -164,155 +149,114 @@ def refuse_cells_of_other_data(config: Mapping[str, Any], folder: Path) -> None:
         refuse_other_data(trial, json.loads(record.read_text()))
 
 
-@contextmanager
-def storage_errors(storage: str) -> Iterator[None]:
-    """Report in one sentence that a study's storage is locked, missing or of another kind.
-
-    Raises:
-        InputError: instead of what Optuna or SQLAlchemy raise.
-    """
-    try:
-        yield
-    except (
-        optuna.exceptions.StorageInternalError,
-        sqlalchemy.exc.SQLAlchemyError,
-        ImportError,
-    ) as error:
-        cause = error.__cause__ or error
-        reason = " ".join(str(getattr(cause, "orig", None) or cause).split())[:200]
-        raise InputError(
-            f"the study's storage {hide_password(storage)} cannot be used ({reason}); another "
-            "process may hold it: run the same command again, finished cells are kept"
-        ) from None
-
-
-def hide_password(storage: str) -> str:
-    """A storage URL as it may be printed.
-
-    Example:
-        >>> hide_password("postgresql://me:secret@host/db")
-        'postgresql://me:***@host/db'
-    """
-    try:
-        return sqlalchemy.engine.make_url(storage).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return storage
-
-
-def open_study(
-    storage: str, name: str, grid: Mapping[str, Sequence[float]], settings: Mapping[str, Any]
-) -> optuna.Study:
-    """Open a study, or begin it.
+def jobs(grid: Mapping[str, Sequence[float]]) -> list[Job]:
+    """The cells of a grid, as any number of workers share them.
 
     Args:
-        storage: URL of a database that Optuna knows (sqlite, postgresql, mysql).
-        name: of the study.
         grid: values of ratio and scale.
-        settings: what makes two studies the same study; the grid may grow.
-
-    Raises:
-        InputError: the study was begun with other settings, or the storage cannot be used.
     """
-    held: dict[str, Any] = {}
-    with storage_errors(storage):
-        study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            sampler=optuna.samplers.GridSampler(grid),
-            direction="maximize",
-            load_if_exists=True,
-        )
-        held = study.user_attrs
-        if "settings" not in held:
-            study.set_user_attr("settings", json.dumps(settings, sort_keys=True))
-            return study
-    before = json.loads(held["settings"])
-    now = json.loads(json.dumps(settings))
-    for section in sorted({*before, *now}):
-        if before.get(section) != now.get(section):
-            raise InputError(
-                f"the study {name!r} in {hide_password(storage)} was begun with another {section} "
-                f"({before.get(section)}, now {now.get(section)}); give another --study"
-            )
-    return study
+    places = [
+        {"ratio": ratio, "scale": scale} for ratio in grid["ratio"] for scale in grid["scale"]
+    ]
+    return [Job(job_name(place), place) for place in places]
 
 
 def search(
     study: optuna.Study,
     storage: str,
     grid: Mapping[str, Sequence[float]],
-    run: Callable[[tuple[float, float]], Cell],
+    run: Callable[[tuple[float, float], Callable[[], None]], Cell],
+    worker: str = "",
 ) -> None:
-    """Run cells of the grid until none is left; other processes may do the same.
+    """Run cells of the grid until none is left to take; other processes may do the same.
 
     Args:
-        study: as :func:`open_study` returns it.
+        study: as :func:`dcase_coherence.runs.claims.open_study` returns it.
         storage: its URL, for messages.
         grid: values of ratio and scale.
-        run: gives a cell.
+        run: gives a cell; see :func:`dcase_coherence.runs.claims.work`.
+        worker: who this is.
     """
+    several = jobs(grid)
+    places = {job.name: (job.params["ratio"], job.params["scale"]) for job in several}
 
-    def objective(trial: optuna.Trial) -> float:
-        place = tuple(
-            trial.suggest_float(name, min(grid[name]), max(grid[name]), log=True) for name in NAMES
+    def give(name: str, check: Callable[[], None]) -> Given:
+        cell = run(places[name], check)
+        # JSON has no NaN.
+        known = {k: None if value != value else value for k, value in cell._asdict().items()}
+        return Given(cell.score, known)
+
+    work(study, storage, several, give, worker)
+
+
+def search_worker(
+    number: int,
+    worker: str,
+    config: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    storage: str,
+    name: str,
+    settings: Mapping[str, Any],
+    grid: Mapping[str, Sequence[float]],
+    options: Mapping[str, Any],
+) -> None:
+    """Train cells of the grid in this process, one of several of this machine.
+
+    Args:
+        number: of the process; it takes a GPU of those there are.
+        worker: who this is.
+        config: without the weights.
+        folder: of the grid.
+        storage: URL.
+        name: of the study.
+        settings: of the study.
+        grid: values of ratio and scale.
+        options: trials, gpus, fast_dev_run, workers and quiet, as the flags say.
+    """
+    accelerator, devices = choose_devices(options["gpus"])
+    gpus = "cpu" if accelerator == "cpu" else str(devices[number % len(devices)])  # type: ignore[index,arg-type]
+    if gpus == "cpu":
+        torch.set_num_threads(max(cores() // options["workers"], 1))
+
+    def run(place: tuple[float, float], check: Callable[[], None]) -> Cell:
+        def report(*_: object) -> None:
+            leave_with_parent()
+            check()
+
+        cell_name = job_name(dict(zip(NAMES, place)))
+        if not options["quiet"]:
+            print(f"{cell_name}: begins", flush=True)
+        cell = run_cell(
+            config,
+            place,
+            folder / cell_name,
+            trials=options["trials"],
+            gpus=gpus,
+            fast_dev_run=options["fast_dev_run"],
+            report=report,
         )
-        cell = cells(study).get(place)  # type: ignore[arg-type]
-        try:
-            cell = cell or run(place)  # type: ignore[arg-type]
-        except (Exception, KeyboardInterrupt) as error:
-            raise _Left(error) from error
-        for key, value in cell._asdict().items():
-            trial.set_user_attr(key, None if value != value else value)
-        return cell.score
+        said = f"{100 * cell.score:.2f} %, {cell.state}, |z| {cell.z_norm:.3g}"
+        print(f"{cell_name}: {said}", flush=True)
+        return cell
 
-    with storage_errors(storage):
-        try:
-            while missing(study, grid):
-                study.optimize(objective)
-        except _Left as left:
-            raise left.error from None
+    search(open_study(storage, name, settings), storage, grid, run, worker)
 
 
-class _Left(BaseException):
-    """Leaves a trial as if its process had been killed: the grid gives its cell out again.
-
-    After an exception that Optuna sees the trial would count as failed, and its cell as done.
-    """
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
-
-
-def cells(study: optuna.Study) -> dict[tuple[float, float], Cell]:
-    """Finished cells by ratio and scale."""
-    finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    return {
-        (trial.params["ratio"], trial.params["scale"]): _cell(trial.user_attrs)
-        for trial in finished
-    }
+def table(study: optuna.Study, grid: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Finished cells of the grid: ratio, scale, alpha1, alpha2, score, state, balance, z_norm."""
+    done = finished(study)
+    rows = [
+        (*job.params.values(), *weights(**job.params).values(), *_cell(done[job.name].user_attrs))
+        for job in jobs(grid)
+        if job.name in done
+    ]
+    return pd.DataFrame(rows, columns=[*NAMES, "alpha1", "alpha2", *Cell._fields])
 
 
 def _cell(values: Mapping[str, Any]) -> Cell:
     """A cell from plain values, in which None stands for NaN."""
     known = (values[name] for name in Cell._fields)
     return Cell._make(float("nan") if value is None else value for value in known)
-
-
-def missing(study: optuna.Study, grid: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
-    """Cells of the grid that are not finished."""
-    done = cells(study)
-    return [(r, s) for r in grid["ratio"] for s in grid["scale"] if (r, s) not in done]
-
-
-def table(study: optuna.Study, grid: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Finished cells of the grid: ratio, scale, alpha1, alpha2, score, state, balance, z_norm."""
-    rows = [
-        (*place, *weights(*place).values(), *cell)
-        for place, cell in sorted(cells(study).items())
-        if place[0] in grid["ratio"] and place[1] in grid["scale"]
-    ]
-    return pd.DataFrame(rows, columns=[*NAMES, "alpha1", "alpha2", *Cell._fields])
 
 
 def default_storage(folder: os.PathLike[str]) -> str:

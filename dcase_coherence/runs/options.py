@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,36 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_storage(
+    parser: argparse.ArgumentParser,
+    *,
+    storage: str = "URL of a database by which machines share the trials (docs/operations.md)",
+    study: str = "name of the study in it (default: that of the results)",
+) -> None:
+    """Add --storage and --study.
+
+    Args:
+        parser: gets them.
+        storage: help.
+        study: help.
+    """
+    parser.add_argument("--storage", metavar="URL", help=storage)
+    parser.add_argument("--study", metavar="NAME", help=study)
+
+
+def require_optuna() -> None:
+    """Refuse to share trials where what it takes is not installed.
+
+    Raises:
+        InputError: Optuna or SQLAlchemy is missing.
+    """
+    for name in ("optuna", "sqlalchemy"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"{name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
+            )
+
+
 def check_counts(args: argparse.Namespace, *names: str) -> None:
     """Refuse numbers below 1.
 
@@ -78,17 +109,35 @@ def results_folder(
         >>> results_folder(args, setting="settings/exact.yaml").as_posix()
         'exp/mini_exact_fast_dev_run'
     """
+    return Path(args.log_dir or Path("exp", results_name(args, prefix, setting=setting)))
+
+
+def results_name(
+    args: argparse.Namespace, prefix: str = "", *, setting: PathLike | None = None
+) -> str:
+    """Name of the results after the configuration and its setting; see :func:`results_folder`."""
     name = prefix + Path(args.conf_file).stem
     name += f"_{Path(setting).stem}" if setting else ""
-    name += "_fast_dev_run" * args.fast_dev_run
-    return Path(args.log_dir or Path("exp", name))
+    return name + "_fast_dev_run" * args.fast_dev_run
 
 
-def running(args: argparse.Namespace) -> dict[str, Any]:
-    """Options of :func:`dcase_coherence.runs.trials.run_trials` that the flags give."""
+def running(args: argparse.Namespace, study: str) -> dict[str, Any]:
+    """Options of :func:`dcase_coherence.runs.trials.run_trials` that the flags give.
+
+    Args:
+        args: with those of :func:`add_options`, :func:`add_verify` and :func:`add_storage`.
+        study: its name where --study gives none; the same on all machines.
+
+    Raises:
+        InputError: --storage is given, and Optuna is not installed.
+    """
+    if args.storage is not None:
+        require_optuna()
     return {
         "gpus": args.gpus,
         "progress": not args.quiet,
         "fast_dev_run": args.fast_dev_run,
         "verify_psds": args.verify,
+        "storage": args.storage,
+        "study": args.study or study,
     }

@@ -67,6 +67,10 @@ class Trial(NamedTuple):
         return {"coherence": self.coherence, "number": self.number, "config": sections}
 
 
+class TrialFailed(InputError):
+    """A trial met input that it cannot use, or diverged; what the others gave is kept."""
+
+
 def read_record(trial: Trial) -> dict[str, Any]:
     """What is known of a trial: empty for a new one, with `scores` for a finished one.
 
@@ -90,7 +94,7 @@ def read_record(trial: Trial) -> dict[str, Any]:
     longer = _longer(before, settings)
     for key in longer:
         settings["config"]["training"][key] = before["config"]["training"][key]
-    difference = _first_difference(before, settings)
+    difference = first_difference(before, settings)
     if difference:
         raise InputError(
             f"{trial.folder} holds a run with other settings ({difference}); "
@@ -187,10 +191,16 @@ def _classes_held(settings: Any) -> list[str] | None:
         return None
 
 
-def _first_difference(before: Any, now: Any, name: str = "") -> str:
+def first_difference(before: Any, now: Any, name: str = "") -> str:
+    """Say in what nested settings differ first; empty where they do not.
+
+    Example:
+        >>> first_difference({"opt": {"lr": 0.1}}, {"opt": {"lr": 0.2}})
+        'opt.lr was 0.1, is 0.2'
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *(key for key in before if key not in now)]:
-            found = _first_difference(before.get(key), now.get(key), f"{name}.{key}".strip("."))
+            found = first_difference(before.get(key), now.get(key), f"{name}.{key}".strip("."))
             if found:
                 return found
         return ""
@@ -204,6 +214,8 @@ def run_trials(
     progress: bool = True,
     fast_dev_run: bool = False,
     verify_psds: bool = False,
+    storage: str | None = None,
+    study: str = "trials",
 ) -> list[dict[str, float]]:
     """Run trials, as many at a time as there are cores (or GPUs), and return their scores.
 
@@ -222,18 +234,26 @@ def run_trials(
         progress: show progress bars on a terminal, lines elsewhere.
         fast_dev_run: three epochs of two batches.
         verify_psds: hold the PSDS of each test against psds_eval too, which takes minutes.
+        storage: URL of a database that Optuna knows, by which all that call this with the same
+            trials, on any machine, share them; see :func:`dcase_coherence.runs.shared.run_shared`.
+        study: its name there.
 
     Returns:
         Test scores by their logged names (those on the public set begin with `public/` instead of
-        `test/`), in the order of the trials.
+        `test/`), in the order of the trials; nothing while others that share them still train.
 
     Raises:
-        InputError: a folder holds another run or one on other data, or a trial met input that it
-            cannot use, or it diverged.
+        InputError: a folder holds another run or one on other data, or the storage cannot be used.
+        TrialFailed: an InputError, too; a trial met input that it cannot use, or it diverged.
         Stopped: the process of a trial was told to stop.
         RuntimeError: a trial failed otherwise.
     """
     options = {"fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
+    if storage is not None:
+        # Here, for Optuna is needed for this alone.
+        from dcase_coherence.runs.shared import run_shared
+
+        return run_shared(trials, storage, study, gpus=gpus, progress=progress, options=options)
     digest.cache_clear()
     records = [read_record(trial) for trial in trials]
     waiting = [
@@ -251,16 +271,11 @@ def run_trials(
             )
     if started_together() != (1, 1) or trials[0].config["training"]["backend"] == "ddp":
         return _run_together(trials, gpus, progress, options)
-    accelerator, devices = choose_devices(gpus)
-    places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
-    # From all trials, not from those that are left: the number of threads changes roundings, and
-    # a resumed run has to end as one that was not interrupted.
-    places = places[: len(trials)]
-    threads = max(cores() // len(places), 1) if accelerator == "cpu" else 1
+    places, threads = places_for(trials, gpus)
     messages: Any = CONTEXT.Queue()
     running: dict[int, Any] = {}
     failures: dict[int, tuple[str, str]] = {}
-    display = _Display(trials, progress)
+    display = Display(trials, progress)
     # Without it a terminated parent would leave its trials running.
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -294,8 +309,20 @@ def run_trials(
         if kind == "stopped":
             raise Stopped(f"{trials[index].name} {content}")
         message = f"{trials[index].name}: {content}"
-        raise RuntimeError(message) if kind == "died" else InputError(message)
+        raise RuntimeError(message) if kind == "died" else TrialFailed(message)
     return [scores_of(trial, read_record(trial)) or {} for trial in trials]
+
+
+def places_for(trials: Sequence[Trial], gpus: str | None) -> tuple[list[str], int]:
+    """GPUs or cores for trials side by side, and the threads that each trial has.
+
+    From all trials, not from those that are left: the number of threads changes roundings, and a
+    resumed run has to end as one that was not interrupted.
+    """
+    accelerator, devices = choose_devices(gpus)
+    places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
+    places = places[: len(trials)]
+    return places, max(cores() // len(places), 1) if accelerator == "cpu" else 1
 
 
 def _run_together(
@@ -303,14 +330,14 @@ def _run_together(
 ) -> list[dict[str, float]]:
     """Run trials one after another, each in all processes of the training; this is one of them."""
     torch.set_num_threads(cores())
-    display = _Display(trials, progress and own_rank() == 0)
+    display = Display(trials, progress and own_rank() == 0)
     scores = []
     try:
         for index, trial in enumerate(trials):
             report = functools.partial(display.show, index)
             scores.append(run_trial(trial, gpus, report=report, **options))
     except (InputError, FloatingPointError) as error:
-        raise InputError(f"{trial.name}: {error}") from None
+        raise TrialFailed(f"{trial.name}: {error}") from None
     finally:
         display.close()
     return scores
@@ -450,21 +477,27 @@ def write_record(trial: Trial, more: Mapping[str, Any]) -> None:
     write_whole(trial.record, json.dumps(content, indent=2) + "\n")
 
 
-class _Display:
+class Display:
     """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over.
 
     Both tell the time that is left, as far as what this command has trained allows to say.
+
+    Args:
+        trials: by whose names the progress is shown.
+        progress: show it at all.
+        bars: use them on a terminal.
     """
 
-    def __init__(self, trials: Sequence[Trial], progress: bool) -> None:
+    def __init__(self, trials: Sequence[Trial], progress: bool, *, bars: bool = True) -> None:
         self.names = [trial.name for trial in trials]
         self.progress = progress
-        self.on_terminal = sys.stderr.isatty()
+        self.on_terminal = bars and sys.stderr.isatty()
         self.bars: dict[int, tqdm] = {}
         self.tenths: dict[int, int] = {}
         self.starts: dict[int, tuple[float, float]] = {}
 
     def show(self, index: int, done: float, total: float, text: str) -> None:
+        """Show how many epochs of a trial are done."""
         if not self.progress:
             return
         if self.on_terminal:
@@ -489,5 +522,6 @@ class _Display:
             print(f"{self.names[index]}: epoch {done:g} of {total}, {text}", file=sys.stderr)
 
     def close(self) -> None:
+        """Leave the bars as they are."""
         for bar in self.bars.values():
             bar.close()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,40 @@ def test_kept_records_are_enough(finished, main, dataset, conf_file, tmp_path, c
 def test_there_is_no_trial_before_the_first(refused, conf_file, tmp_path):
     said = refused("compare_settings.py", CONFS / "settings" / "baseline.yaml", "--first", -1)
     assert "--first is -1; give 0 or more" in said
+
+
+def test_two_machines_share_the_trials_and_each_can_report_them(
+    finished, server, run, main, dataset, conf_file, tmp_path, monkeypatch
+):
+    theirs, _ = finished
+    for name in ("baseline", "strong"):
+        (tmp_path / f"{name}.yaml").write_text(SETTINGS[name] + "\n")
+    files = [tmp_path / f"{name}.yaml" for name in ("baseline", "strong")]
+    arguments = (*files, "--conf_file", conf_file, "--data", dataset, "--trials", 2)
+    arguments += ("--storage", server.database(), "--first", 3, *public_as_test(dataset))
+    for machine in ("first", "second"):
+        (tmp_path / machine).mkdir()
+    with ThreadPoolExecutor() as pool:
+        machines = pool.map(
+            lambda machine: run("compare_settings.py", *arguments, cwd=tmp_path / machine),
+            ("first", "second"),
+        )
+        said = [done.stdout for done in machines]
+    assert any("settings.json in exp/settings_tiny" in one for one in said)
+    trained = [path.parent for path in tmp_path.rglob("last.ckpt")]
+    assert sorted(str(path.relative_to(path.parents[3])) for path in trained) == [
+        f"settings_tiny/{name}/trial_{n}" for name in ("baseline", "strong") for n in range(2)
+    ]
+    for machine in ("first", "second"):
+        monkeypatch.chdir(tmp_path / machine)
+        main("compare_settings.py", *arguments)
+        ours, alone = (
+            json.loads((place / "settings.json").read_text())
+            for place in (tmp_path / machine / "exp" / "settings_tiny", theirs)
+        )
+        for one, other in ((ours, alone), (ours["public"], alone["public"])):
+            assert one["scores"] == {name: other["scores"][name] for name in ("baseline", "strong")}
+            assert one["profiles"] == other["profiles"]
 
 
 def test_the_reference_must_be_compared(refused, conf_file, tmp_path):

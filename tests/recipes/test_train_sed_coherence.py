@@ -170,6 +170,24 @@ def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(
     assert scores(folder, "exp/again") == scores(folder, "exp/tiny")
 
 
+def test_another_machine_reports_what_this_one_trained(main, finished, folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
+    options = (*OPTIONS, "--storage", f"sqlite:///{folder}/study.db?timeout=60")
+    main(RECIPE, *options)
+    assert "left to other workers" not in capfd.readouterr().out
+    main(RECIPE, *options, "--log_dir", "exp/elsewhere")
+    said = capfd.readouterr().out
+    table = (folder / "exp" / "tiny" / "comparison.txt").read_text()
+    assert table.strip() in said
+    assert (folder / "exp" / "elsewhere" / "comparison.txt").read_text() == table
+    assert scores(folder, "exp/elsewhere") == scores(folder, "exp/tiny")
+    assert "posteriors of both models: none, as no seed was tested here with both" in said
+    curves = [folder / "exp" / name / "curves.png" for name in ("elsewhere", "tiny")]
+    assert curves[0].read_bytes() == curves[1].read_bytes()
+    assert not (folder / "exp" / "elsewhere" / "posteriors.png").exists()
+    assert not list((folder / "exp" / "elsewhere").rglob("*.ckpt"))
+
+
 def test_the_official_test_and_evaluation_flags(run, finished, folder):
     best = next((folder / "exp" / "tiny" / "coherence" / "trial_0").glob("epoch=*.ckpt"))
     said = run(RECIPE, *OPTIONS, "--test_from_checkpoint", best, cwd=folder).stdout
@@ -195,6 +213,8 @@ def test_the_official_test_and_evaluation_flags(run, finished, folder):
         (("--resume_from_checkpoint", "tiny.yaml"), "give the last.ckpt in a trial's folder"),
         (("--test_from_checkpoint", "tiny.yaml"), "tiny.yaml"),
         (("--gpus", "7"), "--gpus is '7'"),
+        (("--storage", "nonsense"), "the study's storage nonsense cannot be used"),
+        (("--storage", "sqlite:///x.db", "--resume_from_checkpoint", "x"), "leave out one of the"),
     ],
 )
 def test_bad_input_is_one_sentence_and_overwrites_nothing(

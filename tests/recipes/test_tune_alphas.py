@@ -79,13 +79,13 @@ def test_a_study_that_another_process_holds(finished, refused, arguments, tmp_pa
 def test_a_study_with_other_settings(finished, refused, arguments):
     folder, _ = finished
     said = refused(*arguments, "--trials", 2, "--log_dir", folder)
-    assert "was begun with another trials (1, now 2)" in said
+    assert "was begun with other settings (trials was 1, is 2)" in said
 
 
 def test_other_settings_are_those_of_the_study(finished, refused, arguments):
     folder, _ = finished
     said = refused(*arguments, "--set", "coherence.normalize=true", "--log_dir", folder)
-    assert "was begun with another coherence" in said
+    assert "other settings (coherence.normalize was False, is True)" in said
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def test_lines_tell_how_far_it_is_and_the_time_left(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(trials.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(trials.sys.stderr, "isatty", lambda: False, raising=False)
-    display = trials._Display([SimpleNamespace(name="baseline 1")], progress=True)
+    display = trials.Display([SimpleNamespace(name="baseline 1")], progress=True)
     # Resumed after four epochs: what was trained before says nothing about the pace.
     for quarter in range(17, 41):
         now[0] += 15

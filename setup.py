@@ -37,7 +37,12 @@ DESED = [
 ]
 EXACT = ["sed_scores_eval>=0.0.4"]
 TUNE = ["optuna>=4", "sqlalchemy"]
-TEST = ["pytest>=8", "hypothesis>=6", "sybil>=9"]  # sybil runs the examples of the documentation
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6",
+    "sybil>=9",  # runs the examples of the documentation
+    "selenium>=4.11",  # looks at the pages in chromium, where that is installed
+]
 
 setup(
     name="dcase-coherence",
@@ -47,7 +52,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["dcase_coherence", "dcase_coherence.*"]),
-    package_data={"dcase_coherence": ["py.typed"]},
+    package_data={
+        "dcase_coherence": ["py.typed"],
+        "dcase_coherence.evaluation": ["page.css", "page.js"],
+    },
     python_requires=">=3.8",
     # The official environments pin torch 1.8.1 to 2.0.1; a newer limit would change them.
     install_requires=["torch>=1.8"],

@@ -109,9 +109,23 @@ def main(argv: list[str] | None = None) -> None:
     _, errors = profiles_of_trials(detected, model, reference)
     first = configs[args.reference]["training"]["seed"]
     seeds = [first + number for number in range(args.trials)]
-    write(log_dir, args, found, folders, model, profiles, errors, seeds)
+    shown = to_show(found, detected, args.reference), model, configs[args.reference]
+    write(log_dir, args, found, folders, model, profiles, errors, seeds, shown)
     if failure is not None:
         raise failure
+
+
+def to_show(found: dict, detected: dict, reference: str) -> dict:
+    """Folder of the first trial of the reference and of the setting that is best on validation."""
+    import statistics
+
+    means = {
+        setting: statistics.mean(one["validation"] for one in trials if one)
+        for setting, trials in found.items()
+        if setting != reference and detected[setting] and any(trials)
+    }
+    chosen = [reference, *sorted(means, key=means.__getitem__)[-1:]]
+    return {setting: detected[setting][0] for setting in chosen if detected[setting]}
 
 
 def write(
@@ -123,6 +137,7 @@ def write(
     profiles: dict,
     errors: dict,
     seeds: list,
+    shown: tuple,
 ) -> None:
     """Print the tables; write the report and settings.json."""
     import pandas as pd
@@ -132,6 +147,7 @@ def write(
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.tables import SCORES, to_json
     from dcase_coherence.runs.epochs import mean_epochs, tables_of
+    from dcase_coherence.runs.shown import report_clip
     from dcase_coherence.system.files import write_whole
 
     tables = {setting: tables_of(paths) for setting, paths in folders.items()}
@@ -173,6 +189,7 @@ def write(
         figure = plots.error_profiles(profiles, errors)
         report.figure("Error profile", figure, "All trials.")
     report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
+    report_clip(report, *shown)
     report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
     report.write(log_dir)
     content = {

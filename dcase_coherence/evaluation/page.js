@@ -152,7 +152,14 @@ for (const figure of document.querySelectorAll("figure[data-values]")) {
   };
   svg.addEventListener("pointermove", look);
   svg.addEventListener("pointerdown", look);
-  svg.addEventListener("pointerleave", clear);
+  // A finger leaves as soon as it is lifted: what it touched stays until it touches elsewhere.
+  let touched = false;
+  svg.addEventListener("pointerleave", (event) => {
+    touched = event.pointerType === "touch";
+    if (!touched) clear();
+  });
+  document.addEventListener("pointerdown", (event) => { if (!svg.contains(event.target)) clear(); });
+  document.addEventListener("scroll", () => { if (touched) clear(); }, true);
   if (figure.classList.contains("player")) addPlayer(figure, svg, panels);
 }
 

@@ -1,8 +1,8 @@
 """Compare settings of the coherence term over the same seeds, each with the same reference.
 
 A setting is a small YAML file that is laid over the configuration; those of confs/settings are
-compared by default, with `baseline`, which has zero weights. Without --data on generated clips. Run
-it again to go on with an interrupted run.
+compared by default, with `baseline`, which has zero weights. Without --data on generated clips. A
+public set is tested too where the data have one. Run it again to go on with an interrupted run.
 """
 
 from __future__ import annotations
@@ -35,10 +35,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         log_dir="results (default: exp/settings_<configuration>)",
         trials="trials of each setting, a seed each",
     )
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of the first trial: 10 leaves out the first ten seeds (default 0)",
+    )
     parser.add_argument("--reference", default="baseline", help="setting to compare the others to")
     add_verify(parser)
     args = parser.parse_args(argv)
     check_counts(args, "trials")
+    if args.first < 0:
+        raise InputError(f"--first is {args.first}; give 0 or more")
     files = [Path(file) for file in args.settings] or sorted((CONFS / "settings").glob("*.yaml"))
     args.settings = {file.stem: file for file in files}
     if args.reference not in args.settings:
@@ -54,12 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
-    from dcase_coherence.data.annotations import read_strong_tsv
-    from dcase_coherence.evaluation.profile import pooled
-    from dcase_coherence.evaluation.tables import SCORES
-    from dcase_coherence.runs.epochs import read_epochs
-    from dcase_coherence.runs.profiles import profile_of_scores, profiles_of_trials
-    from dcase_coherence.runs.trials import Trial, read_record, run_trials, scores_of
+    from dcase_coherence.runs.trials import Trial, run_trials
     from dcase_coherence.system.devices import own_rank
 
     name = Path(args.conf_file).stem
@@ -72,10 +76,11 @@ def main(argv: list[str] | None = None) -> None:
         place_data(
             configs[setting], args.data, Path("data", name), *laid_over, progress=not args.quiet
         )
+    public = all(Path(config["data"]["public_tsv"]).exists() for config in configs.values())
     # Seed by seed: what there is when a run is interrupted can be compared.
     trials = [
-        Trial(f"{setting} {n + 1}", config, True, n, log_dir / setting / f"trial_{n}")
-        for n in range(args.trials)
+        Trial(f"{setting} {n + 1}", config, True, n, log_dir / setting / f"trial_{n}", public)
+        for n in range(args.first, args.first + args.trials)
         for setting, config in configs.items()
     ]
     failure = None
@@ -88,119 +93,151 @@ def main(argv: list[str] | None = None) -> None:
         # One of several processes of each training: the first of them tells the results.
         return
     model = "teacher" if configs[args.reference]["training"]["teacher"] else "student"
-    found: dict = {setting: [] for setting in configs}
-    counted: dict = {setting: [] for setting in configs}
-    for trial in trials:
-        scores = scores_of(trial, read_record(trial))
-        kept = scores and {key: scores[f"test/{model}/{key}"] for key in SCORES}
-        if kept:
-            kept["validation"] = read_epochs(trial.folder)["val/obj_metric"].max()
-            counted[trial.folder.parent.name].append(profile_of_scores(scores, model))
-        found[trial.folder.parent.name].append(kept)
+    sets = {name: gather(trials, name, model) for name in ("test", "public")[: 1 + public]}
     folders = {s: [t.folder for t in trials if t.folder.parent.name == s] for s in configs}
-    known = {name: [one for one in rows if one is not None] for name, rows in counted.items()}
-    profiles = {name: pooled(rows) for name, rows in known.items() if rows}
-    # A folder of kept results has the counts, but not the detections.
-    detected = {
-        setting: [path for path in paths if (path / "metrics_test" / model).is_dir()]
-        for setting, paths in folders.items()
-    }
-    reference = read_strong_tsv(configs[args.reference]["data"]["test_tsv"])
-    _, errors = profiles_of_trials(detected, model, reference)
-    first = configs[args.reference]["training"]["seed"]
-    seeds = [first + number for number in range(args.trials)]
-    shown = to_show(found, detected, args.reference), model, configs[args.reference]
-    write(log_dir, args, found, folders, model, profiles, errors, seeds, shown)
+    first = configs[args.reference]["training"]["seed"] + args.first
+    seeds = list(range(first, first + args.trials))
+    write(log_dir, args, sets, folders, model, seeds, configs[args.reference])
     if failure is not None:
         raise failure
 
 
-def to_show(found: dict, detected: dict, reference: str) -> dict:
+def gather(trials: list, name: str, model: str) -> dict:
+    """What the trials left on one set, by setting: scores, profiles, and errors of the edges."""
+    from dcase_coherence.data.annotations import read_strong_tsv
+    from dcase_coherence.evaluation.profile import pooled
+    from dcase_coherence.evaluation.tables import SCORES
+    from dcase_coherence.runs.epochs import read_epochs
+    from dcase_coherence.runs.profiles import profile_of_scores, profiles_of_trials
+    from dcase_coherence.runs.trials import read_record, scores_of
+
+    found: dict = {}
+    counted: dict = {}
+    detected: dict = {}
+    for trial in trials:
+        setting = trial.folder.parent.name
+        scores = scores_of(trial, read_record(trial))
+        kept = scores and {key: scores[f"{name}/{model}/{key}"] for key in SCORES}
+        found.setdefault(setting, []).append(kept)
+        if not kept:
+            continue
+        kept["validation"] = read_epochs(trial.folder)["val/obj_metric"].max()
+        profile = profile_of_scores(scores, model, name)
+        if profile is not None:
+            counted.setdefault(setting, []).append(profile)
+        # A folder of kept results has the counts, but not the detections.
+        folder = trial.folder if name == "test" else trial.folder / name
+        if (folder / "metrics_test" / model).is_dir():
+            detected.setdefault(setting, []).append(folder)
+    reference = read_strong_tsv(trials[0].config["data"][f"{name}_tsv"])
+    _, errors = profiles_of_trials(detected, model, reference)
+    profiles = {setting: pooled(rows) for setting, rows in counted.items()}
+    return {"scores": found, "profiles": profiles, "errors": errors}
+
+
+def to_show(found: dict, folders: dict, model: str, reference: str) -> dict:
     """Folder of the first trial of the reference and of the setting that is best on validation."""
     import statistics
 
+    tested: dict = {}
+    for setting, paths in folders.items():
+        for path, scores in zip(paths, found[setting]):
+            if scores and (path / "metrics_test" / model).is_dir():
+                tested.setdefault(setting, path)
     means = {
-        setting: statistics.mean(one["validation"] for one in trials if one)
-        for setting, trials in found.items()
-        if setting != reference and detected[setting] and any(trials)
+        setting: statistics.mean(one["validation"] for one in found[setting] if one)
+        for setting in tested
+        if setting != reference
     }
     chosen = [reference, *sorted(means, key=means.__getitem__)[-1:]]
-    return {setting: detected[setting][0] for setting in chosen if detected[setting]}
+    return {setting: tested[setting] for setting in chosen if setting in tested}
 
 
 def write(
     log_dir: Path,
     args: argparse.Namespace,
-    found: dict,
+    sets: dict,
     folders: dict,
     model: str,
-    profiles: dict,
-    errors: dict,
     seeds: list,
-    shown: tuple,
+    config: dict,
 ) -> None:
     """Print the tables; write the report and settings.json."""
-    import pandas as pd
-
     from dcase_coherence.evaluation import plots
-    from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table
     from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.evaluation.tables import SCORES, to_json
+    from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.runs.epochs import mean_epochs, tables_of
     from dcase_coherence.runs.shown import report_clip
     from dcase_coherence.system.files import write_whole
 
-    tables = {setting: tables_of(paths) for setting, paths in folders.items()}
-    scores = {
-        setting: pd.DataFrame([one for one in trials if one], columns=["validation", *SCORES])
-        for setting, trials in found.items()
-    }
-    differences = compare(found, args.reference)
     command_line = shlex.join(sys.argv)
     report = Report("Settings of the coherence term", command=command_line)
+    tables = {setting: tables_of(paths) for setting, paths in folders.items()}
+    parts: dict = {}
+    for name, results in sets.items():
+        results["differences"] = compare(results["scores"], args.reference)
+        end = "" if name == "test" else f", {name} set"
+        of_set = tables_of_set(results, args.reference, f"{model} on the {name} set")
+        parts.update({title + end: part for title, part in of_set.items()})
+    parts["Features"] = (
+        feature_table(tables),
+        "Means over the epoch and the trials; growth is |z| in the last epoch over the first.",
+    )
+    for title, (table, note) in parts.items():
+        print(f"\n{title}\n{table.to_string()}\n{note}")
+        report.table(title, table, note)
+    for name, results in sets.items():
+        if results["profiles"]:
+            figure = plots.error_profiles(results["profiles"], results["errors"])
+            title = "Error profile" if name == "test" else f"Error profile, {name} set"
+            report.figure(title, figure, "All trials.")
+        results["profiles"] = {
+            setting: table.loc["all"].to_dict() for setting, table in results["profiles"].items()
+        }
+        results.pop("errors")
+    means = {setting: mean_epochs(several) for setting, several in tables.items() if several}
+    known = [column for column in CURVES if any(column in table for table in means.values())]
+    report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
+    shown = to_show(sets["test"]["scores"], folders, model, args.reference)
+    report_clip(report, shown, model, config)
+    report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
+    report.write(log_dir)
+    content = {"command": command_line, "seeds": seeds, **sets.pop("test"), **sets}
+    write_whole(log_dir / "settings.json", to_json(content))
+    print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")
+
+
+def tables_of_set(results: dict, reference: str, what: str) -> dict:
+    """Tables of one set and what is said under them, by title."""
+    import pandas as pd
+
+    from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table
+    from dcase_coherence.evaluation.tables import SCORES
+
+    scores = {
+        setting: pd.DataFrame([one for one in trials if one], columns=["validation", *SCORES])
+        for setting, trials in results["scores"].items()
+    }
     parts = {
         "Scores": (
             score_table(scores),
-            f"{model} on the test set; mean ± standard deviation. Validation is what the epoch was "
+            f"{what}; mean ± standard deviation. Validation is what the epoch was "
             "chosen by, and the only score to choose a setting by.",
         ),
-        f"Against {args.reference}": (
-            difference_table(differences),
+    }
+    if results["differences"]:
+        parts[f"Against {reference}"] = (
+            difference_table(results["differences"]),
             "Difference of macro event F1 in points over the same seeds, its 95 % interval and p "
             "(two-sided): the paired t-test, which gave the interval, Holm's correction of it for "
             "all settings, and Wilcoxon's test. Seeds: how many it takes to find a difference of "
             f"{100 * EFFECT:g} points in four cases of five, with the spread seen here.",
-        ),
-        "Features": (
-            feature_table(tables),
-            "Means over the epoch and the trials; growth is |z| in the last epoch over the first.",
-        ),
-    }
-    if profiles:
-        counts = of_systems(profiles)
+        )
+    if results["profiles"]:
+        counts = of_systems(results["profiles"])
         parts["Reference events (%)"] = (profile_table(counts), f"All trials. {NOTE}")
         parts["Estimated events (%)"] = (profile_table(counts, "estimated"), "All trials.")
-    for title, (table, note) in parts.items():
-        print(f"\n{title}\n{table.to_string()}\n{note}")
-        report.table(title, table, note)
-    means = {setting: mean_epochs(several) for setting, several in tables.items() if several}
-    known = [column for column in CURVES if any(column in table for table in means.values())]
-    if profiles:
-        figure = plots.error_profiles(profiles, errors)
-        report.figure("Error profile", figure, "All trials.")
-    report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
-    report_clip(report, *shown)
-    report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
-    report.write(log_dir)
-    content = {
-        "command": command_line,
-        "seeds": seeds,
-        "scores": found,
-        "differences": differences,
-        "profiles": {setting: table.loc["all"].to_dict() for setting, table in profiles.items()},
-    }
-    write_whole(log_dir / "settings.json", to_json(content))
-    print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")
+    return parts
 
 
 def compare(found: dict, reference: str) -> dict:

@@ -4,7 +4,7 @@
     python recipes/prepare_desed.py --download DIR
     python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
-    python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR
+    python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR [--public]
 
 Given again, the same command goes on where it stopped. Exit code of --check: 0 when all is well, 1
 when something is wrong; 2 for input that cannot be used.
@@ -49,6 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--test-tsv", metavar="FILE", help="events of the --test-audio")
     parser.add_argument("--test-durations", metavar="FILE", help="default: measured")
     parser.add_argument("--out", metavar="DIR", help="data set that gets the test set")
+    parser.add_argument("--public", action="store_true", help="as its public set instead")
     parser.add_argument("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
     parser.add_argument(
         "--soundbank",
@@ -76,9 +77,15 @@ def main(argv: list[str] | None = None) -> int:
         from dcase_coherence.data.prepare import add_test_set
 
         clips = add_test_set(
-            args.out, args.test_audio, args.test_tsv, args.test_durations, **running(args)
+            args.out,
+            args.test_audio,
+            args.test_tsv,
+            args.test_durations,
+            public=args.public,
+            **running(args),
         )
-        print(f"{clips} clips are the validation set of {args.out}")
+        name = "public" if args.public else "validation"
+        print(f"{clips} clips are the {name} set of {args.out}")
         return 0
     if args.download:
         download(Path(args.download), args)

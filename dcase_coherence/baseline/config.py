@@ -115,6 +115,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: augmentation of the training's clips; 0 leaves it out.
         "time_shift": (NOT_NEGATIVE, 0),  # circular, in seconds
         "gain": (NOT_NEGATIVE, 0),  # standard deviation, in dB
+        "equaliser": (NOT_NEGATIVE, 0),  # largest gain or loss of a band, in dB
         "frequency_mask": (WHOLE, 0),  # mel bands
     },
     "scaler": {

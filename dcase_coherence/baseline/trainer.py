@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from dcase_coherence.baseline.augment import frequency_mask, gain, mixup, time_shift
+from dcase_coherence.baseline.augment import equalise, frequency_mask, gain, mixup, time_shift
 from dcase_coherence.baseline.checkpoints import load_statistics, save_statistics
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
 from dcase_coherence.baseline.losses import strong_loss
@@ -49,8 +49,8 @@ class MeanTeacher(pl.LightningModule):
     - In evaluation the folder `teacher` gets the teacher's detections; the official trainer
       writes the student's into both.
     - A scaler fitted on the data set is kept in the checkpoint.
-    - `training.time_shift`, `gain` and `frequency_mask` change the clips of a batch, for student
-      and teacher alike.
+    - `training.time_shift`, `gain`, `equaliser` and `frequency_mask` change the clips of a batch,
+      for student and teacher alike.
     - A share of 0 in `training.batch_size` leaves a set out; `training.teacher: false` trains
       the student alone (the paper's Table 1), and `average` does, but tests the moving average of
       the student, statistics of the batch normalisation included.
@@ -156,6 +156,8 @@ class MeanTeacher(pl.LightningModule):
             mels, labels[:] = time_shift(mels, labels, most, strong_rows)
         if training.get("gain"):
             mels = gain(mels, training["gain"])
+        if training.get("equaliser"):
+            mels = equalise(mels, training["equaliser"])
         kind = training.get("mixup")
         if kind is not None and random.random() < 0.5:
             if len(labels_weak):

@@ -68,6 +68,7 @@ def add_test_set(
     table: PathLike,
     durations: PathLike | None = None,
     *,
+    public: bool = False,
     processes: int | None = None,
     progress: bool = True,
 ) -> int:
@@ -79,6 +80,7 @@ def add_test_set(
             may name them with another suffix, and in folders of that folder.
         table: their events, see :func:`dcase_coherence.data.annotations.read_strong_tsv`.
         durations: their durations; measured when None.
+        public: as its `public` set instead, a second one that is tested.
         processes: how many; as many as there are cores when None.
         progress: show a bar, on a terminal.
 
@@ -86,15 +88,16 @@ def add_test_set(
         Number of clips.
 
     Raises:
-        InputError: a file is missing or cannot be used, or `out` holds another validation set.
+        InputError: a file is missing or cannot be used, or `out` holds another one.
     """
     paths = official_layout(out)
-    target = Path(paths["test_folder"])
+    part = "public" if public else "test"
+    target = Path(paths[f"{part}_folder"])
     events = read_strong_tsv(table)
     found = _find_audio(Path(audio), list(dict.fromkeys(events["filename"])), table)
     names = {name: wav_name(name) for name in found}
     events["filename"] = events["filename"].map(names)
-    texts = {paths["test_tsv"]: to_tsv(events)}
+    texts = {paths[f"{part}_tsv"]: to_tsv(events)}
     if durations is not None:
         lengths = read_durations(durations)
         missing = sorted(set(found) - set(lengths["filename"]))
@@ -102,12 +105,12 @@ def add_test_set(
             raise InputError(f"{durations} has no row for {missing[0]}; give each clip a row")
         lengths = lengths[lengths["filename"].isin(list(found))]
         lengths["filename"] = lengths["filename"].map(names)
-        texts[paths["test_dur"]] = to_tsv(lengths)
+        texts[paths[f"{part}_dur"]] = to_tsv(lengths)
     _refuse_another(Path(out), target, set(names.values()), texts)
     jobs = [(path, target / names[name]) for name, path in found.items()]
-    _convert_all(jobs, target, processes, "test" if progress else None)
+    _convert_all(jobs, target, processes, part if progress else None)
     if durations is None:
-        write_durations(target, sorted(names.values()), Path(paths["test_dur"]))
+        write_durations(target, sorted(names.values()), Path(paths[f"{part}_dur"]))
     # The tables last: where they are, all the audio is.
     for path, text in texts.items():
         write_whole(path, text)
@@ -175,7 +178,7 @@ def _refuse_another(out: Path, folder: Path, names: set[str], texts: dict[str, s
         if os.path.exists(path):
             there = Path(path).read_text(encoding="utf-8", errors="replace")
             if there != text and len(there.splitlines()) > 1:
-                raise InputError(f"{path} holds another validation set; give another --out")
+                raise InputError(f"{path} holds another set; give another --out")
     others = [name for name in audio_names(folder) if name not in names]
     if others:
         raise InputError(

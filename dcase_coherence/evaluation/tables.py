@@ -11,6 +11,7 @@ from typing import Any, Sequence
 SCORES = {
     "event_f1_macro": "event F1, macro (%)",
     "event_f1_micro": "event F1, micro (%)",
+    "segment_f1_macro": "segment F1, macro (%)",
     "intersection_f1_macro": "intersection F1 (%)",
     "psds_score_scenario1": "PSDS 1",
     "psds_score_scenario2": "PSDS 2",

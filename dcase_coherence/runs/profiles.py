@@ -40,14 +40,17 @@ def profiles_of_trials(
     return profiles, errors
 
 
-def profile_of_scores(scores: Mapping[str, float], model: str) -> pd.DataFrame | None:
+def profile_of_scores(
+    scores: Mapping[str, float], model: str, name: str = "test"
+) -> pd.DataFrame | None:
     """Profile over all classes that a test left among its scores; None where it left none.
 
     Args:
         scores: by their logged names.
         model: "teacher" or "student".
+        name: of the set, "test" or "public".
     """
-    start = f"test/{model}/profile/"
+    start = f"{name}/{model}/profile/"
     counts = {name[len(start) :]: int(n) for name, n in scores.items() if name.startswith(start)}
     return pd.DataFrame(counts, index=[ALL]) if counts else None
 

@@ -94,7 +94,7 @@ def config(config_file):
 )
 def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, kill):
     if coherence:
-        config["training"].update(time_shift=5, gain=3, frequency_mask=4)
+        config["training"].update(time_shift=5, gain=3, equaliser=6, frequency_mask=4)
         config["opt"]["schedule"] = "cosine"
         config["coherence"]["pseudo"] = {"band": 0.001}
     whole = fit(config, tmp_path / "whole", coherence=coherence)

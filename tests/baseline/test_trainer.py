@@ -152,11 +152,9 @@ def test_clips_are_turned_with_their_labels_in_training_alone(golden_inputs, tmp
         assert torch.equal(ours, theirs)
 
 
-def test_masked_bands_reach_student_and_teacher(golden_inputs, tmp_path):
-    loss = [
-        train(golden_inputs, tmp_path, None, "mse", frequency_mask=bands).record
-        for bands in (0, 60)
-    ]
+@pytest.mark.parametrize("change", [{"frequency_mask": 60}, {"equaliser": 12}])
+def test_other_bands_reach_student_and_teacher(golden_inputs, tmp_path, change):
+    loss = [train(golden_inputs, tmp_path, None, "mse", **keys).record for keys in ({}, change)]
     for name in ("student", "teacher"):
         plain, masked = (record[f"train/{name}/loss_strong"][0] for record in loss)
         assert masked != pytest.approx(plain)

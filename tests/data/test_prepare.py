@@ -1,5 +1,7 @@
 """Resampling a tree, and laying a test set into one."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,6 +60,21 @@ def test_a_test_set_is_laid_into_the_official_layout(tmp_path, recordings):
     assert add_test_set(tmp_path / "out", *recordings, progress=False) == 3
 
 
+def test_a_second_set_is_the_public_one(tmp_path, recordings):
+    add_test_set(tmp_path / "out", *recordings, progress=False, public=True)
+    paths = official_layout(tmp_path / "out")
+    assert sorted(path.name for path in Path(paths["public_folder"]).iterdir()) == [
+        "a.wav",
+        "b.wav",
+        "c.wav",
+    ]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(paths["public_tsv"], sep="\t"), pd.read_csv(recordings[1], sep="\t")
+    )
+    assert len(pd.read_csv(paths["public_dur"], sep="\t")) == 3
+    assert not Path(paths["test_tsv"]).exists()
+
+
 def test_given_durations_are_taken(tmp_path, recordings):
     rows = [("filename", "duration"), ("c.wav", 0.25), ("a.wav", 1.0), ("b.wav", 0.5), ("d.wav", 1)]
     durations = table(tmp_path / "durations.tsv", *rows)
@@ -73,7 +90,7 @@ def test_another_test_set_is_not_overwritten(tmp_path, recordings):
     add_test_set(tmp_path / "out", *recordings, progress=False)
     folder, events = recordings
     table(events, HEAD, ("a.wav", 0.1, 0.9, "Dog"))
-    with pytest.raises(InputError, match=r"validation\.tsv holds another validation set"):
+    with pytest.raises(InputError, match=r"validation\.tsv holds another set"):
         add_test_set(tmp_path / "out", folder, events, progress=False)
     other = official_layout(tmp_path / "other")
     write(type(tmp_path)(other["test_folder"]) / "z.wav")

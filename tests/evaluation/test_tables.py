@@ -25,6 +25,7 @@ def test_f1_is_in_percent_and_psds_is_not():
     assert {name for name, scale in scales.items() if scale == (100, 2)} == {
         "event_f1_macro",
         "event_f1_micro",
+        "segment_f1_macro",
         "intersection_f1_macro",
     }
     assert {name for name, scale in scales.items() if scale == (1, 3)} == {

@@ -9,6 +9,7 @@ import pytest
 
 from dcase_coherence.baseline.config import load_config, read_yaml
 from dcase_coherence.baseline.crnn import CRNN
+from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import build_regularizer
 
 pytestmark = pytest.mark.slow
@@ -29,14 +30,21 @@ def finished(run, dataset, conf_file, tmp_path_factory):
     for file, text in zip(files, SETTINGS.values()):
         file.write_text(text + "\n")
     arguments = (*files, "--conf_file", conf_file, "--data", dataset, "--trials", 2)
-    arguments += ("--log_dir", folder / "exp")
+    arguments += ("--log_dir", folder / "exp", "--first", 3)
+    arguments += public_as_test(dataset)
     done = run("compare_settings.py", *arguments, cwd=folder, code=2)
     return folder / "exp", done
 
 
+def public_as_test(dataset):
+    """Flags that make the test set the public one, too."""
+    paths = official_layout(dataset)
+    return ("--set", *(f"data.public_{p}={paths[f'test_{p}']}" for p in ("folder", "tsv", "dur")))
+
+
 def test_one_that_diverges_is_said_and_costs_the_others_nothing(finished):
     folder, done = finished
-    assert "error: diverging 1: the coherence term is" in done.stderr
+    assert "error: diverging 4: the coherence term is" in done.stderr
     content = json.loads((folder / "settings.json").read_text())
     finished = {name: [bool(one) for one in found] for name, found in content["scores"].items()}
     assert finished == {
@@ -62,7 +70,7 @@ def test_scores_and_differences_are_those_of_the_trials(finished):
     means = {}
     for name in ("baseline", "strong"):
         records = [
-            json.loads((folder / name / f"trial_{n}" / "trial.json").read_text()) for n in range(2)
+            json.loads((folder / name / f"trial_{n}" / "trial.json").read_text()) for n in (3, 4)
         ]
         own = [record["scores"]["test/student/event_f1_macro"] for record in records]
         assert [one["event_f1_macro"] for one in content["scores"][name]] == own
@@ -71,17 +79,33 @@ def test_scores_and_differences_are_those_of_the_trials(finished):
     difference = content["differences"]["strong"]["difference"]
     assert difference == pytest.approx(means["strong"] - means["baseline"])
     assert content["differences"]["strong"]["pairs"] == 2
-    assert content["seeds"] == [first_seed(folder), first_seed(folder) + 1]
+    assert content["seeds"] == [seed_of_trial_0(folder) + 3, seed_of_trial_0(folder) + 4]
 
 
-def first_seed(folder):
-    record = json.loads((folder / "baseline" / "trial_0" / "trial.json").read_text())
+def seed_of_trial_0(folder):
+    record = json.loads((folder / "baseline" / "trial_3" / "trial.json").read_text())
+    assert record["settings"]["number"] == 3
     return record["settings"]["config"]["training"]["seed"]
+
+
+def test_a_public_set_is_tested_too(finished):
+    folder, done = finished
+    content = json.loads((folder / "settings.json").read_text())
+    # Here it is the test set itself.
+    public = content["public"]
+    assert public["scores"] == content["scores"]
+    assert public["differences"] == content["differences"]
+    assert public["profiles"] == content["profiles"]
+    assert "\nScores, public set\n" in done.stdout
+    assert "student on the public set" in done.stdout
+    assert {"against_baseline_public_set.tex", "error_profile_public_set.svg"} <= {
+        path.name for path in folder.rglob("*")
+    }
 
 
 def test_the_monitor_runs_without_the_term(finished):
     folder, _ = finished
-    table = (folder / "baseline" / "trial_0" / "epochs.tsv").read_text().splitlines()
+    table = (folder / "baseline" / "trial_3" / "epochs.tsv").read_text().splitlines()
     row = dict(zip(table[0].split("\t"), table[-1].split("\t")))
     assert float(row["z_norm"]) > 0
     assert float(row["d_inside"]) > 0
@@ -99,7 +123,7 @@ def test_a_path_of_a_setting_must_exist(refused, conf_file, dataset, tmp_path):
 def test_kept_records_are_enough(finished, main, dataset, conf_file, tmp_path, capsys):
     folder, _ = finished
     for name in ("baseline", "strong"):
-        for trial in range(2):
+        for trial in (3, 4):
             place = tmp_path / "exp" / name / f"trial_{trial}"
             place.mkdir(parents=True)
             for file in ("trial.json", "epochs.tsv"):
@@ -107,7 +131,8 @@ def test_kept_records_are_enough(finished, main, dataset, conf_file, tmp_path, c
         (tmp_path / f"{name}.yaml").write_text(SETTINGS[name] + "\n")
     files = [tmp_path / f"{name}.yaml" for name in ("baseline", "strong")]
     arguments = (*files, "--conf_file", conf_file, "--data", dataset, "--trials", 2)
-    main("compare_settings.py", *arguments, "--log_dir", tmp_path / "exp")
+    again = public_as_test(dataset)
+    main("compare_settings.py", *arguments, "--first", 3, "--log_dir", tmp_path / "exp", *again)
     ours, theirs = (
         json.loads((place / "settings.json").read_text()) for place in (tmp_path / "exp", folder)
     )
@@ -116,6 +141,11 @@ def test_kept_records_are_enough(finished, main, dataset, conf_file, tmp_path, c
     assert "Reference events (%)" in capsys.readouterr().out
     said = "There is none to show: no trial has left posteriors."
     assert said in (tmp_path / "exp" / "report.html").read_text()
+
+
+def test_there_is_no_trial_before_the_first(refused, conf_file, tmp_path):
+    said = refused("compare_settings.py", CONFS / "settings" / "baseline.yaml", "--first", -1)
+    assert "--first is -1; give 0 or more" in said
 
 
 def test_the_reference_must_be_compared(refused, conf_file, tmp_path):

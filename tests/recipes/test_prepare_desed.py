@@ -45,6 +45,13 @@ def test_a_test_set_is_added_then_checked(main, recordings, tmp_path, capsys):
     assert "problems: none" in said
 
 
+def test_a_public_set_is_added(main, recordings, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([*recordings, "--out", str(out), "--public", "--quiet"]) == 0
+    assert capsys.readouterr().out == f"3 clips are the public set of {out}\n"
+    assert (out / "metadata" / "eval" / "public.tsv").is_file()
+
+
 def test_a_fault_is_exit_code_1_and_missing_clips_a_file(main, recordings, tmp_path, capsys):
     out = tmp_path / "out"
     main([*recordings, "--out", str(out), "--quiet"])

@@ -107,10 +107,11 @@ function told(panel, x, y) {
   const rows = [];
   const dots = [];
   let nearest = null;
-  const distance = (value) => Math.abs(placeOf(value, panel.x, left, right) - x);
+  let least = Infinity;
   for (const line of panel.lines) {
     for (const value of line.x) {
-      if (nearest === null || distance(value) < distance(nearest)) nearest = value;
+      const distance = Math.abs(placeOf(value, panel.x, left, right) - x);
+      if (distance < least) [nearest, least] = [value, distance];
     }
   }
   if (nearest !== null) rows.push([`${panel.x.name} ${nearest}${panel.x.unit}`.trim(), null]);
@@ -126,40 +127,43 @@ function told(panel, x, y) {
   return [rows, dots];
 }
 
+/** The figure whose values are shown, and what was drawn in it for that. */
+let shown = { svg: null, shapes: [], touched: false };
+
+function clear() {
+  shown.shapes.forEach((shape) => shape.remove());
+  shown = { svg: null, shapes: [], touched: false };
+  tip.hidden = true;
+}
+
+function look(svg, panels, event) {
+  clear();
+  const [x, y] = pointIn(svg, event);
+  const panel = panels.find(({ box }) => isInside(box, x, y));
+  if (!panel) return;
+  const [rows, dots] = told(panel, x, y);
+  const shapes = dots.map(([cx, cy, colour]) =>
+    draw(svg, "circle", { class: "dot", cx, cy, r: 2.6, style: `fill: ${colour}` }));
+  if (dots.length) {
+    const [[x1], [, y1, , y2]] = [dots[0], panel.box];
+    shapes.push(draw(svg, "line", { class: "guide", x1, x2: x1, y1, y2 }));
+  }
+  shown = { svg, shapes, touched: event.pointerType === "touch" };
+  show(rows, event);
+}
+
+// A finger leaves as soon as it is lifted: what it touched stays until it touches elsewhere.
+document.addEventListener("pointerdown", (event) => {
+  if (shown.svg && !shown.svg.contains(event.target)) clear();
+});
+document.addEventListener("scroll", () => { if (shown.touched) clear(); }, true);
+
 for (const figure of document.querySelectorAll("figure[data-values]")) {
   const svg = figure.querySelector("svg");
   const { panels } = JSON.parse(document.getElementById(figure.dataset.values).textContent);
-  let drawn = [];
-  const clear = () => {
-    drawn.forEach((shape) => shape.remove());
-    drawn = [];
-    tip.hidden = true;
-  };
-  const look = (event) => {
-    clear();
-    const [x, y] = pointIn(svg, event);
-    const panel = panels.find(({ box }) => isInside(box, x, y));
-    if (!panel) return;
-    const [rows, dots] = told(panel, x, y);
-    if (dots.length) {
-      const [x1, [, y1, , y2]] = [dots[0][0], panel.box];
-      drawn.push(draw(svg, "line", { class: "guide", x1, x2: x1, y1, y2 }));
-    }
-    for (const [cx, cy, colour] of dots) {
-      drawn.push(draw(svg, "circle", { class: "dot", cx, cy, r: 2.6, style: `fill: ${colour}` }));
-    }
-    show(rows, event);
-  };
-  svg.addEventListener("pointermove", look);
-  svg.addEventListener("pointerdown", look);
-  // A finger leaves as soon as it is lifted: what it touched stays until it touches elsewhere.
-  let touched = false;
-  svg.addEventListener("pointerleave", (event) => {
-    touched = event.pointerType === "touch";
-    if (!touched) clear();
-  });
-  document.addEventListener("pointerdown", (event) => { if (!svg.contains(event.target)) clear(); });
-  document.addEventListener("scroll", () => { if (touched) clear(); }, true);
+  svg.addEventListener("pointermove", (event) => look(svg, panels, event));
+  svg.addEventListener("pointerdown", (event) => look(svg, panels, event));
+  svg.addEventListener("pointerleave", () => { if (!shown.touched) clear(); });
   if (figure.classList.contains("player")) addPlayer(figure, svg, panels);
 }
 

@@ -37,6 +37,12 @@ DESED = [
 ]
 EXACT = ["sed_scores_eval>=0.0.4"]
 TUNE = ["optuna>=4", "sqlalchemy"]
+DOCS = [
+    "mkdocs-material>=9.6",
+    "mkdocstrings[python]>=1",
+    "latex2mathml",  # formulas without a script from the network
+    "ruff",  # lays out long signatures
+]
 TEST = [
     "pytest>=8",
     "hypothesis>=6",
@@ -50,7 +56,11 @@ setup(
     description="Temporal coherence loss for sound event detection, for the DCASE Task 4 baselines",
     long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    author="The dcase_coherence authors",
     license="MIT",
+    keywords="sound event detection, audio event detection, DCASE, DESED, temporal coherence",
+    # Of the code that it is made for; the package has no address of its own.
+    project_urls={"DESED_task": "https://github.com/DCASE-REPO/DESED_task"},
     packages=find_packages(include=["dcase_coherence", "dcase_coherence.*"]),
     package_data={
         "dcase_coherence": ["py.typed"],
@@ -65,10 +75,22 @@ setup(
         "tune": TUNE,
         "exact": EXACT,
         "test": TEST,
-        "dev": ["ruff", "mypy", "types-PyYAML", "build", "deptry", "import-linter"],
+        "docs": DOCS,
+        "dev": [
+            *("ruff", "mypy", "types-PyYAML", "deptry", "import-linter"),
+            *("build", "twine", "check-wheel-contents"),
+        ],
     },
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        # Tested: the core on 3.8, everything on 3.11.
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.8",
+        "Programming Language :: Python :: 3.11",
         "Topic :: Multimedia :: Sound/Audio :: Analysis",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

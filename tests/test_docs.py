@@ -1,6 +1,7 @@
-"""Every Python block of the documentation runs as it stands."""
+"""Every Python block of the documentation runs as it stands; what it says of itself agrees."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from torch import nn
+
+from dcase_coherence import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 SYBIL = Sybil([PythonCodeBlockParser()])
@@ -53,7 +56,7 @@ def upstream():
     }
 
 
-NAMES = {"README.md": readme, "docs/upstream.md": upstream}
+NAMES = {"README.md": readme, "docs/use.md": readme, "docs/upstream.md": upstream}
 
 
 def run(page, tmp_path, monkeypatch):
@@ -82,3 +85,21 @@ def test_the_example_of_the_readme_brings_the_term_in_during_the_first_epoch(tmp
 
 def test_blocks_are_found():
     assert {page.name for page in WITH_CODE} >= {"README.md", "upstream.md"}
+
+
+def test_the_version_is_the_same_everywhere():
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    released, date = re.search(r"^## \[(\d.+)\] - (.+)$", changes, re.MULTILINE).groups()
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.search(r"^version: (.+)$", citation, re.MULTILINE)[1] == released == __version__
+    assert re.search(r"^date-released: (.+)$", citation, re.MULTILINE)[1] == date
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_of_the_repository(page):
+    links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text("utf-8"))
+    # patches.md, contributing.md and the start of the site are made of files from elsewhere.
+    made = {ROOT / "docs" / name for name in ("patches.md", "contributing.md", "index.md")}
+    for link in links:
+        path = (page.parent / link).resolve()
+        assert path.exists() or path in made, link

@@ -1,0 +1,154 @@
+"""Tables of the documentation: made from the records of runs, and what the pages hold."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from dcase_coherence.evaluation.profile import COLUMNS
+from dcase_coherence.evaluation.significance import paired_test
+from dcase_coherence.system.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+BASELINE = [0.40, 0.44, 0.45]
+LAGS = [0.41, 0.47, 0.45]
+
+
+def record(folder, number, f1, *, teacher=False, profile=True, **more):
+    model = "teacher" if teacher else "student"
+    scores = {f"test/{model}/event_f1_macro": f1, "test/other/event_f1_macro": 0.99}
+    if profile:
+        events = 10 * number + 10
+        counts = {**dict.fromkeys(COLUMNS, 0), "events": events, "hit": events - 5, "missed": 5}
+        scores.update({f"test/{model}/profile/{name}": count for name, count in counts.items()})
+    settings = {"number": number, "config": {"training": {"seed": 42, "teacher": teacher}}}
+    content = {"settings": settings, **({} if f1 is None else {"scores": scores}), **more}
+    folder = folder / f"trial_{number}"
+    folder.mkdir(parents=True)
+    (folder / "trial.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def results(tmp_path):
+    for number, (f1, other) in enumerate(zip(BASELINE, LAGS)):
+        record(tmp_path / "set" / "baseline", number, f1, profile=number > 0)
+        record(tmp_path / "set" / "lags_1", number, other, teacher="average")
+    record(tmp_path / "set" / "exact", 0, None)
+    record(tmp_path / "set" / "exact", 1, 0.1)
+    return tmp_path
+
+
+def rows(text):
+    header, _, *lines = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    return {line[0].strip("`"): dict(zip(header, map(str.strip, line))) for line in lines}
+
+
+@pytest.mark.parametrize(
+    "page", TABLES["PAGES"], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_pages_hold_what_the_records_give(page):
+    text = page.read_text("utf-8")
+    assert TABLES["rewritten"](text) == text, "run python docs/tables.py"
+
+
+def test_some_page_has_a_table():
+    assert any(TABLES["BLOCK"].search(page.read_text("utf-8")) for page in TABLES["PAGES"])
+
+
+def test_a_row_has_means_differences_and_tests_over_the_seeds_of_both(results):
+    found = rows(TABLES["table"]("set", results))
+    assert list(found) == ["baseline", "exact", "lags_1"]
+    assert found["baseline"]["event F1, macro (%)"] == "43.00 ± 2.65"
+    test = paired_test(BASELINE, LAGS)
+    assert found["lags_1"]["difference [95 %]"].startswith("+1.33 [-2.46, +5.13]")
+    assert found["lags_1"]["p, paired t"] == f"{test.p_t:.3f}"
+    assert found["exact"]["difference [95 %]"] == "-34.00"
+    assert found["exact"]["p, paired t"] == "-"
+    assert "PSDS 1" not in found["baseline"]
+
+
+def test_what_is_missing_is_said(results):
+    found = rows(TABLES["table"]("set", results))
+    assert found["exact"]["trials"] == "1 of 2"
+    # 5 of 20 and 5 of 30 events; the first trial has no profile.
+    assert found["baseline"]["missed (%)"] == "20.0 (of 2)"
+    assert found["lags_1"]["missed (%)"] == "25.0"
+
+
+def test_the_score_that_a_setting_is_chosen_by_comes_from_the_epochs(results):
+    for number, best in enumerate((0.5, 0.7, 0.6)):
+        table = f"epoch\tval/obj_metric\n0\t0.1\n1\t{best}\n2\t\n"
+        (results / "set" / "lags_1" / f"trial_{number}" / "epochs.tsv").write_text(table)
+    found = rows(TABLES["table"]("set", results))
+    assert found["lags_1"]["validation (%)"] == "60.00 ± 10.00"
+    assert found["baseline"]["validation (%)"] == "-"
+
+
+def test_settings_seeds_and_columns_are_chosen(results):
+    request = "set settings=lags_* seeds=43-44 columns=difference,trials"
+    found = rows(TABLES["table"](request, results))
+    lags = {"setting": "`lags_1`", "difference [95 %]": "+1.50 [-17.56, +20.56]", "trials": "2"}
+    assert found == {"lags_1": lags}
+
+
+def test_seed_by_seed(results):
+    found = rows(TABLES["table"]("set kind=seeds settings=lags_1,exact", results))
+    assert found == {
+        "lags_1": {"setting": "`lags_1`", "seed 42": "41.0", "seed 43": "47.0", "seed 44": "45.0"},
+        "exact": {"setting": "`exact`", "seed 42": "-", "seed 43": "10.0", "seed 44": "-"},
+    }
+
+
+def test_what_became_of_the_events_of_all_trials(results):
+    found = rows(TABLES["table"]("set kind=profile", results))
+    # The third setting has one trial with an end, the official teacher stands below.
+    assert list(found)[:-1] == ["baseline", "exact", "lags_1"]
+    shares = {name: (row["events"], row["hit"], row["missed"]) for name, row in found.items()}
+    assert shares["baseline"] == ("50", "80.0", "20.0")
+    assert shares["exact"] == ("20", "75.0", "25.0")
+    assert shares["lags_1"] == ("60", "75.0", "25.0")
+    assert shares["official, on DESED"] == ("4,224", "38.0", "26.5")
+
+
+def test_scores_on_the_public_set(tmp_path):
+    public = {"scores": {"public/student/event_f1_macro": 0.25}}
+    record(tmp_path / "set" / "baseline", 0, 0.5, public=public)
+    assert rows(TABLES["table"]("set test=public", tmp_path))["baseline"] == {
+        "setting": "`baseline`",
+        "trials": "1",
+        "event F1, macro (%)": "25.00",
+    }
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ("nothing", "nothing holds no <setting>"),
+        ("set kind=rows", "asks for kind=rows; use kind=profile|scores|seeds"),
+        ("set colour=red", "asks for colour=red"),
+        ("set seeds=a-b", "seeds are 'a-b'"),
+        ("set columns=f1", "'f1' is no column"),
+        ("set settings=baseline,margin", "no trial of the setting 'margin'"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused(results, request_, said):
+    with pytest.raises(InputError, match=said.replace("|", r"\|")):
+        TABLES["table"](request_, results)
+
+
+def test_a_record_that_cannot_be_read_is_named(results):
+    path = results / "set" / "baseline" / "trial_0" / "trial.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"trial_0/trial.json is no record"):
+        TABLES["table"]("set", results)
+
+
+def test_only_what_lies_between_the_comments_is_rewritten(results):
+    page = "    <!-- table: nothing -->\n\n<!-- table: set columns=trials -->\n"
+    page += "old\n<!-- /table -->\n\nB\n"
+    made = TABLES["rewritten"](page, results)
+    assert made.startswith(page.split("old")[0] + "\n| setting | trials |\n")
+    assert made.endswith("| `lags_1` | 3 |\n\n<!-- /table -->\n\nB\n")
+    assert TABLES["rewritten"](made, results) == made

@@ -44,7 +44,12 @@ DOCS = [
     "latex2mathml",  # formulas without a script from the network
     "ruff",  # lays out long signatures
 ]
-TEST = ["pytest>=8", "hypothesis>=6", "sybil>=9"]  # sybil runs the examples of the documentation
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6",
+    "sybil>=9",  # runs the examples of the documentation
+    "selenium>=4.11",  # looks at the pages in chromium, where that is installed
+]
 
 setup(
     name="dcase-coherence",
@@ -58,7 +63,10 @@ setup(
     # Of the code that it is made for; the package has no address of its own.
     project_urls={"DESED_task": "https://github.com/DCASE-REPO/DESED_task"},
     packages=find_packages(include=["dcase_coherence", "dcase_coherence.*"]),
-    package_data={"dcase_coherence": ["py.typed"]},
+    package_data={
+        "dcase_coherence": ["py.typed"],
+        "dcase_coherence.evaluation": ["page.css", "page.js"],
+    },
     python_requires=">=3.8",
     # The official environments pin torch 1.8.1 to 2.0.1; a newer limit would change them.
     install_requires=["torch>=1.8"],

@@ -136,6 +136,7 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
         "z": z,
         "labels": labels,
         "names": names,
+        "folder": data[f"{part}_folder"],
         "reference": reference,
         "encoder": encoder,
         "scores": evaluated,
@@ -252,7 +253,8 @@ def write(sets: dict, args: argparse.Namespace) -> None:
         show=[label],
         title=clip,
     )
-    report.figure("Posteriors of a clip", figure, f"Figure 4c: {label} in {clip}.")
+    words = f"Figure 4c: {label} in {clip}."
+    report.clip("Posteriors of a clip", figure, Path(found["folder"], clip), words)
 
     scores = pd.DataFrame(
         {

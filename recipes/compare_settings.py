@@ -100,7 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     sets = {name: gather(trials, name, model) for name in ("test", "public")[: 1 + public]}
     folders = {s: [t.folder for t in trials if t.folder.parent.name == s] for s in configs}
     first = configs[args.reference]["training"]["seed"] + args.first
-    write(log_dir, args, sets, folders, model, list(range(first, first + args.trials)))
+    seeds = list(range(first, first + args.trials))
+    write(log_dir, args, sets, folders, model, seeds, configs[args.reference])
     if failure is not None:
         raise failure
 
@@ -139,14 +140,39 @@ def gather(trials: list, name: str, model: str) -> dict:
     return {"scores": found, "profiles": profiles, "errors": errors}
 
 
+def to_show(found: dict, folders: dict, model: str, reference: str) -> dict:
+    """Folder of the first trial of the reference and of the setting that is best on validation."""
+    import statistics
+
+    tested: dict = {}
+    for setting, paths in folders.items():
+        for path, scores in zip(paths, found[setting]):
+            if scores and (path / "metrics_test" / model).is_dir():
+                tested.setdefault(setting, path)
+    means = {
+        setting: statistics.mean(one["validation"] for one in found[setting] if one)
+        for setting in tested
+        if setting != reference
+    }
+    chosen = [reference, *sorted(means, key=means.__getitem__)[-1:]]
+    return {setting: tested[setting] for setting in chosen if setting in tested}
+
+
 def write(
-    log_dir: Path, args: argparse.Namespace, sets: dict, folders: dict, model: str, seeds: list
+    log_dir: Path,
+    args: argparse.Namespace,
+    sets: dict,
+    folders: dict,
+    model: str,
+    seeds: list,
+    config: dict,
 ) -> None:
     """Print the tables; write the report and settings.json."""
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.runs.epochs import mean_epochs, tables_of
+    from dcase_coherence.runs.shown import report_clip
     from dcase_coherence.system.files import write_whole
 
     command_line = shlex.join(sys.argv)
@@ -177,6 +203,8 @@ def write(
     means = {setting: mean_epochs(several) for setting, several in tables.items() if several}
     known = [column for column in CURVES if any(column in table for table in means.values())]
     report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
+    shown = to_show(sets["test"]["scores"], folders, model, args.reference)
+    report_clip(report, shown, model, config)
     report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
     report.write(log_dir)
     content = {"command": command_line, "seeds": seeds, **sets.pop("test"), **sets}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -32,12 +33,29 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--format", choices=FORMATS, default="tsv")
     parser.add_argument("--out", help="file (tsv, json) or folder (audacity: one file a recording)")
-    parser.add_argument("--figure", metavar="DIR", help="also draw the posteriors into this folder")
+    parser.add_argument(
+        "--figure",
+        metavar="DIR|FILE.html",
+        help="also draw the posteriors into this folder; or, of one recording, write a page with "
+        "its events, posteriors and a player",
+    )
     parser.add_argument("--gpus", help="index, or cpu")
     args = parser.parse_args(argv)
     if args.out and Path(args.out).exists() and (args.format != "audacity"):
         raise InputError(f"--out {args.out} exists; remove it or give another name")
+    if is_page(args.figure):
+        if len(args.audio) > 1:
+            raise InputError(
+                f"--figure {args.figure} is a page of one recording, and there are "
+                f"{len(args.audio)}; give a folder, or one recording"
+            )
+        if Path(args.figure).exists():
+            raise InputError(f"--figure {args.figure} exists; remove it or give another name")
     return args
+
+
+def is_page(figure: str | None) -> bool:
+    return figure is not None and Path(figure).suffix.lower() in (".html", ".htm")
 
 
 @command
@@ -70,7 +88,9 @@ def main(argv: list[str] | None = None) -> None:
             median_window=args.median_window,
         )
         found.append((audio, seconds, events))
-        if args.figure:
+        if is_page(args.figure):
+            write_page(args, audio, posteriors, events, detector)
+        elif args.figure:
             draw(Path(args.figure), audio, posteriors, detector.encoder, args.threshold)
     write(args, found)
     for sentence in refused[:-1]:
@@ -131,12 +151,12 @@ def audacity(found: list) -> str:
     return "".join(f"{e.onset:.6f}\t{e.offset:.6f}\t{e.event_label}\n" for e in rows)
 
 
-def draw(folder: Path, audio: str, posteriors, encoder, threshold: float) -> None:
+def posterior_figure(audio: str, posteriors, encoder, threshold: float):
     import pandas as pd
 
     from dcase_coherence.evaluation import plots
 
-    figure = plots.posteriors(
+    return plots.posteriors(
         {"posterior": posteriors},
         pd.DataFrame(),
         encoder.labels,
@@ -144,10 +164,40 @@ def draw(folder: Path, audio: str, posteriors, encoder, threshold: float) -> Non
         threshold=threshold,
         title=Path(audio).name,
     )
+
+
+def draw(folder: Path, audio: str, posteriors, encoder, threshold: float) -> None:
+    from dcase_coherence.evaluation import plots
+
     target = folder / Path(audio).name
     if target.with_name(f"{target.name}.png").exists():
         raise InputError(f"{target}.png exists; remove it or give another --figure")
-    plots.save(figure, target)
+    plots.save(posterior_figure(audio, posteriors, encoder, threshold), target)
+
+
+def write_page(args: argparse.Namespace, audio: str, posteriors, events, detector) -> None:
+    """Write a page to send around: the events, and the posteriors with a player."""
+    from dcase_coherence.evaluation.report import Report
+    from dcase_coherence.system.files import write_whole
+
+    found = (
+        f"{len(events) or 'No'} event{'s' * (len(events) != 1)} at threshold {args.threshold:g}."
+    )
+    report = Report(f"Events in {Path(audio).name}", command=shlex.join(sys.argv), summary=found)
+    figure = posterior_figure(audio, posteriors, detector.encoder, args.threshold)
+    report.clip("Posteriors", figure, audio, "Classes whose posterior exceeds 0.3 somewhere.")
+    if len(events):
+        table = events.set_index("event_label").rename_axis("class")
+        report.table("Events", table.rename(columns="{} (s)".format))
+    window = args.median_window or detector.median_window
+    report.settings(
+        {
+            "checkpoint": args.checkpoint,
+            "threshold": args.threshold,
+            "median window (frames)": window,
+        }
+    )
+    write_whole(args.figure, report.page())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dcase_coherence.runs.options import (
     add_options,
@@ -27,9 +26,6 @@ from dcase_coherence.runs.options import (
     running,
 )
 from dcase_coherence.system.errors import InputError, command
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -268,32 +264,11 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list, profile
 
 def draw_posteriors(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
     """Posteriors of both models on a test clip."""
-    from dcase_coherence.data.annotations import read_events, read_reference
     from dcase_coherence.evaluation import plots
-    from dcase_coherence.evaluation.posteriors import load_posteriors
+    from dcase_coherence.runs.shown import shown_clip
 
-    reference = read_reference(config["data"]["test_tsv"], config["data"]["classes"])
-    said = {
-        arm: load_posteriors(folders[arm] / "metrics_test" / model / "posteriors.npz")
-        for arm in ARMS
-    }
-    clips, classes = said["baseline"]
-    clip = clip_to_show(
-        reference[reference["filename"].isin(list(clips))],
-        [
-            read_events(folders[arm] / "metrics_test" / model / f"predictions_05_{model}.tsv")
-            for arm in ARMS
-        ],
-    )
-    figure = plots.posteriors(
-        {arm: clips[clip] for arm, (clips, _) in said.items()},
-        reference[reference["filename"] == clip],
-        classes,
-        frame_seconds=config["feats"]["hop_length"]
-        * config["data"]["net_subsample"]
-        / config["data"]["fs"],
-        title=clip,
-    )
+    ordered = {arm: folders[arm] for arm in ARMS}
+    figure = shown_clip(ordered, model, config).figure
     print(f"posteriors of both models: {plots.save(figure, log_dir / 'posteriors')[0]}")
 
 
@@ -313,21 +288,6 @@ def draw_curves(log_dir: Path, folders: dict[str, Path], model: str) -> None:
     }
     figure = plots.curves(epochs, panels=list(names.values()))
     print(f"curves of the training: {plots.save(figure, log_dir / 'curves')[0]}")
-
-
-def clip_to_show(reference: pd.DataFrame, estimates: list[pd.DataFrame]) -> str:
-    """The clip of which all models find the most events, less those that one of them misses.
-
-    An event is found where an estimated one of its class overlaps it.
-    """
-    events = reference.dropna(subset=["event_label"]).reset_index(names="event")
-    counts = 0
-    for estimated in estimates:
-        pairs = events.merge(estimated, on=["filename", "event_label"], suffixes=("", "_found"))
-        overlap = pairs.query("onset_found < offset and offset_found > onset")
-        counts = counts + events["event"].isin(overlap["event"])
-    found = (counts == len(estimates)).map({True: 1, False: -1})
-    return found.groupby(events["filename"]).sum().idxmax()
 
 
 def run_official_code(args: argparse.Namespace) -> None:

@@ -194,6 +194,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.runs.epochs import mean_epochs, tables_of
+    from dcase_coherence.runs.shown import report_clip
     from dcase_coherence.system.files import write_whole
 
     compared = {
@@ -232,6 +233,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     curves = {arm: mean_epochs(tables_of(found)) for arm, found in folders.items()}
     known = [column for column in CURVES if any(column in table for table in curves.values())]
     report.figure("Training", plots.curves(curves, panels=known), "Means over the trials.")
+    report_clip(report, {arm: found[0] for arm, found in folders.items()}, "student", config)
     every = pd.concat([one["every"] for one in compared.values()]).rename_axis("score")
     report.table("Every score", every, "In [0, 1].")
     report.settings({key: value for key, value in config.items() if key != "soundscapes"})

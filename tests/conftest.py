@@ -1,6 +1,7 @@
 import json
 import os
 import runpy
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,48 @@ def golden_inputs():
 def golden_json():
     """Tables of the official baseline, by file name."""
     return {p.stem: json.loads(p.read_text()) for p in (GOLDEN / "baseline").glob("*.json")}
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium, driven by selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.chrome.service.Service(programs[1])
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
+
+
+@pytest.fixture
+def browse(chromium):
+    """Open a file in Chromium; nothing may be said on its console, and nothing be fetched."""
+    opened = []
+
+    def browse(path):
+        for log in ("browser", "performance"):
+            chromium.get_log(log)
+        opened.append(path.resolve().as_uri())
+        chromium.get(opened[-1])
+        return chromium
+
+    yield browse
+    assert chromium.get_log("browser") == []
+    messages = [
+        json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")
+    ]
+    asked = {
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }
+    assert {url for url in asked if not url.startswith("data:")} == set(opened)
 
 
 @pytest.fixture(autouse=True)

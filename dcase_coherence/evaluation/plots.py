@@ -7,6 +7,7 @@ by colour-blind people and, by the line, in a grey print).
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 from pathlib import Path
@@ -39,10 +40,12 @@ SHADE = "#D9D9D9"
 #: Colours of what became of reference events, none of them that of a model: found, found with a
 #: wrong edge, lost.
 OUTCOMES = dict(
-    zip(OF_REFERENCE, ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#D9D9D9"))
+    zip(OF_REFERENCE, ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#CFCFCF"))
 )
 #: Colour and hatch of the cells of a grid where training went wrong.
 MARKS = {"diverged": ("#D55E00", "//"), "collapsed": ("#CC79A7", "..")}
+#: Colour of text on coloured fields, which stays when a page turns all that is black to white.
+ON_COLOUR = "#1A1A1A"
 WIDTH = 7.0  # inches: two columns of a paper
 
 
@@ -308,7 +311,13 @@ def error_profiles(
         for place, start, width in zip(at, left, widths):
             if width >= 3.5:
                 panel.text(
-                    start + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=8
+                    start + width / 2,
+                    place,
+                    f"{width:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=ON_COLOUR,
                 )
         left += widths
     names = [f"{name}\n{events:,} events" for name, events in counts["events"].items()]
@@ -531,6 +540,14 @@ def save(figure: Figure, path: os.PathLike | str) -> list[Path]:
                 figure.savefig(temporary, dpi=200, format=kind, metadata=metadata)
             written.append(target)
     return written
+
+
+def svg(figure: Figure) -> str:
+    """Write a figure as SVG on a transparent ground; the same figure always gives the same text."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue().decode()
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import importlib.metadata
 import os
@@ -17,9 +16,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dcase_coherence.evaluation import plots
+from dcase_coherence.evaluation import page, plots
 from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import write_whole
+from dcase_coherence.system.files import PathLike, write_whole
 
 PACKAGES = (
     "dcase-coherence",
@@ -35,22 +34,6 @@ PACKAGES = (
 )
 
 DASH = "\N{EN DASH}"
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-pre { background: #f3f3f3; padding: .7rem; overflow-x: auto; white-space: pre-wrap; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-top: 2px solid; border-bottom: 1px solid; }
-tbody tr:last-child > * { border-bottom: 2px solid; }
-tbody th { font-weight: normal; }
-img { max-width: 100%; height: auto; }
-figure { margin: 1rem 0; } figcaption, .note { color: #444; font-size: .92rem; }
-"""
 
 
 class Report:
@@ -100,9 +83,60 @@ class Report:
             figure: as the functions of :mod:`plots` return it.
             note: caption.
         """
-        self._add("figure", title, figure, note)
+        self._add("figure", title, (figure, None), note)
 
-    def write(self, folder: os.PathLike[str] | str) -> list[Path]:
+    def clip(self, title: str, figure: Figure, audio: PathLike, note: str = "") -> None:
+        """Add the posteriors of a clip, with a player of its audio in the HTML file.
+
+        A clip whose audio cannot be used is shown without a player, and the report says why.
+
+        Args:
+            title: heading; also the name of the files.
+            figure: as :func:`plots.posteriors` returns it: its x axes are the time in seconds.
+            audio: path of the recording.
+            note: caption.
+
+        Raises:
+            InputError: there is a clip already; the audio of one is enough to send around.
+        """
+        if any(part[0] == "figure" and part[2][1] for part in self._parts):
+            raise InputError(f"the report has the audio of a clip already; add {title!r} as figure")
+        try:
+            sound = page.Clip(audio)
+        except InputError as error:
+            sound, note = None, f"{note} Without a player: {error}.".strip()
+        self._add("figure", title, (figure, sound), note)
+
+    def text(self, title: str, words: str) -> None:
+        """Add a sentence, for example on what the run cannot show."""
+        self._add("text", title, words, "")
+
+    def page(self) -> str:
+        """The report as one HTML page that needs no other file and no network."""
+        parts = [*self._parts, _environment_part()]
+        links = [
+            f'<li><a href="#{_slug(title)}">{html.escape(title)}</a></li>' for _, title, *_ in parts
+        ]
+        body = [f"<p>{html.escape(self.summary)}</p>"] if self.summary else []
+        body.append(f"<pre>{html.escape(self.command)}</pre>")
+        body.append(f'<nav aria-label="Parts of the report"><ul>{"".join(links)}</ul></nav>')
+        for kind, title, content, note in parts:
+            name = _slug(title)
+            body.append(f'<h2 id="{name}">{html.escape(title)}</h2>')
+            if kind == "figure":
+                figure, sound = content
+                body.append(page.figure(name, title, figure, note, sound))
+                continue
+            if kind == "text":
+                body.append(f"<p>{html.escape(content)}</p>")
+            else:
+                tables = {"table": "sortable", "settings": "settings"}
+                body.append(page.table(*_cells(content), kind=tables[kind]))
+            if note:
+                body.append(f'<p class="note">{html.escape(note)}</p>')
+        return page.document(self.title, body)
+
+    def write(self, folder: PathLike) -> list[Path]:
         """Write `report.html`, `report.md`, and figures (PNG, SVG) and tables (LaTeX) beside it.
 
         Returns:
@@ -110,54 +144,21 @@ class Report:
         """
         folder = Path(folder)
         written = [folder / "report.html", folder / "report.md"]
-        pictures = {}
         for kind, title, content, _ in self._parts:
             if kind == "figure":
-                written += plots.save(content, folder / "figures" / _slug(title))
-                pictures[title] = written[-1].read_bytes()
+                written += plots.save(content[0], folder / "figures" / _slug(title))
             elif kind == "table":
                 path = folder / "tables" / f"{_slug(title)}.tex"
-                _write(path, latex(content))
+                write_whole(path, latex(content))
                 written.append(path)
-        _write(written[0], self._html(pictures))
-        _write(written[1], self._markdown())
+        write_whole(written[0], self.page())
+        write_whole(written[1], self._markdown())
         return written
 
     def _add(self, kind: str, title: str, content: Any, note: str) -> None:
         if _slug(title) in {_slug(part[1]) for part in self._parts}:
             raise InputError(f"the report has a part {title!r} already; give each its own title")
         self._parts.append((kind, title, content, note))
-
-    def _html(self, pictures: Mapping[str, bytes]) -> str:
-        lines = [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(self.title)}</title>",
-            f"<style>{STYLE}</style>",
-            "</head>",
-            "<body>",
-            f"<h1>{html.escape(self.title)}</h1>",
-        ]
-        if self.summary:
-            lines.append(f"<p>{html.escape(self.summary)}</p>")
-        lines.append(f"<pre>{html.escape(self.command)}</pre>")
-        for kind, title, content, note in [*self._parts, _environment_part()]:
-            lines.append(f"<h2>{html.escape(title)}</h2>")
-            if kind == "figure":
-                data = base64.b64encode(pictures[title]).decode()
-                lines.append(
-                    f'<figure><img alt="{html.escape(title)}" '
-                    f'src="data:image/svg+xml;base64,{data}">'
-                    f"<figcaption>{html.escape(note)}</figcaption></figure>"
-                )
-            else:
-                lines.append(f'<div class="wide">{_html_table(content)}</div>')
-                if note:
-                    lines.append(f'<p class="note">{html.escape(note)}</p>')
-        return "\n".join([*lines, "</body>", "</html>"]) + "\n"
 
     def _markdown(self) -> str:
         lines = [f"# {self.title}", ""]
@@ -168,6 +169,8 @@ class Report:
             lines += [f"## {title}", ""]
             if kind == "figure":
                 lines.append(f"![{title}](figures/{_slug(title)}.png)")
+            elif kind == "text":
+                lines.append(content)
             else:
                 header, rows = _cells(content)
                 lines.append("| " + " | ".join(_pipes(header)) + " |")
@@ -260,18 +263,6 @@ def _text(value: Any) -> str:
     return f"{number:.1e}" if 0 < abs(number) < 5e-4 else f"{number:.3f}"
 
 
-def _html_table(values: pd.DataFrame) -> str:
-    header, rows = _cells(values)
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-        + "</tr>\n"
-        for row in rows
-    )
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
-
-
 def _pipes(cells: Sequence[str]) -> list[str]:
     return [cell.replace("|", "\\|") for cell in cells]
 
@@ -286,7 +277,3 @@ def _latex_text(text: str) -> str:
 def _slug(title: str) -> str:
     """Name of a file for a title."""
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, text)

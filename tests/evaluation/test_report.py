@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import base64
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 from dcase_coherence.evaluation import plots
 from dcase_coherence.evaluation.report import Report, environment, latex
@@ -25,8 +25,8 @@ class Reader(HTMLParser):
         self.rows, self.sources, self.open = [], [], []
 
     def handle_starttag(self, tag, attrs):
-        if tag in ("meta", "img"):
-            self.sources += [value for name, value in attrs if name in ("src", "href")]
+        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag in ("meta", "link"):
             return
         self.open.append(tag)
         if tag == "tr":
@@ -73,10 +73,11 @@ def test_html_is_well_formed_and_stands_alone(written):
     assert ["a|b <i>", "\N{EN DASH}", "0.000", "\N{EN DASH}"] in reader.rows
     assert ["training.lr", "0.001"] in reader.rows
     assert ["numpy", np.__version__] in reader.rows
-    (source,) = reader.sources
-    kind, data = source.split(",", 1)
-    assert kind == "data:image/svg+xml;base64"
-    assert base64.b64decode(data) == (folder / "figures" / "curves.svg").read_bytes()
+    assert all(source.startswith(("#", "data:")) for source in reader.sources)
+    assert text.count("<svg ") == 1
+    for name in ("main_scores", "curves", "environment"):
+        assert f'<li><a href="#{name}">' in text
+        assert f'<h2 id="{name}">' in text
     assert "<title>One &amp; two</title>" in text
     assert "&lt;dir&gt;" in text
 
@@ -89,6 +90,42 @@ def test_markdown_tables_have_as_many_cells_in_every_row(written):
     cells = [line.replace("\\|", "").count("|") for line in lines[start : start + 4]]
     assert cells == [5, 5, 5, 5]
     assert lines[start + 3].startswith(r"| a\|b <i> |")
+
+
+def drawn():
+    clip = np.random.default_rng(0).random((20, 1))
+    return plots.posteriors({"baseline": clip}, pd.DataFrame(), ["Dog"], frame_seconds=0.05)
+
+
+def test_one_clip_has_a_player(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, np.zeros(16000), 16000)
+    report = Report("A run", command="x")
+    report.clip("A clip", drawn(), tmp_path / "a.wav", "A caption.")
+    with pytest.raises(InputError, match="the audio of a clip already; add 'Another'"):
+        report.clip("Another", drawn(), tmp_path / "b.wav")
+    report.figure("Another", drawn())
+    assert report.page().count("<audio ") == 1
+    report.write(tmp_path)
+    assert (tmp_path / "figures" / "a_clip.png").is_file()
+    assert "![A clip](figures/a_clip.png)\n\nA caption." in (tmp_path / "report.md").read_text()
+
+
+def test_a_clip_whose_audio_is_away_is_shown_without_a_player(tmp_path):
+    report = Report("A run", command="x")
+    report.clip("A clip", drawn(), tmp_path / "away.wav", "A caption.")
+    said = report.page()
+    assert "<audio" not in said
+    assert said.count("<svg ") == 1
+    assert f"A caption. Without a player: {tmp_path / 'away.wav'} does not exist.<" in said
+
+
+def test_a_sentence_on_what_cannot_be_shown(tmp_path):
+    report = Report("A run", command="x")
+    report.text("A clip", "There is <none>.")
+    report.write(tmp_path)
+    assert "<p>There is &lt;none&gt;.</p>" in (tmp_path / "report.html").read_text()
+    assert "## A clip\n\nThere is <none>.\n" in (tmp_path / "report.md").read_text()
 
 
 def test_latex_escapes():

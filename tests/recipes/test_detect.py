@@ -1,6 +1,7 @@
 """Detections as tables, JSON, Audacity labels and figures."""
 
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,55 @@ def test_audacity_labels_and_figures(detect, recordings, tmp_path):
     assert written == ["one.flac.png", "one.flac.svg", "two.wav.png", "two.wav.svg"]
     with pytest.raises(SystemExit):
         detect(*arguments)
+
+
+def test_a_page_of_one_recording(detect, recordings, tmp_path):
+    target = tmp_path / "new" / "page.html"
+    detect(recordings[0], "--threshold", 0.0, "--figure", target)
+    text = target.read_text()
+    assert text.count("data:audio/flac;base64,") == 1
+    assert "<title>Events in one.flac</title>" in text
+    assert "10 events at threshold 0." in text
+    cells = '<th scope="row">Alarm_bell_ringing</th><td>0.000</td><td>2.500</td>'
+    assert cells in text
+    assert [path.name for path in target.parent.iterdir()] == ["page.html"]
+
+
+def test_a_page_without_events(detect, recordings, tmp_path):
+    detect(recordings[1], "--threshold", 1.0, "--figure", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "No events at threshold 1." in text
+    assert '<h2 id="events">' not in text
+    assert "<audio" in text
+
+
+def test_a_page_is_of_one_recording_and_not_overwritten(detect, recordings, tmp_path, capsys):
+    target = tmp_path / "page.html"
+    for several, words in (
+        (recordings, "is a page of one recording, and there are 2"),
+        (recordings[:1], "page.html exists; remove it"),
+    ):
+        with pytest.raises(SystemExit):
+            detect(*several, "--figure", target)
+        assert words in capsys.readouterr().err
+        target.write_text("kept")
+    assert target.read_text() == "kept"
+
+
+def test_the_page_plays_in_a_browser(detect, recordings, tmp_path, browse):
+    detect(recordings[0], "--figure", tmp_path / "page.html")
+    driver = browse(tmp_path / "page.html")
+    driver.find_element("css selector", ".controls button").click()
+    audio = driver.find_element("css selector", "audio")
+    deadline = time.monotonic() + 60
+    while not driver.execute_script("return arguments[0].currentTime > 0.1", audio):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (cursor, *_) = driver.find_elements("css selector", ".cursor")
+    box = driver.execute_script(
+        "return JSON.parse(document.querySelector('#posteriors-values').textContent).panels[0].box"
+    )
+    assert float(cursor.get_dom_attribute("x1")) > box[0]
 
 
 def test_one_broken_recording_does_not_lose_the_others(detect, recordings, capsys, tmp_path):

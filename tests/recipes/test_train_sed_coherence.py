@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -98,29 +97,6 @@ def test_compares_both_models_and_leaves_everything_behind(finished, folder):
     for found in profiles.values():
         assert found["events"] == reference["event_label"].count()
     assert set(profiles) == {"baseline", "coherence"}
-
-
-def test_the_clip_that_is_shown_is_one_that_both_models_understand():
-    def table(*rows):
-        return pd.DataFrame(rows, columns=["filename", "onset", "offset", "event_label"])
-
-    many = [("many.wav", float(n), n + 0.5, "Dog") for n in range(6)]
-    reference = table(
-        *many,
-        ("two.wav", 1.0, 2.0, "Cat"),
-        ("two.wav", 3.0, 4.0, "Dog"),
-        ("one.wav", 1.0, 2.0, "Cat"),
-        ("none.wav", None, None, None),
-    )
-    found = [
-        ("two.wav", 1.5, 1.8, "Cat"),
-        ("two.wav", 3.5, 5.0, "Dog"),
-        ("one.wav", 0.0, 9.0, "Cat"),
-    ]
-    # Of six events one model finds three, the other all; and a wrong class finds nothing.
-    estimates = [table(*found, *many[:3]), table(*found, *many, ("many.wav", 0.0, 9.0, "Cat"))]
-    choose = runpy.run_path(str(ROOT / "recipes" / RECIPE))["clip_to_show"]
-    assert choose(reference, estimates) == "two.wav"
 
 
 def test_a_second_run_shows_the_first_ones_scores(run, finished, folder):

@@ -52,6 +52,9 @@ def test_what_a_run_prints_and_leaves(finished):
         # Two trials; all clips but the last have two events.
         assert content["profiles"][name]["coherence"]["events"] == 2 * 2 * (clips - 1)
     assert "Table 1" in (folder / "report.md").read_text()
+    assert "posteriors_of_a_clip.svg" in written
+    # Of one clip alone, whatever the number of trials and sets.
+    assert (folder / "report.html").read_text().count("data:audio/flac;base64,") == 1
 
 
 def test_scores_are_those_of_the_trainers_own_test(finished):

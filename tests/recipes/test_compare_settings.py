@@ -169,7 +169,7 @@ def test_two_machines_share_the_trials_and_each_can_report_them(
     assert any("settings.json in exp/settings_tiny" in one for one in said)
     trained = [path.parent for path in tmp_path.rglob("last.ckpt")]
     assert sorted(str(path.relative_to(path.parents[3])) for path in trained) == [
-        f"settings_tiny/{name}/trial_{n}" for name in ("baseline", "strong") for n in range(2)
+        f"exp/settings_tiny/{name}/trial_{n}" for name in ("baseline", "strong") for n in (3, 4)
     ]
     for machine in ("first", "second"):
         monkeypatch.chdir(tmp_path / machine)

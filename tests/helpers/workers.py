@@ -1,7 +1,8 @@
-"""Ends of worker processes, as dcase_coherence.runs.claims.side_by_side starts them."""
+"""Ends of worker processes: how claims.side_by_side sees them, and one that is killed in a job."""
 
 import os
 import signal
+import time
 
 from dcase_coherence.runs import claims
 from dcase_coherence.system.errors import InputError
@@ -23,3 +24,25 @@ def is_told_to_stop(number, worker, storage, jobs):
         os.kill(os.getpid(), signal.SIGTERM)
 
     claims.work(claims.open_study(storage, "study", {}), storage, jobs, run, worker)
+
+
+def read_log(log):
+    """Epochs that each process ran of each job, from lines of process, job and epoch."""
+    found = {}
+    for line in log.read_text().splitlines() if log.exists() else []:
+        process, job, epoch = line.split("\t")
+        found.setdefault(job, {}).setdefault(int(process), []).append(int(epoch))
+    return found
+
+
+def kill_in_a_job(first, second, log):
+    """Kill the first of two processes after two epochs of a job, await both, and name the job."""
+    deadline = time.monotonic() + 60
+    while not (jobs := [j for j, by in read_log(log).items() if len(by.get(first.pid, [])) == 2]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    second.join()
+    assert second.exitcode == 0
+    return jobs[-1]

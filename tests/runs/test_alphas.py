@@ -3,13 +3,13 @@
 import json
 import multiprocessing
 import os
-import signal
 import time
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
+import workers
 
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.runs import alphas, claims
@@ -183,15 +183,6 @@ def worker(storage, config, log, place, folder="exp"):
     alphas.search_worker(0, str(os.getpid()), *shared)
 
 
-def read_log(log):
-    """Epochs that each process ran of each cell."""
-    found = {}
-    for line in log.read_text().splitlines() if log.exists() else []:
-        process, cell, epoch = line.split("\t")
-        found.setdefault(cell, {}).setdefault(int(process), []).append(int(epoch))
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["of its own", "shared"])
 def test_a_killed_workers_cell_is_taken_up_by_another_machines(
@@ -207,16 +198,9 @@ def test_a_killed_workers_cell_is_taken_up_by_another_machines(
         return process
 
     first, second = begin(storage, log, "first"), begin(storage, log, "second")
-    deadline = time.monotonic() + 60
-    while not (cells := [c for c, by in read_log(log).items() if len(by.get(first.pid, [])) == 2]):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(first.pid, signal.SIGKILL)
-    first.join()
-    second.join()
-    assert second.exitcode == 0
+    killed = workers.kill_in_a_job(first, second, log)
 
-    ran, (killed,) = read_log(log), cells[-1:]
+    ran = workers.read_log(log)
     assert len(ran) == 4
     # From its checkpoint where that can be reached, otherwise from the start.
     begun = len(ran[killed][first.pid])

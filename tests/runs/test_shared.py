@@ -5,11 +5,11 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import time
 from pathlib import Path
 
 import pytest
+import workers
 
 from dcase_coherence.baseline.config import load_config
 from dcase_coherence.runs import claims, shared
@@ -215,25 +215,11 @@ def test_a_killed_workers_trial_is_taken_up_by_another_machines(
         process.start()
         return process
 
-    def ran():
-        lines = (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
-        found = {}
-        for process, name, epoch in (line.split("\t") for line in lines):
-            found.setdefault(name, {}).setdefault(int(process), []).append(int(epoch))
-        return found
-
     first, second = begin("first"), begin("second")
-    deadline = time.monotonic() + 60
-    while not (killed := [n for n, by in ran().items() if len(by.get(first.pid, [])) == 2]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(first.pid, signal.SIGKILL)
-    first.join()
-    second.join()
-    assert second.exitcode == 0
-    for name, by in ran().items():
-        assert by.get(second.pid if name in killed else next(iter(by))) == [0, 1, 2, 3]
-        assert len(by) == 1 + (name in killed)
+    killed = workers.kill_in_a_job(first, second, tmp_path / "log")
+    for name, by in workers.read_log(tmp_path / "log").items():
+        assert by.get(second.pid if name == killed else next(iter(by))) == [0, 1, 2, 3]
+        assert len(by) == 1 + (name == killed)
     # The first machine reports the same as the second.
     monkeypatch.setattr(shared, "side_by_side", lambda *_: pytest.fail("nothing is left to train"))
     scores = [report(make(machine), storage) for machine in ("first", "second")]

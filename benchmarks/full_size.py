@@ -15,11 +15,11 @@ import json
 import platform
 import resource
 import statistics
-import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
+from coherence_overhead import Step, seconds_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -52,7 +52,7 @@ class ByteCounter(TorchDispatchMode):
         return out
 
 
-def make_step(config: dict, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+def make_step(config: dict, device: torch.device, dtype: torch.dtype) -> Step:
     """A training step of the student on a batch of noise."""
     student = CRNN(**config["net"])
     optimizer = torch.optim.Adam(student.parameters(), config["opt"]["lr"], fused=True)
@@ -81,19 +81,6 @@ def make_step(config: dict, device: torch.device, dtype: torch.dtype) -> Callabl
         optimizer.step()
 
     return step
-
-
-def seconds_of(step: Callable[[], None], device: torch.device) -> float:
-    """Time of a core on the CPU, which other work does not add to; wall time on a GPU."""
-    if device.type == "cpu":
-        start = time.process_time()
-        step()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def cost(config: dict, device: torch.device, dtype: torch.dtype, repeats: int) -> dict:

@@ -78,24 +78,6 @@ def resample_tree(
     return done
 
 
-def add_test_set(
-    out: PathLike,
-    audio: PathLike,
-    table: PathLike,
-    durations: PathLike | None = None,
-    *,
-    public: bool = False,
-    processes: int | None = None,
-    progress: bool = True,
-) -> int:
-    """Lay strongly labelled recordings into a data set as its `validation` set, the test clips.
-
-    With `public` as its `public` set instead, a second one that is tested. See :func:`add_set`.
-    """
-    name = "public" if public else "test"
-    return add_set(name, out, audio, table, durations, processes=processes, progress=progress)
-
-
 def add_set(
     name: str,
     out: PathLike,

@@ -9,7 +9,7 @@ import soundfile
 
 from dcase_coherence.data.audio import read_audio
 from dcase_coherence.data.desed import official_layout
-from dcase_coherence.data.prepare import SETS, add_set, add_test_set, resample_tree
+from dcase_coherence.data.prepare import SETS, add_set, resample_tree
 from dcase_coherence.system.errors import InputError
 
 
@@ -47,7 +47,7 @@ def recordings(tmp_path):
 
 
 def test_a_test_set_is_laid_into_the_official_layout(tmp_path, recordings):
-    assert add_test_set(tmp_path / "out", *recordings, progress=False) == 3
+    assert add_set("test", tmp_path / "out", *recordings, progress=False) == 3
     paths = official_layout(tmp_path / "out")
     for name, samples in (("a.wav", 16000), ("b.wav", 8000), ("c.wav", 4000)):
         assert len(read_audio(f"{paths['test_folder']}/{name}")) == samples
@@ -57,11 +57,11 @@ def test_a_test_set_is_laid_into_the_official_layout(tmp_path, recordings):
     durations = pd.read_csv(paths["test_dur"], sep="\t", index_col="filename")["duration"]
     assert durations.to_dict() == {"a.wav": 1.0, "b.wav": 0.5, "c.wav": 0.25}
     # Again: nothing changes, nothing is refused.
-    assert add_test_set(tmp_path / "out", *recordings, progress=False) == 3
+    assert add_set("test", tmp_path / "out", *recordings, progress=False) == 3
 
 
 def test_a_second_set_is_the_public_one(tmp_path, recordings):
-    add_test_set(tmp_path / "out", *recordings, progress=False, public=True)
+    add_set("public", tmp_path / "out", *recordings, progress=False)
     paths = official_layout(tmp_path / "out")
     assert sorted(path.name for path in Path(paths["public_folder"]).iterdir()) == [
         "a.wav",
@@ -78,24 +78,24 @@ def test_a_second_set_is_the_public_one(tmp_path, recordings):
 def test_given_durations_are_taken(tmp_path, recordings):
     rows = [("filename", "duration"), ("c.wav", 0.25), ("a.wav", 1.0), ("b.wav", 0.5), ("d.wav", 1)]
     durations = table(tmp_path / "durations.tsv", *rows)
-    add_test_set(tmp_path / "out", *recordings, durations, progress=False)
+    add_set("test", tmp_path / "out", *recordings, durations, progress=False)
     found = pd.read_csv(official_layout(tmp_path / "out")["test_dur"], sep="\t")
     assert found["filename"].tolist() == ["c.wav", "a.wav", "b.wav"]
     table(durations, *rows[:3])
     with pytest.raises(InputError, match=r"durations\.tsv has no row for b\.wav"):
-        add_test_set(tmp_path / "other", *recordings, durations, progress=False)
+        add_set("test", tmp_path / "other", *recordings, durations, progress=False)
 
 
 def test_another_test_set_is_not_overwritten(tmp_path, recordings):
-    add_test_set(tmp_path / "out", *recordings, progress=False)
+    add_set("test", tmp_path / "out", *recordings, progress=False)
     folder, events = recordings
     table(events, HEAD, ("a.wav", 0.1, 0.9, "Dog"))
     with pytest.raises(InputError, match=r"validation\.tsv holds another set"):
-        add_test_set(tmp_path / "out", folder, events, progress=False)
+        add_set("test", tmp_path / "out", folder, events, progress=False)
     other = official_layout(tmp_path / "other")
     write(type(tmp_path)(other["test_folder"]) / "z.wav")
     with pytest.raises(InputError, match="1 clips of another set, such as z"):
-        add_test_set(tmp_path / "other", folder, events, progress=False)
+        add_set("test", tmp_path / "other", folder, events, progress=False)
 
 
 def test_names_stay_as_the_table_has_them(tmp_path):
@@ -105,7 +105,7 @@ def test_names_stay_as_the_table_has_them(tmp_path):
     names = ["a.WAV", "x/a.WAV", "x/y/b.wav", "c.wav"]
     rows = [(name, 0.1, 0.9, "Dog") for name in names]
     events = table(tmp_path / "events.tsv", HEAD, *rows)
-    assert add_test_set(tmp_path / "out", folder, events, progress=False) == 4
+    assert add_set("test", tmp_path / "out", folder, events, progress=False) == 4
     paths = official_layout(tmp_path / "out")
     assert pd.read_csv(paths["test_tsv"], sep="\t")["filename"].tolist() == names
     assert pd.read_csv(paths["test_dur"], sep="\t")["filename"].tolist() == sorted(names)
@@ -113,7 +113,7 @@ def test_names_stay_as_the_table_has_them(tmp_path):
         assert len(read_audio(f"{paths['test_folder']}/{name}")) == 16000
     events = table(tmp_path / "twice.tsv", HEAD, rows[0], ("a.wav", 0.1, 0.9, "Dog"))
     with pytest.raises(InputError, match=r"names a\.WAV and a\.wav, the same clip"):
-        add_test_set(tmp_path / "other", folder, events, progress=False)
+        add_set("test", tmp_path / "other", folder, events, progress=False)
 
 
 def test_a_tree_is_resampled_with_its_folders(tmp_path):
@@ -127,20 +127,20 @@ def test_a_tree_is_resampled_with_its_folders(tmp_path):
 def test_a_table_without_a_clip_gives_way(tmp_path, recordings):
     path = official_layout(tmp_path / "out")["test_tsv"]
     table(type(tmp_path)(path), HEAD)
-    assert add_test_set(tmp_path / "out", *recordings, progress=False) == 3
+    assert add_set("test", tmp_path / "out", *recordings, progress=False) == 3
 
 
 def test_missing_and_ambiguous_clips_are_named(tmp_path, recordings):
     folder, events = recordings
     write(folder / "a.flac")
     with pytest.raises(InputError, match=r"a\.flac and a\.ogg for a\.wav"):
-        add_test_set(tmp_path / "out", folder, events, progress=False)
+        add_set("test", tmp_path / "out", folder, events, progress=False)
     (folder / "a.flac").unlink()
     (folder / "a.ogg").unlink()
     with pytest.raises(InputError, match=r"1 of 3 clips .* a\.wav"):
-        add_test_set(tmp_path / "out", folder, events, progress=False)
+        add_set("test", tmp_path / "out", folder, events, progress=False)
     with pytest.raises(InputError, match="names no clip"):
-        add_test_set(tmp_path / "out", folder, table(events, HEAD), progress=False)
+        add_set("test", tmp_path / "out", folder, table(events, HEAD), progress=False)
 
 
 def test_a_tree_is_resampled_once_and_gets_its_durations(tmp_path):

@@ -32,12 +32,12 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from dcase_coherence.evaluation.profile import of_systems, pooled, profile_table
+from dcase_coherence.evaluation.significance import compare_with
 from dcase_coherence.evaluation.tables import (
     SCORES,
     interval,
@@ -77,8 +77,6 @@ TESTS = {
 COLUMNS = {"trials": "trials", **MEANS, "missed": "missed (%)", **TESTS}
 #: Those that a table shows only where it asks for them.
 ON_DEMAND = {"intersection_f1_macro", "p_wilcoxon"}
-
-compare = runpy.run_path(str(ROOT / "recipes" / "compare_settings.py"))["compare"]
 
 
 def read_trials(folder: Path, test: str = "test") -> dict[str, dict[int, dict[str, Any]]]:
@@ -166,7 +164,7 @@ def table(request: str, results: Path = RESULTS) -> str:
             {s: [one for one in found[s] if one and "profile" in one] for s in settings}
         )
     ordered = {s: found[s] for s in [*settings, reference] if s in found}
-    tests = compare(ordered, reference) if reference in found else {}
+    tests = compare_with(reference, ordered) if reference in found else {}
     row_of = {
         s: cells([one for one in found[s] if one is not None], tests.get(s)) for s in settings
     }

@@ -25,7 +25,6 @@ from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 MONITOR = ["z_norm", "d_boundary", "d_inside", "pulse_share"]
-EFFECT = 0.02  # difference of macro event F1 that the advice on seeds is for
 CURVES = ["val/obj_metric", "loss", *MONITOR, "threshold_ratio"]
 
 
@@ -112,7 +111,7 @@ def gather(trials: list, name: str, model: str) -> dict:
     from dcase_coherence.evaluation.profile import pooled
     from dcase_coherence.evaluation.tables import SCORES
     from dcase_coherence.runs.epochs import read_epochs
-    from dcase_coherence.runs.profiles import profile_of_scores, profiles_of_trials
+    from dcase_coherence.runs.profiles import has_detections, profile_of_scores, profiles_of_trials
     from dcase_coherence.runs.trials import read_record, scores_of
 
     found: dict = {}
@@ -131,7 +130,7 @@ def gather(trials: list, name: str, model: str) -> dict:
             counted.setdefault(setting, []).append(profile)
         # A folder of kept results has the counts, but not the detections.
         folder = trial.folder if name == "test" else trial.folder / name
-        if (folder / "metrics_test" / model).is_dir():
+        if has_detections(folder, model):
             detected.setdefault(setting, []).append(folder)
     data = trials[0].config["data"]
     reference = read_reference(data[f"{name}_tsv"], data["classes"])
@@ -144,10 +143,12 @@ def to_show(found: dict, folders: dict, model: str, reference: str) -> dict:
     """Folder of the first trial of the reference and of the setting that is best on validation."""
     import statistics
 
+    from dcase_coherence.runs.profiles import has_detections
+
     tested: dict = {}
     for setting, paths in folders.items():
         for path, scores in zip(paths, found[setting]):
-            if scores and (path / "metrics_test" / model).is_dir():
+            if scores and has_detections(path, model):
                 tested.setdefault(setting, path)
     means = {
         setting: statistics.mean(one["validation"] for one in found[setting] if one)
@@ -170,6 +171,7 @@ def write(
     """Print the tables; write the report and settings.json."""
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.report import Report
+    from dcase_coherence.evaluation.significance import compare_with
     from dcase_coherence.evaluation.tables import to_json
     from dcase_coherence.runs.epochs import mean_epochs, tables_of
     from dcase_coherence.runs.shown import report_clip
@@ -180,7 +182,7 @@ def write(
     tables = {setting: tables_of(paths) for setting, paths in folders.items()}
     parts: dict = {}
     for name, results in sets.items():
-        results["differences"] = compare(results["scores"], args.reference)
+        results["differences"] = compare_with(args.reference, results["scores"])
         end = "" if name == "test" else f", {name} set"
         of_set = tables_of_set(results, args.reference, f"{model} on the {name} set")
         parts.update({title + end: part for title, part in of_set.items()})
@@ -217,6 +219,7 @@ def tables_of_set(results: dict, reference: str, what: str) -> dict:
     import pandas as pd
 
     from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table
+    from dcase_coherence.evaluation.significance import EFFECT
     from dcase_coherence.evaluation.tables import SCORES
 
     scores = {
@@ -243,28 +246,6 @@ def tables_of_set(results: dict, reference: str, what: str) -> dict:
         parts["Reference events (%)"] = (profile_table(counts), f"All trials. {NOTE}")
         parts["Estimated events (%)"] = (profile_table(counts, "estimated"), "All trials.")
     return parts
-
-
-def compare(found: dict, reference: str) -> dict:
-    """Tests of the macro event F1 of each setting against the reference, over the seeds of both."""
-    from dcase_coherence.evaluation.significance import holm, paired_test, trials_needed
-
-    tests: dict = {}
-    for setting, trials in found.items():
-        pairs = [
-            (one["event_f1_macro"], other["event_f1_macro"])
-            for one, other in zip(found[reference], trials)
-            if one and other
-        ]
-        if setting != reference and pairs:
-            test = paired_test(*zip(*pairs))
-            seeds = None
-            if test.deviation > 0:
-                seeds = trials_needed(test.deviation, EFFECT)
-            tests[setting] = {**test.__dict__, "pairs": len(pairs), "seeds": seeds}
-    for setting, chance in zip(tests, holm([test["p_t"] for test in tests.values()])):
-        tests[setting]["p_holm"] = chance
-    return tests
 
 
 def score_table(scores: dict):

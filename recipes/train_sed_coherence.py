@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     from dcase_coherence.evaluation import plots
     from dcase_coherence.evaluation.profile import of_systems, profile_text
+    from dcase_coherence.runs.profiles import has_detections
     from dcase_coherence.runs.trials import run_trials
 
     if args.resume_from_checkpoint and args.storage:
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     plots.save(plots.error_profiles(profiles, errors), log_dir / "profile")
     if len(by_arm) == 2:
         model = tested(scores[0])
-        here = {(t.number, ARMS[t.coherence]) for t in trials if has_detections(t, model)}
+        here = {(t.number, ARMS[t.coherence]) for t in trials if has_detections(t.folder, model)}
         shown = [t for t in trials if {(t.number, arm) for arm in ARMS} <= here]
         folders = {ARMS[t.coherence]: t.folder for t in reversed(shown or trials)}
         if shown:
@@ -228,10 +229,12 @@ def profile(config: dict, trials: list, scores: list, model: str) -> tuple[dict,
     """
     from dcase_coherence.data.annotations import read_reference
     from dcase_coherence.evaluation.profile import pooled
-    from dcase_coherence.runs.profiles import profile_of_scores, profiles_of_trials
+    from dcase_coherence.runs.profiles import has_detections, profile_of_scores, profiles_of_trials
 
     arms = {arm: [trial for trial in trials if ARMS[trial.coherence] == arm] for arm in ARMS}
-    here = {arm: [t.folder for t in own if has_detections(t, model)] for arm, own in arms.items()}
+    here = {
+        arm: [t.folder for t in own if has_detections(t.folder, model)] for arm, own in arms.items()
+    }
     data = config["data"]
     reference = read_reference(data["test_tsv"], data["classes"])
     profiles, errors = profiles_of_trials(here, model, reference)
@@ -240,10 +243,6 @@ def profile(config: dict, trials: list, scores: list, model: str) -> tuple[dict,
             found = [scores[trials.index(trial)] for trial in own]
             profiles[arm] = pooled([profile_of_scores(one, model) for one in found])
     return {arm: profiles[arm] for arm in ARMS if arm in profiles}, errors
-
-
-def has_detections(trial, model: str) -> bool:
-    return (trial.folder / "metrics_test" / model / "posteriors.npz").exists()
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from scipy import stats
 
 from dcase_coherence.system.errors import InputError
 
+EFFECT = 0.02  # difference of macro event F1 that advice on seeds is for
 CHUNK = 500  # resamples at once: 500 x 1,000 clips are 4 MB
 
 
@@ -201,6 +202,37 @@ def trials_needed(deviation: float, effect: float, *, power: float = 0.8) -> int
         middle = (few + many) // 2
         few, many = (few, middle) if reached(middle) else (middle + 1, many)
     return few
+
+
+def compare_with(
+    reference: str, found: Mapping[str, Sequence[Mapping[str, Any] | None]]
+) -> dict[str, dict[str, Any]]:
+    """Test the macro event F1 of systems against that of one of them, over the seeds of both.
+
+    Args:
+        reference: name of the system that the others are compared with.
+        found: scores (`event_f1_macro`) of each system's trials, seed by seed; None for a trial
+            that has none.
+
+    Returns:
+        The fields of :class:`PairedTest` by name of the system, with `pairs` (seeds of both),
+        `seeds` (see :func:`trials_needed`, for a difference of :data:`EFFECT`; None where the
+        differences do not vary) and `p_holm`, of the t-test. A system without a pair is left out.
+    """
+    tests: dict[str, dict[str, Any]] = {}
+    for name, trials in found.items():
+        pairs = [
+            (one["event_f1_macro"], other["event_f1_macro"])
+            for one, other in zip(found[reference], trials)
+            if one and other
+        ]
+        if name != reference and pairs:
+            test = paired_test(*zip(*pairs))
+            seeds = trials_needed(test.deviation, EFFECT) if test.deviation > 0 else None
+            tests[name] = {**test.__dict__, "pairs": len(pairs), "seeds": seeds}
+    for name, chance in zip(tests, holm([test["p_t"] for test in tests.values()])):
+        tests[name]["p_holm"] = chance
+    return tests
 
 
 def f1_of_counts(counts: np.ndarray) -> np.ndarray:

@@ -55,6 +55,14 @@ def profile_of_scores(
     return pd.DataFrame(counts, index=[ALL]) if counts else None
 
 
+def has_detections(folder: Path, model: str) -> bool:
+    """Whether a test has left what a model detected.
+
+    Of results that were kept, or that another machine's trial gave, there may be scores alone.
+    """
+    return (folder / "metrics_test" / model / "posteriors.npz").exists()
+
+
 def events_of_test(
     folder: Path, model: str, reference: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -220,6 +220,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "test_soundbank": (_or_empty(TEXT), None),
         "augment": (BOOLEAN, False),
         "density": (DENSITY, 1),
+        "in_domain": (BOOLEAN, False),
         "processes": (_or_empty(COUNT), None),
     },
 }

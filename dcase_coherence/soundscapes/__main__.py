@@ -55,6 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="D",
         help="factor on the number of classes in a training clip, 1 to 3 (default 1)",
     )
+    parser.add_argument(
+        "--in-domain",
+        action="store_true",
+        help="weak and unlabelled clips in rooms and through channels like the test clips'",
+    )
     parser.add_argument("--processes", type=int, metavar="P", help="default: all cores")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     asked = vars(parser.parse_args(arguments))

@@ -21,7 +21,12 @@ from dcase_coherence.system.processes import over_files
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1
 # Settings that manifests of older trees lack, with the values under which those were made.
-_LATER_SETTINGS = {"validation_soundbank": None, "augment": False, "density": 1.0}
+_LATER_SETTINGS = {
+    "validation_soundbank": None,
+    "augment": False,
+    "density": 1.0,
+    "in_domain": False,
+}
 Clip = Tuple[str, int]
 
 
@@ -39,6 +44,7 @@ def generate(
     test_soundbank: PathLike | None = None,
     augment: bool = False,
     density: float = 1.0,
+    in_domain: bool = False,
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -67,6 +73,9 @@ def generate(
             in a room. Validation and test clips stay as they are, so that an epoch is chosen, and
             a system judged, on sounds as they were recorded.
         density: factor on the number of classes in a training clip (1.6 in the mean), 1 to 3.
+        in_domain: record weak and unlabelled clips in rooms, through channels and at levels like
+            those of the test clips (the middle of their ranges), as in DESED, whose weak and
+            unlabelled clips come from where its test clips come from.
         processes: number of processes; as many as there are cores when None.
         progress: show a progress bar, if standard error is a terminal.
 
@@ -89,8 +98,9 @@ def generate(
     if processes is None:
         processes = cores()
     _check_integer("processes", processes, 1)
-    if not isinstance(augment, bool):
-        raise InputError(f"--augment is {augment!r}; give true or false")
+    for name, flag in (("augment", augment), ("in-domain", in_domain)):
+        if not isinstance(flag, bool):
+            raise InputError(f"--{name} is {flag!r}; give true or false")
     if isinstance(density, bool) or not isinstance(density, numbers.Real) or not 1 <= density <= 3:
         raise InputError(f"--density is {density!r}; give a number from 1 to 3")
     for part, folder in (("validation", validation_soundbank), ("test", test_soundbank)):
@@ -114,6 +124,7 @@ def generate(
         "test_soundbank": banks.test and banks.test.fingerprint,
         "augment": augment,
         "density": float(density),
+        "in_domain": in_domain,
     }
     root = Path(out)
     _claim(root, settings)
@@ -128,6 +139,7 @@ def generate(
         banks=banks,
         augment=augment,
         density=float(density),
+        in_domain=in_domain,
     )
     title = "soundscapes" if progress else None
     for _ in over_files(make, clips, processes=processes, at_least=1, progress=title):

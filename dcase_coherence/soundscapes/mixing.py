@@ -55,6 +55,15 @@ TEST = Conditions(
     low_cut=(40, 160),
     high_cut=(5500, 7800),
 )
+# Of weak and unlabelled clips that are to be like the test clips: the middle of the test's ranges,
+# as training sounds have the middle of theirs.
+IN_DOMAIN = Conditions(
+    snr=(6, 25),
+    level=(-53, -37),
+    reverberation=(0.2, 0.45),
+    low_cut=(58, 142),
+    high_cut=(5850, 7450),
+)
 
 
 def room_response(rng: np.random.Generator, reverberation: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.augmentation import ROOM, ROOM_SHARE, AugmentedSounds
-from dcase_coherence.soundscapes.mixing import soundscape
+from dcase_coherence.soundscapes.mixing import IN_DOMAIN, soundscape
 from dcase_coherence.soundscapes.soundbank import ParametricSounds, RecordedSounds, Soundbank
 from dcase_coherence.system.files import write_whole
 
@@ -45,9 +45,15 @@ def open_bank(part: str, banks: Banks) -> Soundbank:
 
 
 def make_clip(
-    clip: tuple[str, int], out: Path, seed: int, banks: Banks, augment: bool, density: float
+    clip: tuple[str, int],
+    out: Path,
+    seed: int,
+    banks: Banks,
+    augment: bool,
+    density: float,
+    in_domain: bool = False,
 ) -> None:
-    """Write a clip, given by subset and number; ``augment`` and ``density`` are of training clips.
+    """Write a clip, given by subset and number; the settings at the end are of training clips.
 
     Its annotation is written before its audio, so audio that is whole has its annotation.
     """
@@ -57,9 +63,11 @@ def make_clip(
     empty = bool(rng.random() < subset.empty_share)
     source, conditions = open_bank(subset.part, banks), subset.conditions
     training = subset.part == "train"
+    if training and in_domain and name != "strong":
+        conditions = IN_DOMAIN
     if training and augment:
         source = AugmentedSounds(source)
-        if rng.random() < ROOM_SHARE:
+        if conditions.reverberation is None and rng.random() < ROOM_SHARE:
             conditions = conditions._replace(reverberation=ROOM)
     audio, events = soundscape(source, rng, conditions, empty, density if training else 1.0)
     write_whole(layout.annotation_path(out, subset, index), layout.annotation_bytes(events))

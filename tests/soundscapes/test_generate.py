@@ -320,19 +320,24 @@ def test_a_soundbank_of_a_part_alone_is_refused(tmp_path, make_bank, part):
         generate(tmp_path / "out", **FEW, **bank)
 
 
-@pytest.fixture(scope="module", params=[{"augment": True}, {"density": 2}], ids=str)
+@pytest.fixture(
+    scope="module", params=[{"augment": True}, {"density": 2}, {"in_domain": True}], ids=str
+)
 def changed(request, tmp_path_factory):
     """What was asked for, and the tree."""
     out = tmp_path_factory.mktemp("changed")
     return request.param, generate(out, **FEW, **request.param, processes=1, progress=False)
 
 
-def test_augmentation_and_density_change_the_training_clips_alone(few, changed):
-    before, after = contents(few), contents(changed[1])
+def test_what_changes_training_clips_changes_them_alone(few, changed):
+    settings, out = changed
+    before, after = contents(few), contents(out)
     assert set(before) == set(after)
     for path, digest in before.items():
-        training = "train" in Path(path).parts
-        assert (after[path] != digest) == (training or path == layout.MANIFEST), path
+        parts = Path(path).parts
+        spared = "in_domain" in settings and "synthetic21_train" in parts  # the strong clips
+        expected = path == layout.MANIFEST or ("train" in parts and not spared)
+        assert (after[path] != digest) == expected, path
 
 
 def test_changed_files_are_the_same_for_any_number_of_processes(changed, tmp_path):
@@ -355,7 +360,7 @@ def test_a_tree_from_before_augmentation_goes_on(tmp_path):
     generate(tmp_path, **settings)
     manifest = tmp_path / layout.MANIFEST
     made_with = json.loads(manifest.read_text())
-    for later in ("augment", "density", "validation_soundbank"):
+    for later in ("augment", "density", "in_domain", "validation_soundbank"):
         del made_with[later]
     manifest.write_text(json.dumps(made_with))
     generate(tmp_path, **settings)
@@ -367,6 +372,7 @@ def test_a_tree_from_before_augmentation_goes_on(tmp_path):
     ("settings", "complaint"),
     [
         ({"augment": "yes"}, "--augment is 'yes'"),
+        ({"in_domain": 1}, "--in-domain is 1; give true or false"),
         ({"density": 0.5}, "--density is 0.5; give a number from 1 to 3"),
         ({"density": float("nan")}, "--density is nan"),
         ({"density": "2"}, "--density is '2'"),

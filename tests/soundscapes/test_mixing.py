@@ -4,6 +4,7 @@ import pytest
 from dcase_coherence.soundscapes.augmentation import ROOM, AugmentedSounds
 from dcase_coherence.soundscapes.mixing import (
     CLIP_SAMPLES,
+    IN_DOMAIN,
     TEST,
     TRAINING,
     Conditions,
@@ -31,6 +32,13 @@ BANKS = [
     pytest.param(Bursts(), id="as recorded"),
     pytest.param(AugmentedSounds(Bursts()), id="augmented"),
 ]
+
+
+def test_conditions_in_the_domain_lie_within_those_of_the_test_clips():
+    for field in ("level", "reverberation", "low_cut", "high_cut"):
+        (least, most), (low, high) = getattr(TEST, field), getattr(IN_DOMAIN, field)
+        assert least < low < high < most
+    assert IN_DOMAIN.snr == TEST.snr
 
 
 def clips(conditions, count=25, bank=None):

@@ -9,7 +9,7 @@ import soundfile
 from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.soundscapes import layout, worker
 from dcase_coherence.soundscapes.augmentation import ROOM, AugmentedSounds
-from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, TEST, TRAINING
+from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, IN_DOMAIN, TEST, TRAINING
 from dcase_coherence.soundscapes.soundbank import ParametricSounds, RecordedSounds
 from dcase_coherence.soundscapes.waves import RATE, noise
 from dcase_coherence.soundscapes.worker import Bank, Banks, make_clip, open_bank
@@ -152,6 +152,16 @@ def test_half_of_the_augmented_clips_are_in_a_room(tmp_path, asked):
     assert 35 < rooms.count(ROOM) < 65
     assert rooms.count(None) == 100 - rooms.count(ROOM)
     assert {(augmented, density) for augmented, _, density in asked} == {(True, 2.0)}
+
+
+def test_weak_and_unlabelled_clips_can_be_in_the_domain_of_the_test_clips(tmp_path, asked):
+    for name in ("strong", "weak", "unlabelled", "validation", "test"):
+        make_clip((name, 0), tmp_path, 0, Banks(), augment=False, density=1.0, in_domain=True)
+    assert [c for _, c, _ in asked] == [TRAINING, IN_DOMAIN, IN_DOMAIN, TRAINING, TEST]
+    asked.clear()
+    for index in range(20):
+        make_clip(("weak", index), tmp_path, 0, Banks(), augment=True, density=1.0, in_domain=True)
+    assert asked == [(True, IN_DOMAIN, 1.0)] * 20  # no second room
 
 
 def test_validation_and_test_clips_are_never_augmented(tmp_path, asked):

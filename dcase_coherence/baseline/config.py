@@ -220,7 +220,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "test_soundbank": (_or_empty(TEXT), None),
         "augment": (BOOLEAN, False),
         "density": (DENSITY, 1),
-        "in_domain": (BOOLEAN, False),
+        "in_domain": (_or_empty(_choice("weak", "all")), None),
         "processes": (_or_empty(COUNT), None),
     },
 }

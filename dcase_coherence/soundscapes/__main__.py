@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--in-domain",
-        action="store_true",
-        help="weak and unlabelled clips in rooms and through channels like the test clips'",
+        choices=["weak", "all"],
+        help="rooms and channels like the test clips' for weak and unlabelled clips, or for all",
     )
     parser.add_argument("--processes", type=int, metavar="P", help="default: all cores")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

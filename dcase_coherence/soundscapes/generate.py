@@ -12,7 +12,7 @@ from typing import Iterator, Mapping, Tuple
 
 from dcase_coherence.soundscapes import layout
 from dcase_coherence.soundscapes.soundbank import RecordedSounds
-from dcase_coherence.soundscapes.worker import Bank, Banks, make_clip
+from dcase_coherence.soundscapes.worker import IN_DOMAIN_SUBSETS, Bank, Banks, make_clip
 from dcase_coherence.system.devices import cores
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike, left_over, write_whole
@@ -25,7 +25,7 @@ _LATER_SETTINGS = {
     "validation_soundbank": None,
     "augment": False,
     "density": 1.0,
-    "in_domain": False,
+    "in_domain": None,
 }
 Clip = Tuple[str, int]
 
@@ -44,7 +44,7 @@ def generate(
     test_soundbank: PathLike | None = None,
     augment: bool = False,
     density: float = 1.0,
-    in_domain: bool = False,
+    in_domain: str | None = None,
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -73,9 +73,10 @@ def generate(
             in a room. Validation and test clips stay as they are, so that an epoch is chosen, and
             a system judged, on sounds as they were recorded.
         density: factor on the number of classes in a training clip (1.6 in the mean), 1 to 3.
-        in_domain: record weak and unlabelled clips in rooms, through channels and at levels like
-            those of the test clips (the middle of their ranges), as in DESED, whose weak and
-            unlabelled clips come from where its test clips come from.
+        in_domain: which clips are recorded in rooms, through channels and at levels like those of
+            the test clips (the middle of their ranges): ``"weak"`` for weak and unlabelled ones,
+            as in DESED, where they come from where its test clips come from; ``"all"`` for the
+            strong and validation ones too; None for none.
         processes: number of processes; as many as there are cores when None.
         progress: show a progress bar, if standard error is a terminal.
 
@@ -98,9 +99,10 @@ def generate(
     if processes is None:
         processes = cores()
     _check_integer("processes", processes, 1)
-    for name, flag in (("augment", augment), ("in-domain", in_domain)):
-        if not isinstance(flag, bool):
-            raise InputError(f"--{name} is {flag!r}; give true or false")
+    if not isinstance(augment, bool):
+        raise InputError(f"--augment is {augment!r}; give true or false")
+    if in_domain not in IN_DOMAIN_SUBSETS:
+        raise InputError(f"--in-domain is {in_domain!r}; give weak or all")
     if isinstance(density, bool) or not isinstance(density, numbers.Real) or not 1 <= density <= 3:
         raise InputError(f"--density is {density!r}; give a number from 1 to 3")
     for part, folder in (("validation", validation_soundbank), ("test", test_soundbank)):

@@ -55,8 +55,8 @@ TEST = Conditions(
     low_cut=(40, 160),
     high_cut=(5500, 7800),
 )
-# Of weak and unlabelled clips that are to be like the test clips: the middle of the test's ranges,
-# as training sounds have the middle of theirs.
+# Of clips that are to be like the test clips: the middle of the test's ranges, as training sounds
+# have the middle of theirs.
 IN_DOMAIN = Conditions(
     snr=(6, 25),
     level=(-53, -37),

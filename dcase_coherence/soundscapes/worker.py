@@ -16,6 +16,13 @@ from dcase_coherence.system.files import write_whole
 
 TRAINING_SPREAD = 0.7  # training sounds lack the outer part of each parameter's range
 
+# Which subsets are recorded under conditions like those of the test clips.
+IN_DOMAIN_SUBSETS: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "weak": ("weak", "unlabelled"),
+    "all": ("strong", "weak", "unlabelled", "validation"),
+}
+
 
 class Bank(NamedTuple):
     """A folder of recordings, and its content: a folder that changed is read again."""
@@ -51,7 +58,7 @@ def make_clip(
     banks: Banks,
     augment: bool,
     density: float,
-    in_domain: bool = False,
+    in_domain: str | None = None,
 ) -> None:
     """Write a clip, given by subset and number; the settings at the end are of training clips.
 
@@ -63,7 +70,7 @@ def make_clip(
     empty = bool(rng.random() < subset.empty_share)
     source, conditions = open_bank(subset.part, banks), subset.conditions
     training = subset.part == "train"
-    if training and in_domain and name != "strong":
+    if name in IN_DOMAIN_SUBSETS[in_domain]:
         conditions = IN_DOMAIN
     if training and augment:
         source = AugmentedSounds(source)

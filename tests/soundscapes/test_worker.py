@@ -154,13 +154,16 @@ def test_half_of_the_augmented_clips_are_in_a_room(tmp_path, asked):
     assert {(augmented, density) for augmented, _, density in asked} == {(True, 2.0)}
 
 
-def test_weak_and_unlabelled_clips_can_be_in_the_domain_of_the_test_clips(tmp_path, asked):
+def test_clips_can_be_in_the_domain_of_the_test_clips(tmp_path, asked):
     for name in ("strong", "weak", "unlabelled", "validation", "test"):
-        make_clip((name, 0), tmp_path, 0, Banks(), augment=False, density=1.0, in_domain=True)
-    assert [c for _, c, _ in asked] == [TRAINING, IN_DOMAIN, IN_DOMAIN, TRAINING, TEST]
+        for which in ("weak", "all"):
+            make_clip((name, 0), tmp_path, 0, Banks(), False, 1.0, in_domain=which)
+    conditions = [c for _, c, _ in asked]
+    assert conditions[::2] == [TRAINING, IN_DOMAIN, IN_DOMAIN, TRAINING, TEST]
+    assert conditions[1::2] == [IN_DOMAIN, IN_DOMAIN, IN_DOMAIN, IN_DOMAIN, TEST]
     asked.clear()
     for index in range(20):
-        make_clip(("weak", index), tmp_path, 0, Banks(), augment=True, density=1.0, in_domain=True)
+        make_clip(("weak", index), tmp_path, 0, Banks(), True, 1.0, in_domain="weak")
     assert asked == [(True, IN_DOMAIN, 1.0)] * 20  # no second room
 
 

@@ -4,8 +4,7 @@
     python recipes/prepare_desed.py --download DIR
     python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
-    python recipes/prepare_desed.py --test-audio DIR --test-tsv FILE --out DIR [--public]
-    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE] --out DIR
+    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE] [--durations FILE] --out DIR
 
 Given again, the same command goes on where it stopped. Exit code of --check: 0 when all is well, 1
 when something is wrong; 2 for input that cannot be used.
@@ -38,7 +37,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--download", metavar="DIR", help="recordings and official synthetic clips")
     what.add_argument("--generate", metavar="DIR", help="new synthetic clips, with Scaper")
     what.add_argument("--resample", metavar="DIR", help="all that was downloaded, to 16 kHz")
-    what.add_argument("--test-audio", metavar="DIR", help="clips to lay into --out as test set")
     what.add_argument(
         "--add",
         choices=("training", "weak", "unlabelled", "validation", "test", "public"),
@@ -58,16 +56,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--classes",
         nargs="+",
         metavar="CLASS",
-        help="with --check, --add and --test-audio: data.classes of the training (default: those "
-        "of the training set's table)",
+        help="with --check and --add: data.classes of the training (default: those of the training "
+        "set's table)",
     )
     parser.add_argument("--audio", metavar="DIR", help="clips to --add")
     parser.add_argument("--tsv", metavar="FILE", help="their events, or tags of weak clips")
     parser.add_argument("--durations", metavar="FILE", help="of theirs (default: measured)")
-    parser.add_argument("--test-tsv", metavar="FILE", help="events of the --test-audio")
-    parser.add_argument("--test-durations", metavar="FILE", help="default: measured")
-    parser.add_argument("--out", metavar="DIR", help="data set that gets the test set")
-    parser.add_argument("--public", action="store_true", help="as its public set instead")
+    parser.add_argument("--out", metavar="DIR", help="data set that gets them")
     parser.add_argument("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
     parser.add_argument(
         "--soundbank",
@@ -79,13 +74,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.processes is not None and args.processes < 1:
         raise InputError(f"--processes is {args.processes}; give at least 1")
-    if args.test_audio and not (args.test_tsv and args.out):
-        parser.error("--test-audio needs --test-tsv and --out")
     if args.add and not (args.audio and args.out and (args.tsv or args.add == "unlabelled")):
         parser.error("--add needs --audio, --out and, but for unlabelled clips, --tsv")
-    if args.test_audio:
-        args.add, args.audio = "public" if args.public else "test", args.test_audio
-        args.tsv, args.durations = args.test_tsv, args.test_durations
     if args.clips and min(args.clips) < 0:
         raise InputError(f"--clips is {args.clips}; give two numbers of at least 0")
     return args
@@ -123,9 +113,7 @@ def add(args: argparse.Namespace) -> None:
         classes=args.classes,
         **running(args),
     )
-    # DESED calls the clips of the test "validation".
-    name = "validation" if args.test_audio and args.add == "test" else args.add
-    print(f"{clips} clips are the {name} set of {args.out}")
+    print(f"{clips} clips are the {args.add} set of {args.out}")
 
 
 def check(args: argparse.Namespace) -> int:

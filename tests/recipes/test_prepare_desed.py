@@ -32,12 +32,12 @@ def recordings(tmp_path):
     table = tmp_path / "events.tsv"
     columns = ["filename", "onset", "offset", "event_label"]
     pd.DataFrame(rows, columns=columns).to_csv(table, sep="\t", index=False)
-    return ["--test-audio", str(folder), "--test-tsv", str(table)]
+    return ["--audio", str(folder), "--tsv", str(table)]
 
 
 def test_a_test_set_is_added_then_checked(main, recordings, tmp_path, capsys):
     out = str(tmp_path / "out")
-    assert main([*recordings, "--out", out, "--quiet"]) == 0
+    assert main(["--add", "test", *recordings, "--out", out, "--quiet"]) == 0
     (tmp_path / "out" / "soundscapes.json").write_text(json.dumps({"test": 3}))
     assert main(["--check", out, "--quiet"]) == 0
     said = capsys.readouterr().out
@@ -47,14 +47,14 @@ def test_a_test_set_is_added_then_checked(main, recordings, tmp_path, capsys):
 
 def test_a_public_set_is_added(main, recordings, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main([*recordings, "--out", str(out), "--public", "--quiet"]) == 0
+    assert main(["--add", "public", *recordings, "--out", str(out), "--quiet"]) == 0
     assert capsys.readouterr().out == f"3 clips are the public set of {out}\n"
     assert (out / "metadata" / "eval" / "public.tsv").is_file()
 
 
 def test_a_fault_is_exit_code_1_and_missing_clips_a_file(main, recordings, tmp_path, capsys):
     out = tmp_path / "out"
-    main([*recordings, "--out", str(out), "--quiet"])
+    main(["--add", "test", *recordings, "--out", str(out), "--quiet"])
     (out / "audio" / "validation" / "validation_16k" / "1.wav").unlink()
     missing = tmp_path / "missing.tsv"
     assert main(["--check", str(out), "--missing", str(missing), "--quiet"]) == 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+import pandas as pd
+
 from dcase_coherence.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
 from dcase_coherence.data.datasets import Clips, StronglyAnnotatedSet, UnlabeledSet, WeakSet
 from dcase_coherence.data.labels import ManyHotEncoder
 from dcase_coherence.data.loading import pack_sets
+from dcase_coherence.system.errors import InputError
 
 
 def training_sets(
@@ -24,7 +27,7 @@ def training_sets(
     _, weak_size, unlabelled_size = training["batch_size"]
     strong_table = read_strong_tsv(data["synth_tsv"], encoder.labels)
     strong = StronglyAnnotatedSet(data["synth_folder"], strong_table, encoder, **common)
-    valid_table = read_strong_tsv(data["synth_val_tsv"], encoder.labels)
+    valid_table = _with_clips("synth_val_tsv", data, encoder)
     read_durations(data["synth_val_dur"])
     valid: list[Clips] = [
         StronglyAnnotatedSet(
@@ -56,7 +59,11 @@ def training_sets(
 
 
 def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation: bool) -> Any:
-    """Test clips with file names, whole: labelled ones, or those of the evaluation."""
+    """Test clips with file names, whole: labelled ones, or those of the evaluation.
+
+    Raises:
+        InputError: a table, folder or file is missing or wrong.
+    """
     data = config["data"]
     if evaluation:
         return UnlabeledSet(
@@ -71,7 +78,7 @@ def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation
     read_durations(data["test_dur"])
     return StronglyAnnotatedSet(
         data["test_folder"],
-        read_strong_tsv(data["test_tsv"], encoder.labels),
+        _with_clips("test_tsv", data, encoder),
         encoder,
         pad_to=data["audio_max_len"],
         fs=data["fs"],
@@ -79,3 +86,11 @@ def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation
         seed=config["training"]["seed"],
         whole=True,
     )
+
+
+def _with_clips(key: str, data: Mapping[str, Any], encoder: ManyHotEncoder) -> pd.DataFrame:
+    """The table of clips to score: none at all would end a training when it is over."""
+    table = read_strong_tsv(data[key], encoder.labels)
+    if table.empty:
+        raise InputError(f"data.{key}: {data[key]} names no clip; give a table with clips to score")
+    return table

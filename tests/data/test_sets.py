@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dcase_coherence.baseline.config import load_config
+from dcase_coherence.baseline.experiment import build
 from dcase_coherence.data.annotations import read_weak_tsv
 from dcase_coherence.data.datasets import StronglyAnnotatedSet, UnlabeledSet, WeakSet
 from dcase_coherence.data.labels import make_encoder
@@ -95,6 +96,15 @@ def test_a_missing_table_is_named(config, tmp_path, key):
     config["data"][key] = str(tmp_path / "nowhere.tsv")
     with pytest.raises(InputError, match=r"nowhere\.tsv does not exist"):
         sets(config)
+
+
+@pytest.mark.parametrize("key", ["synth_val_tsv", "test_tsv"])
+def test_a_table_without_clips_to_score_is_named(config, tmp_path, key):
+    nothing = tmp_path / "nothing.tsv"
+    nothing.write_text("filename\tonset\toffset\tevent_label\n")
+    config["data"][key] = str(nothing)
+    with pytest.raises(InputError, match=rf"data\.{key}: .*nothing\.tsv names no clip"):
+        build(config, coherence=False, log_dir=tmp_path / "run")
 
 
 def test_labelled_clips_to_test_on(config, tmp_path):

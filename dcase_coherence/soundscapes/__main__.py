@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dcase_coherence.soundscapes.generate import generate
+from dcase_coherence.soundscapes.worker import IN_DOMAIN_SUBSETS
 from dcase_coherence.system.errors import command
 
 
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--in-domain",
-        choices=["weak", "all"],
+        choices=[*filter(None, IN_DOMAIN_SUBSETS)],
         help="rooms and channels like the test clips' for weak and unlabelled clips, or for all",
     )
     parser.add_argument("--processes", type=int, metavar="P", help="default: all cores")

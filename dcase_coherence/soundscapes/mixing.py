@@ -57,8 +57,7 @@ TEST = Conditions(
 )
 # Of clips that are to be like the test clips: the middle of the test's ranges, as training sounds
 # have the middle of theirs.
-IN_DOMAIN = Conditions(
-    snr=(6, 25),
+IN_DOMAIN = TEST._replace(
     level=(-53, -37),
     reverberation=(0.2, 0.45),
     low_cut=(58, 142),

@@ -15,6 +15,7 @@ stand, in any order, as key=value without spaces:
     kind=seeds                     a row a setting, macro event F1 seed by seed
     kind=profile                   a row a setting, what became of the reference events of its
                                    trials (%), and the official teacher on DESED
+    kind=features                  a row a setting, what the monitor said in the last epoch
     settings=baseline,lags_*       which settings, in this order (default: all, reference first)
     seeds=42-46                    which seeds (default: all)
     columns=trials,event_f1_macro  which of COLUMNS (default: those with a value, most of them)
@@ -46,7 +47,7 @@ from dcase_coherence.evaluation.tables import (
     points,
     probability,
 )
-from dcase_coherence.runs.epochs import read_epochs
+from dcase_coherence.runs.epochs import feature_table, read_epochs
 from dcase_coherence.runs.profiles import profile_of_scores
 from dcase_coherence.system.errors import InputError, command
 from dcase_coherence.system.files import write_whole
@@ -60,7 +61,7 @@ BLOCK = re.compile(
 )
 #: Options and their values; none where any will do.
 OPTIONS: dict[str, set[str]] = {
-    "kind": {"scores", "seeds", "profile"},
+    "kind": {"scores", "seeds", "profile", "features"},
     "settings": set(),
     "seeds": set(),
     "columns": set(),
@@ -102,6 +103,8 @@ def read_trials(folder: Path, test: str = "test") -> dict[str, dict[int, dict[st
         start = f"{test}/{model}/"
         scores = {key: logged[start + key] for key in MEANS if start + key in logged}
         epochs = read_epochs(path.parent)
+        if scores and len(epochs):
+            scores["epochs"] = epochs
         if scores and "val/obj_metric" in epochs:
             scores["validation"] = epochs["val/obj_metric"].max()
         profile = profile_of_scores(logged, model, test)
@@ -163,6 +166,10 @@ def table(request: str, results: Path = RESULTS) -> str:
         return profiles(
             {s: [one for one in found[s] if one and "profile" in one] for s in settings}
         )
+    if options.get("kind") == "features":
+        return features(
+            {s: [one["epochs"] for one in found[s] if one and "epochs" in one] for s in settings}
+        )
     ordered = {s: found[s] for s in [*settings, reference] if s in found}
     tests = compare_with(reference, ordered) if reference in found else {}
     row_of = {
@@ -192,6 +199,13 @@ def profiles(trials: dict[str, list[dict[str, Any]]]) -> str:
     return markdown(
         ["setting", *shares.columns], [[name, *row] for name, *row in shares.itertuples()]
     )
+
+
+def features(tables: dict[str, list[Any]]) -> str:
+    """Table of the features in the last epoch; dashes for a setting without a table of epochs."""
+    rows = feature_table(tables)
+    header = ["setting", "mean \\|z\\|", *rows.columns[1:-1], "largest \\|z\\|"]
+    return markdown(header, [[f"`{name}`", *row] for name, *row in rows.itertuples()])
 
 
 def ends(seeds: str) -> tuple[int, int]:

@@ -24,8 +24,6 @@ from dcase_coherence.runs.options import (
 from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
-MONITOR = ["z_norm", "d_boundary", "d_inside", "pulse_share"]
-CURVES = ["val/obj_metric", "loss", *MONITOR, "threshold_ratio"]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -173,7 +171,7 @@ def write(
     from dcase_coherence.evaluation.report import Report
     from dcase_coherence.evaluation.significance import compare_with
     from dcase_coherence.evaluation.tables import to_json
-    from dcase_coherence.runs.epochs import mean_epochs, tables_of
+    from dcase_coherence.runs.epochs import MONITOR, feature_table, mean_epochs, tables_of
     from dcase_coherence.runs.shown import report_clip
     from dcase_coherence.system.files import write_whole
 
@@ -203,7 +201,8 @@ def write(
         }
         results.pop("errors")
     means = {setting: mean_epochs(several) for setting, several in tables.items() if several}
-    known = [column for column in CURVES if any(column in table for table in means.values())]
+    curves = ["val/obj_metric", "loss", *MONITOR, "threshold_ratio"]
+    known = [column for column in curves if any(column in table for table in means.values())]
     report.figure("Training", plots.curves(means, panels=known), "Means over the trials.")
     shown = to_show(sets["test"]["scores"], folders, model, args.reference)
     report_clip(report, shown, model, config)
@@ -277,23 +276,6 @@ def difference_table(differences: dict):
         }
         for setting, test in differences.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def feature_table(tables: dict):
-    import pandas as pd
-
-    rows: dict = {}
-    for setting, several in tables.items():
-        rows[setting] = dict.fromkeys([*MONITOR, "growth", "largest |z|"], "-")
-        if not several:  # diverged before the first epoch was over
-            continue
-        last = pd.concat([table.iloc[[-1]] for table in several])[MONITOR]
-        first = pd.concat([table.iloc[[0]] for table in several])["z_norm"]
-        cells = {name: f"{mean:.3g}" for name, mean in last.mean().items()}
-        cells["growth"] = f"{(last['z_norm'].to_numpy() / first.to_numpy()).mean():.3g}"
-        cells["largest |z|"] = f"{max(table['z_norm'].max() for table in several):.3g}"
-        rows[setting].update(cells)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

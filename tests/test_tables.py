@@ -101,6 +101,15 @@ def test_seed_by_seed(results):
     }
 
 
+def test_what_the_monitor_said_in_the_last_epoch(results):
+    table = "epoch\tz_norm\td_boundary\td_inside\tpulse_share\n0\t1\t5\t5\t1\n1\t3\t2\t0.5\t0.25\n"
+    (results / "set" / "lags_1" / "trial_1" / "epochs.tsv").write_text(table)
+    found = rows(TABLES["table"]("set kind=features settings=baseline,lags_1", results))
+    del found["lags_1"]["setting"]
+    assert list(found["lags_1"].values()) == ["3", "2", "0.5", "0.25", "3", "3"]
+    assert set(found["baseline"].values()) == {"`baseline`", "-"}
+
+
 def test_what_became_of_the_events_of_all_trials(results):
     found = rows(TABLES["table"]("set kind=profile", results))
     # The third setting has one trial with an end, the official teacher stands below.

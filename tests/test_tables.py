@@ -135,7 +135,7 @@ def test_scores_on_the_public_set(tmp_path):
     ("request_", "said"),
     [
         ("nothing", "nothing holds no <setting>"),
-        ("set kind=rows", "asks for kind=rows; use kind=profile|scores|seeds"),
+        ("set kind=rows", "asks for kind=rows; use kind=features|profile|scores|seeds"),
         ("set colour=red", "asks for colour=red"),
         ("set seeds=a-b", "seeds are 'a-b'"),
         ("set columns=f1", "'f1' is no column"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import accumulate
 from typing import Any, Mapping, Sequence, Union
@@ -13,15 +14,21 @@ from dcase_coherence.loss import CoherenceLoss
 from dcase_coherence.pseudo import TeacherLabels, check_pseudo_labels
 from dcase_coherence.regularizer import CoherenceRegularizer, check_finite, sum_over_processes
 
+#: Settings of the loss by name, for `coherence.preset`: the paper's, and steps instead of pulses.
+PRESETS: dict[str, dict[str, Any]] = {
+    "exact": {
+        **{"alpha1": 0.1, "alpha2": 0.03, "lags": [1]},
+        **{"margin": None, "normalize": False, "center": False},
+    },
+    "steps": {
+        **{"alpha1": 0.3, "alpha2": 0.3, "lags": [1, 2, 4, 8]},
+        **{"margin": None, "normalize": True, "center": True},
+    },
+}
 #: The `coherence:` section of a configuration, with the paper's settings.
 DEFAULTS = {
-    "alpha1": 0.1,
-    "alpha2": 0.03,
-    "lags": [1],
+    **PRESETS["exact"],
     "reduction": "mean",
-    "margin": None,
-    "normalize": False,
-    "center": False,
     "tolerance": 0.0,
     "annealing": "linear",
     "annealing_epochs": 5.0,
@@ -35,15 +42,44 @@ PSEUDO = {"threshold": 0.5, "band": 0.05, "rows": ["weak", "unlabelled"]}
 ANNEALINGS = {"linear": LinearAnnealing, "exponential": ExponentialAnnealing}
 
 
+def settings_of(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a `coherence:` section gives: those of its `preset`, and its own before them.
+
+    Args:
+        section: some or all keys of :data:`DEFAULTS`, and of which of :data:`PRESETS` those of
+            the loss are that it leaves out.
+
+    Returns:
+        The section without `preset`.
+
+    Raises:
+        ValueError: there is no such preset.
+
+    Example:
+        >>> settings_of({"preset": "steps", "alpha2": 0.1, "path": "cnn"})["lags"]
+        [1, 2, 4, 8]
+        >>> settings_of({"alpha2": 0.1})
+        {'alpha2': 0.1}
+    """
+    own = dict(section)
+    if "preset" not in own:
+        return own
+    preset = own.pop("preset")
+    if preset not in list(PRESETS):
+        raise ValueError(f"coherence: preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    return {**copy.deepcopy(PRESETS[preset]), **own}
+
+
 def build_regularizer(model: Any, settings: Mapping[str, Any]) -> CoherenceRegularizer:
     """Make the regularizer that a `coherence:` section describes.
 
     Args:
         model: the model to tap.
-        settings: some or all keys of :data:`DEFAULTS`; what is not given is the paper's.
+        settings: some or all keys of :data:`DEFAULTS`, and `preset` (see :func:`settings_of`);
+            what is not given is the paper's.
 
     Raises:
-        ValueError: for an unknown key or a value out of its range.
+        ValueError: for an unknown key, an unknown preset or a value out of its range.
 
     Example:
         >>> from torch import nn
@@ -51,10 +87,11 @@ def build_regularizer(model: Any, settings: Mapping[str, Any]) -> CoherenceRegul
         CoherenceLoss(alpha1=0.3, alpha2=0.03, lags=(1,), reduction='mean', margin=None, \
 normalize=False, center=False, tolerance=0.0)
     """
+    settings = settings_of(settings)
     unknown = sorted(set(settings) - set(DEFAULTS))
     if unknown:
         raise ValueError(
-            f"coherence: unknown key {unknown[0]!r}; the keys are: {', '.join(DEFAULTS)}"
+            f"coherence: unknown key {unknown[0]!r}; the keys are: preset, {', '.join(DEFAULTS)}"
         )
     values: dict = {**DEFAULTS, **settings}
     if values["annealing"] not in ANNEALINGS:

@@ -45,9 +45,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--eval_from_checkpoint", help="only detect events in data.eval_folder")
     parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
     parser.add_argument(
-        "--setting",
-        metavar="FILE",
-        help="YAML laid over the configuration; confs/settings/exact.yaml is the paper's loss",
+        "--preset",
+        choices=["steps", "exact"],
+        help="settings of the loss: steps stays in bounds, exact is the paper's, which diverges "
+        "where a network fits its clips (default: the configuration's, or steps)",
+    )
+    parser.add_argument(
+        "--setting", metavar="FILE", help="YAML laid over the configuration, as in confs/settings"
     )
     add_verify(parser)
     add_storage(parser)
@@ -76,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
-    log_dir = results_folder(args, setting=args.setting)
+    log_dir = results_folder(args, setting=args.setting or args.preset)
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
@@ -92,7 +96,9 @@ def main(argv: list[str] | None = None) -> None:
         )
     trials = resumed(args, config) or planned(args, config, log_dir)
     start = time.time()
-    scores = run_trials(trials, **running(args, results_name(args, setting=args.setting)))
+    scores = run_trials(
+        trials, **running(args, results_name(args, setting=args.setting or args.preset))
+    )
     if own_rank() or not scores:
         # One of several processes of each training: the first of them tells the results. So does
         # the last of the workers that share the trials.
@@ -128,8 +134,10 @@ def configuration(args: argparse.Namespace) -> dict:
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
     overrides = parse_overrides(args.set)
-    setting = read_yaml(args.setting) if args.setting else {}
-    config = load_config(args.conf_file, setting, overrides)
+    preset = args.preset or ("steps" if not read_yaml(args.conf_file).get("coherence") else None)
+    layers = [{"coherence": {"preset": preset}}] if preset else []
+    layers += [read_yaml(args.setting)] if args.setting else []
+    config = load_config(args.conf_file, *layers, overrides)
     checkpoint = args.test_from_checkpoint or args.eval_from_checkpoint
     if checkpoint and config["data"]["classes"] is None:
         # Only it is run: its classes count, whatever a table of training clips has.
@@ -320,6 +328,7 @@ def run_official_code(args: argparse.Namespace) -> None:
             arm=arm,
             trainer=args.trainer,
             allow_drift=args.allow_drift,
+            preset=args.preset or "steps",
         )
         scores[arm] = result.scores
     if len(scores) == 2 and all(scores.values()):

@@ -11,6 +11,7 @@ from dcase_coherence.lightning import (
     PSEUDO,
     build_regularizer,
     rows_of,
+    settings_of,
     teacher_labels_of,
 )
 
@@ -350,7 +351,9 @@ def test_a_class_that_names_the_mixin_after_the_trainer_is_refused():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"alpha": 1}, "unknown key 'alpha'; the keys are: alpha1, alpha2"),
+        ({"alpha": 1}, "unknown key 'alpha'; the keys are: preset, alpha1, alpha2"),
+        ({"preset": "step"}, "preset is 'step'; it must be one of exact, steps"),
+        ({"preset": None}, "preset is None"),
         ({"annealing": "cosine"}, "annealing is 'cosine'"),
         ({"alpha1": -1}, "alpha1 is -1"),
         ({"lags": 4}, "lags is 4; it must be a list"),
@@ -379,3 +382,14 @@ def test_a_section_names_the_lags():
     section = {"lags": [1, 2, 4], "center": True, "normalize": True}
     loss = build_regularizer(Student(), section).loss
     assert (loss.lags, loss.center, loss.normalize) == ((1, 2, 4), True, True)
+
+
+def test_a_preset_gives_what_the_section_does_not():
+    steps = build_regularizer(Student(), {"preset": "steps", "alpha2": 0.1}).loss
+    assert (steps.alpha1, steps.alpha2, steps.lags) == (0.3, 0.1, (1, 2, 4, 8))
+    assert (steps.normalize, steps.center) == (True, True)
+    exact = build_regularizer(Student(), {"preset": "exact"}).loss
+    assert vars(exact) == vars(build_regularizer(Student(), {}).loss)
+    # Two sections do not share the list.
+    settings_of({"preset": "steps"})["lags"].append(16)
+    assert settings_of({"preset": "steps"})["lags"] == [1, 2, 4, 8]

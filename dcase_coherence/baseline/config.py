@@ -15,7 +15,7 @@ from dcase_coherence.data.annotations import wrong_name
 from dcase_coherence.data.classes import check_number
 from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
-from dcase_coherence.lightning import PSEUDO, teacher_labels_of
+from dcase_coherence.lightning import PSEUDO, settings_of, teacher_labels_of
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
 from dcase_coherence.tap import LAYOUT, is_layout
@@ -231,7 +231,7 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
 
     Args:
         path: YAML file with some or all sections and keys of :data:`SCHEMA`; what is missing
-            takes the official value.
+            takes the official value. `coherence.preset` stands for the keys that it sets.
         overrides: values that replace the file's, as sections (`{"training": {"seed": 1}}`) or
             under dotted names (`{"training.seed": 1}`); the last ones win.
 
@@ -256,6 +256,11 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
                 raise InputError(
                     f"{source}: the section {section} is {_show(keys)}; give it keys and values"
                 )
+            if section == "coherence":
+                try:
+                    keys = settings_of(keys)
+                except ValueError as error:
+                    raise InputError(f"{source}: {error}") from None
             for key, value in keys.items():
                 _check_name(f"{source}, {section}", key, SCHEMA[section], "key")
                 kind = SCHEMA[section][key][0]

@@ -55,12 +55,13 @@ def run_official(
     arm: str = "coherence",
     trainer: str | None = None,
     allow_drift: bool = False,
+    preset: str = "exact",
 ) -> OfficialRun:
     """Run a recipe's own training script, with the coherence subclass in its trainer's place.
 
     The script runs in the recipe's folder, as it expects (the relative paths of its yaml start
     there); paths in `argv` start from the current folder. The `coherence:` section may stand in
-    the yaml given with `--conf_file`; without one the paper's settings are used. Without
+    the yaml given with `--conf_file`; what it leaves out is filled up from the preset. Without
     `--log_dir`, logs go to `exp/<recipe>_<arm>` of the current folder. Where there is no GPU the
     run goes on on the CPU, and says so. On today's stack the shims of
     :mod:`dcase_coherence.official.shims` are applied. What was wrong with the `coherence:` section
@@ -74,6 +75,8 @@ def run_official(
         arm: `coherence`, or `baseline` for the untouched trainer.
         trainer: `sed_trainer` or `sed_trainer_pretrained`, see :func:`load_baseline`.
         allow_drift: train also where :func:`find_drift` finds something.
+        preset: of the term, `exact` (the paper's) or `steps`, where the `coherence:` section names
+            none; see :func:`~dcase_coherence.lightning.settings_of`.
 
     Raises:
         InputError: for a folder, a file or a value that cannot be used.
@@ -102,9 +105,9 @@ def run_official(
         stack.enter_context(importable(path, recipe))
         if training and not allow_drift:
             refuse_drift(recipe, module_name, config)
-        settings = check_section(recipe, config)
+        settings = check_section(recipe, config, preset)
         module = importlib.import_module(f"local.{module_name}")
-        official, coherence = derive(trainer_class(module), recipe)
+        official, coherence = derive(trainer_class(module), recipe, preset)
         if applied:
             print(f"shims for this stack: {', '.join(applied)}")
         print(f"{recipe}: official {SCRIPTS[module_name]}, arm {arm}, logs below {log_dir}")

@@ -22,6 +22,7 @@ from dcase_coherence.lightning import (
     CoherenceMixin,
     build_regularizer,
     rows_of,
+    settings_of,
     teacher_labels_of,
 )
 from dcase_coherence.official import shims
@@ -57,12 +58,13 @@ class Baseline(NamedTuple):
 class OfficialCoherence(CoherenceMixin):
     """The mixin for the recipes of 2021 to 2023; the settings used are kept with the checkpoint."""
 
+    preset: str = "exact"
     hparams: Any
     sed_student: torch.nn.Module
 
     def configure_coherence(self) -> CoherenceRegularizer:
-        """Fill the `coherence:` section up with the paper's settings, then build from it."""
-        settings = filled_section(self.hparams, DEFAULTS)
+        """Fill the `coherence:` section up with the class's preset, then build from it."""
+        settings = filled_section(self.hparams, DEFAULTS, self.preset)
         self.hparams["coherence"] = settings
         return checked_regularizer(self.sed_student, settings)
 
@@ -85,12 +87,13 @@ class OfficialCoherence2024(CoherenceMixin):
     `tolerance` with them.
     """
 
+    preset: str = "exact"
     hparams: Any
     sed_student: torch.nn.Module
 
     def configure_coherence(self) -> CoherenceRegularizer:
         """Build from the `coherence:` section, which here also names the strong sets."""
-        settings = filled_section(self.hparams, DEFAULTS_2024)
+        settings = filled_section(self.hparams, DEFAULTS_2024, self.preset)
         self.hparams["coherence"] = settings
         self.strong_sets = check_strong_sets(settings["strong"])
         return checked_regularizer(self.sed_student, settings, strong=True)
@@ -119,22 +122,33 @@ class OfficialCoherence2024(CoherenceMixin):
         return rows, masked.transpose(1, 2)
 
 
-def filled_section(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The `coherence:` section of a configuration; what it leaves out has the paper's value.
+def filled_section(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], preset: str = "exact"
+) -> dict[str, Any]:
+    """The `coherence:` section of a configuration, filled up.
+
+    Args:
+        config: the configuration.
+        defaults: keys that there are, with the paper's values.
+        preset: where the section names none, the one whose values those keys of the loss get that
+            it leaves out (see :func:`~dcase_coherence.lightning.settings_of`).
 
     Raises:
-        InputError: when it is not a section.
+        InputError: when it is not a section, or its preset is unknown.
 
     Example:
-        >>> filled_section({"coherence": {"alpha1": 0.3}}, {"alpha1": 0.1, "alpha2": 0.03})
-        {'alpha1': 0.3, 'alpha2': 0.03}
+        >>> filled_section({"coherence": {"alpha1": 0.2}}, {"reduction": "mean"}, "steps")["lags"]
+        [1, 2, 4, 8]
     """
     section = config.get("coherence")
     if section is not None and not isinstance(section, Mapping):
         raise InputError(
             f"coherence: is {section!r}; give a section of keys, for instance alpha1: 0.1"
         )
-    return {**defaults, **(section or {})}
+    try:
+        return {**defaults, **settings_of({"preset": preset, **(section or {})})}
+    except ValueError as error:
+        raise InputError(f"the section `coherence:` cannot be used: {error}") from None
 
 
 def checked_regularizer(
@@ -202,19 +216,19 @@ def check_pseudo(
         raise InputError(str(error)) from None
 
 
-def check_section(recipe: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def check_section(recipe: str, config: Mapping[str, Any], preset: str = "exact") -> dict[str, Any]:
     """Check a configuration's `coherence:` section against its network, before any data is read.
 
     To be called within :func:`importable`.
 
     Returns:
-        The settings, filled up with the paper's.
+        The settings, filled up (see :func:`filled_section`).
 
     Raises:
         InputError: for an unknown key, a value out of its range or a network without that path.
     """
     strong = "2024" in recipe
-    settings = filled_section(config, DEFAULTS_2024 if strong else DEFAULTS)
+    settings = filled_section(config, DEFAULTS_2024 if strong else DEFAULTS, preset)
     if strong:
         check_strong_sets(settings["strong"])
     crnn = importlib.import_module("desed_task.nnet.CRNN").CRNN
@@ -264,12 +278,19 @@ def load_baseline(
         return derive(trainer_class(module), recipe)
 
 
-def derive(official: type, recipe: str) -> Baseline:
-    """Put the coherence mixin of the recipe's year in front of the official class."""
+def derive(official: type, recipe: str, preset: str = "exact") -> Baseline:
+    """Put the coherence mixin of the recipe's year in front of the official class.
+
+    Args:
+        official: the trainer's class.
+        recipe: its recipe.
+        preset: what fills the `coherence:` section up (see :func:`filled_section`).
+    """
     mixin = OfficialCoherence2024 if "2024" in recipe else OfficialCoherence
     attributes = {
         "__doc__": f"{official.__name__} of {recipe} with the coherence term.",
         "__module__": __name__,
+        "preset": preset,
     }
     return Baseline(official, type(f"Coherence{official.__name__}", (mixin, official), attributes))
 

@@ -37,6 +37,15 @@ def test_an_empty_file_is_the_official_configuration(write):
     assert build_regularizer(CRNN(**config["net"]), config["coherence"]).loss.alpha1 == 0.1
 
 
+def test_a_preset_goes_behind_the_keys_beside_it_and_before_those_of_the_layers_below(write):
+    path = write({"coherence": {"preset": "steps", "alpha1": 0.2, "path": "cnn.cnn"}})
+    steps = load_config(path)["coherence"]
+    assert "preset" not in steps
+    assert (steps["alpha1"], steps["alpha2"], steps["lags"]) == (0.2, 0.3, [1, 2, 4, 8])
+    exact = load_config(path, {"coherence.preset": "exact", "coherence.alpha2": 0.01})["coherence"]
+    assert exact == {**DEFAULTS, "alpha2": 0.01, "path": "cnn.cnn"}
+
+
 def test_defaults_are_not_shared(write):
     load_config(write(""))["training"]["batch_size"].append(1)
     assert load_config(write(""))["training"]["batch_size"] == [12, 12, 24]
@@ -76,6 +85,7 @@ def test_official_layout_is_the_official_one():
         ({"trainning": {}}, "section 'trainning' is unknown; did you mean 'training'"),
         ({"training": {"sead": 1}}, "training: the key 'sead' is unknown; did you mean 'seed'"),
         ({"training": {"qqq": 1}}, "there are: batch_size"),
+        ({"coherence": {"preset": ["steps"]}}, "preset is .*one of exact, steps"),
         ({"training": [1]}, "give it keys and values"),
         ({"training": {"seed": "1"}}, "training.seed is '1'.*write 1.0"),
         ({"training": {"seed": True}}, "training.seed is True; it must be a whole number"),

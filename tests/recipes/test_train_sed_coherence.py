@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from dcase_coherence.lightning import DEFAULTS
 from dcase_coherence.soundscapes import generate
 
 pytestmark = pytest.mark.slow
@@ -218,6 +219,17 @@ def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(run, fold
     last = record.parent / "last.ckpt"
     run(RECIPE, *options, "--resume_from_checkpoint", last, cwd=folder)
     assert scores(folder, log_dir) == before
+
+
+def test_the_loss_stays_in_bounds_unless_the_papers_is_asked_for(run, finished, folder):
+    def settings(log_dir):
+        record = folder / "exp" / log_dir / "coherence" / "trial_0" / "trial.json"
+        return json.loads(record.read_text())["settings"]["config"]["coherence"]
+
+    assert settings("tiny")["lags"] == [1, 2, 4, 8]
+    flags = ("--preset", "exact", "--arm", "coherence", "--fast_dev_run")
+    run(RECIPE, *OPTIONS, *flags, cwd=folder)
+    assert settings("tiny_exact_fast_dev_run") == DEFAULTS
 
 
 def test_unknown_flags_are_refused_without_the_official_code(run, folder):

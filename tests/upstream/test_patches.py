@@ -10,7 +10,7 @@ from dcase_coherence.official import trainers
 def test_the_yaml_of_the_patched_recipe_has_the_section(case, patched):
     folder = trainers.recipe_folder(patched, case.recipe)
     config = trainers.default_config(folder, case.trainer)
-    assert config["coherence"] == {"alpha1": 0.1, "alpha2": 0.03, "annealing_epochs": 5}
+    assert config["coherence"] == {"preset": "steps", "annealing_epochs": 5}
     before = trainers.default_config(folder, case.trainer)
     before.pop("coherence")
     assert set(before) == set(config) - {"coherence"}

@@ -243,6 +243,11 @@ def write(sets: dict, args: argparse.Namespace) -> None:
         ratios = boundaries.growth_ratios(z, found["labels"])
         rows[name]["boundary / inside, all of z"], rows[name]["along its best direction"] = ratios
 
+    distances = pd.concat(
+        {name: boundaries.step_distances(z, found["labels"]) for name, z in found["z"].items()},
+        axis=1,
+    )
+
     clip, label = chosen(found, args)
     number, reference = found["names"].index(clip), found["reference"]
     figure = plots.posteriors(
@@ -265,13 +270,20 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     ).rename_axis("score")
     table = pd.DataFrame(rows).rename_axis("")
     print(f"\n{scores.round(4).to_string()}\n\n{table.round(3).to_string()}")
+    print(f"\nsquared distances of centred unit-norm z\n{distances.round(3).to_string()}")
     words = f"{common}: rise and fall, 10 % to 90 %. Late is positive. Boundary / inside: summed "
     words += "squared change of z at label changes over that elsewhere (evaluation mode); above "
     words += "alpha2 / alpha1 (the paper's: 0.3) the exact loss falls without bound as z grows."
     report.table("Boundaries", table, words)
+    words = "Means over pairs of frames across a label change and elsewhere, of centred unit-norm "
+    words += "z in evaluation mode, without dropout: at most 4."
+    report.table(
+        "Squared distances of z", distances.set_axis(map(", ".join, distances), axis=1), words
+    )
     report.table("Scores", scores)
     report.write(args.log_dir)
     numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
+    numbers["distances"] = {name: distances[name].to_dict(orient="index") for name in found["z"]}
     numbers["posteriors"] = {"clip": clip, "class": label}
     numbers["profiles"] = {name: table.loc["all"].to_dict() for name, table in profiles.items()}
     write_whole(Path(args.log_dir, "boundaries.json"), to_json(numbers))

@@ -311,6 +311,51 @@ def growth_ratios(
     )
 
 
+def step_distances(
+    features: Sequence[np.ndarray] | np.ndarray,
+    labels: Sequence[np.ndarray] | np.ndarray,
+    *,
+    lags: Sequence[int] = (1, 2, 4, 8),
+) -> pd.DataFrame:
+    """Squared distances of centred unit-norm z across label changes and elsewhere, lag by lag.
+
+    What the monitor calls `d_boundary` and `d_inside`, of a network in evaluation mode: without the
+    noise of a dropout in z, which is most of `d_inside` in training.
+
+    Args:
+        features: z, one `(frames, dims)` a clip; the mean over all frames is taken off.
+        labels: one `(frames, classes)` a clip, 0 or 1.
+        lags: how many frames apart; a boundary lies between two frames whose labels differ.
+
+    Returns:
+        Columns `boundary` and `inside`, means in [0, 4] (NaN where there is no such pair); one row
+        a lag (index "frames apart").
+
+    Raises:
+        InputError: shapes do not fit.
+
+    Example:
+        >>> z = [np.array([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])]
+        >>> step_distances(z, [np.array([[0], [0], [1], [1]])], lags=[1]).round(2).to_dict("list")
+        {'boundary': [4.0], 'inside': [0.0]}
+    """
+    pairs = list(_pairs(features, labels))
+    mean = np.concatenate([z for z, _ in pairs]).mean(axis=0)
+    rows = {}
+    for lag in lags:
+        found: tuple[list, list] = ([], [])
+        for z, y in pairs:
+            unit = (z - mean) / np.maximum(np.linalg.norm(z - mean, axis=1, keepdims=True), 1e-6)
+            distances = ((unit[lag:] - unit[:-lag]) ** 2).sum(axis=1)
+            changed = (y[lag:] != y[:-lag]).any(axis=1)
+            found[0].append(distances[changed])
+            found[1].append(distances[~changed])
+        both = [np.concatenate(parts) for parts in found]
+        rows[lag] = [float(d.mean()) if len(d) else float("nan") for d in both]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["boundary", "inside"])
+    return table.rename_axis("frames apart")
+
+
 def histogram(values: Mapping[str, np.ndarray], *, bins: int = 60) -> Histogram:
     """Distribution of a value for each model, over bins up to the 99.5th percentile of all.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from dcase_coherence.evaluation.boundaries import (
     edge_errors,
@@ -12,6 +13,12 @@ from dcase_coherence.evaluation.boundaries import (
     profile,
     rise_times,
     stable_events,
+    step_distances,
+)
+from dcase_coherence.functional import (
+    comparable_features,
+    label_transitions,
+    transition_distances,
 )
 from dcase_coherence.system.errors import InputError
 
@@ -235,6 +242,25 @@ def test_growth_of_features_that_do_not_change():
     assert np.isnan(growth_ratios([np.ones((3, 2))], y)).all()
     assert growth_ratios([np.array([[0.0], [1.0], [1.0]])], y) == (np.inf, np.inf)
     assert growth_ratios([np.array([[0.0], [0.0], [1.0]])], y) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_distances_by_lag_are_those_of_the_loss(lag):
+    z, y = features_with_a_detector()
+    table = step_distances(z, y, lags=[1, 3])
+    batch = [torch.as_tensor(np.stack(values)) for values in (z, y)]
+    unit = comparable_features(batch[0], center=True, normalize=True)
+    expected = transition_distances(unit, lag=lag)
+    changed = label_transitions(batch[1].float(), lag=lag)
+    assert table.loc[lag, "boundary"] == pytest.approx(float(expected[changed].mean()))
+    assert table.loc[lag, "inside"] == pytest.approx(float(expected[~changed].mean()))
+
+
+def test_distances_of_what_is_not_there():
+    table = step_distances([np.eye(2)], [np.array([[0], [0]])], lags=[1, 2])
+    # No label changes, and no clip is long enough.
+    assert table["boundary"].isna().all()
+    assert table["inside"].isna().tolist() == [False, True]
 
 
 def test_growth_ratios_need_labels_of_the_same_frames():

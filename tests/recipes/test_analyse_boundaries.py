@@ -64,6 +64,9 @@ def test_every_figure_is_drawn(analyse, checkpoints, dataset, tmp_path, capsys):
         assert found["events in common"] > 0
         assert found["events found"] > 0
         assert abs(found["onset error (s), median"]) < 0.2
+    for by_lag in numbers["distances"].values():
+        assert set(by_lag) == {"1", "2", "4", "8"}
+        assert 0 < by_lag["1"]["inside"] < 4
     change = numbers["Change of z inside events"]
     assert all(change["mean"][name] > 0 for name in ("baseline", "coherence"))
     assert "Figure 4c" in (tmp_path / "out" / "report.md").read_text()

@@ -262,7 +262,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_scores(
     recipe = start(*options)
     recipe.process.join(TIMEOUT)
     assert recipe.process.exitcode == 0, recipe.log.read_text()
-    config = load_config(long_conf_file)
+    config = load_config(long_conf_file, {"coherence.preset": "steps"})
     config["data"].update(official_layout(data))
     code, said = run(config, tmp_path / "undisturbed" / "trial")
     assert code == 0, said

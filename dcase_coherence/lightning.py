@@ -17,12 +17,20 @@ from dcase_coherence.regularizer import CoherenceRegularizer, check_finite, sum_
 #: Settings of the loss by name, for `coherence.preset`: the paper's, and steps instead of pulses.
 PRESETS: dict[str, dict[str, Any]] = {
     "exact": {
-        **{"alpha1": 0.1, "alpha2": 0.03, "lags": [1]},
-        **{"margin": None, "normalize": False, "center": False},
+        "alpha1": 0.1,
+        "alpha2": 0.03,
+        "lags": [1],
+        "margin": None,
+        "normalize": False,
+        "center": False,
     },
     "steps": {
-        **{"alpha1": 0.3, "alpha2": 0.3, "lags": [1, 2, 4, 8]},
-        **{"margin": None, "normalize": True, "center": True},
+        "alpha1": 0.3,
+        "alpha2": 0.3,
+        "lags": [1, 2, 4, 8],
+        "margin": None,
+        "normalize": True,
+        "center": True,
     },
 }
 #: The `coherence:` section of a configuration, with the paper's settings.
@@ -65,7 +73,7 @@ def settings_of(section: Mapping[str, Any]) -> dict[str, Any]:
     if "preset" not in own:
         return own
     preset = own.pop("preset")
-    if preset not in list(PRESETS):
+    if preset not in list(PRESETS):  # a YAML list cannot be looked up in a dictionary
         raise ValueError(f"coherence: preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     return {**copy.deepcopy(PRESETS[preset]), **own}
 

@@ -11,9 +11,15 @@ from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import linalg
 
 from dcase_coherence.evaluation import decode, metrics
+from dcase_coherence.functional import (
+    comparable_features,
+    label_transitions,
+    transition_distances,
+)
 from dcase_coherence.system.errors import InputError
 
 COLLAR = 0.2  # seconds; also how far from its boundaries the stable region of an event begins
@@ -341,17 +347,16 @@ def step_distances(
     """
     pairs = list(_pairs(features, labels))
     mean = np.concatenate([z for z, _ in pairs]).mean(axis=0)
+    # One clip a batch, as clips may differ in length.
+    units = [
+        comparable_features(torch.from_numpy(z - mean)[None], normalize=True) for z, _ in pairs
+    ]
+    rows_of_labels = [torch.as_tensor(y)[None] for _, y in pairs]
     rows = {}
     for lag in lags:
-        found: tuple[list, list] = ([], [])
-        for z, y in pairs:
-            unit = (z - mean) / np.maximum(np.linalg.norm(z - mean, axis=1, keepdims=True), 1e-6)
-            distances = ((unit[lag:] - unit[:-lag]) ** 2).sum(axis=1)
-            changed = (y[lag:] != y[:-lag]).any(axis=1)
-            found[0].append(distances[changed])
-            found[1].append(distances[~changed])
-        both = [np.concatenate(parts) for parts in found]
-        rows[lag] = [float(d.mean()) if len(d) else float("nan") for d in both]
+        distances = torch.cat([transition_distances(unit, lag=lag)[0] for unit in units])
+        changed = torch.cat([label_transitions(y, lag=lag)[0] for y in rows_of_labels])
+        rows[lag] = [float(distances[changed].mean()), float(distances[~changed].mean())]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["boundary", "inside"])
     return table.rename_axis("frames apart")
 

@@ -58,7 +58,7 @@ class Baseline(NamedTuple):
 class OfficialCoherence(CoherenceMixin):
     """The mixin for the recipes of 2021 to 2023; the settings used are kept with the checkpoint."""
 
-    preset: str = "exact"
+    preset: str  # given by :func:`derive`
     hparams: Any
     sed_student: torch.nn.Module
 
@@ -87,7 +87,7 @@ class OfficialCoherence2024(CoherenceMixin):
     `tolerance` with them.
     """
 
-    preset: str = "exact"
+    preset: str  # given by :func:`derive`
     hparams: Any
     sed_student: torch.nn.Module
 

@@ -11,15 +11,9 @@ from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import linalg
 
 from dcase_coherence.evaluation import decode, metrics
-from dcase_coherence.functional import (
-    comparable_features,
-    label_transitions,
-    transition_distances,
-)
 from dcase_coherence.system.errors import InputError
 
 COLLAR = 0.2  # seconds; also how far from its boundaries the stable region of an event begins
@@ -345,6 +339,14 @@ def step_distances(
         >>> step_distances(z, [np.array([[0], [0], [1], [1]])], lags=[1]).round(2).to_dict("list")
         {'boundary': [4.0], 'inside': [0.0]}
     """
+    import torch  # not at the top: scores of detections are told without it
+
+    from dcase_coherence.functional import (
+        comparable_features,
+        label_transitions,
+        transition_distances,
+    )
+
     pairs = list(_pairs(features, labels))
     mean = np.concatenate([z for z, _ in pairs]).mean(axis=0)
     # One clip a batch, as clips may differ in length.

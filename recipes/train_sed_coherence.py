@@ -47,8 +47,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--preset",
         choices=["steps", "exact"],
-        help="settings of the loss: steps stays in bounds, exact is the paper's, which diverges "
-        "where a network fits its clips (default: the configuration's, or steps)",
+        help="settings of the loss, in place of the configuration's: steps stays in bounds, exact "
+        "is the paper's, which diverges where a network fits its clips (default: steps where the "
+        "configuration has no section coherence)",
     )
     parser.add_argument(
         "--setting", metavar="FILE", help="YAML laid over the configuration, as in confs/settings"
@@ -328,7 +329,7 @@ def run_official_code(args: argparse.Namespace) -> None:
             arm=arm,
             trainer=args.trainer,
             allow_drift=args.allow_drift,
-            preset=args.preset or "steps",
+            preset=args.preset,
         )
         scores[arm] = result.scores
     if len(scores) == 2 and all(scores.values()):

@@ -55,13 +55,13 @@ def run_official(
     arm: str = "coherence",
     trainer: str | None = None,
     allow_drift: bool = False,
-    preset: str = "exact",
+    preset: str | None = None,
 ) -> OfficialRun:
     """Run a recipe's own training script, with the coherence subclass in its trainer's place.
 
     The script runs in the recipe's folder, as it expects (the relative paths of its yaml start
     there); paths in `argv` start from the current folder. The `coherence:` section may stand in
-    the yaml given with `--conf_file`; what it leaves out is filled up from the preset. Without
+    the yaml given with `--conf_file`; what it leaves out is the paper's. Without
     `--log_dir`, logs go to `exp/<recipe>_<arm>` of the current folder. Where there is no GPU the
     run goes on on the CPU, and says so. On today's stack the shims of
     :mod:`dcase_coherence.official.shims` are applied. What was wrong with the `coherence:` section
@@ -75,8 +75,8 @@ def run_official(
         arm: `coherence`, or `baseline` for the untouched trainer.
         trainer: `sed_trainer` or `sed_trainer_pretrained`, see :func:`load_baseline`.
         allow_drift: train also where :func:`find_drift` finds something.
-        preset: of the term, `exact` (the paper's) or `steps`, where the `coherence:` section names
-            none; see :func:`~dcase_coherence.lightning.settings_of`.
+        preset: of the term, `exact` (the paper's) or `steps`: its values replace those of the
+            `coherence:` section. By default the section counts, and `steps` where there is none.
 
     Raises:
         InputError: for a folder, a file or a value that cannot be used.
@@ -89,6 +89,8 @@ def run_official(
     conf_file = flags["conf_file"] or folder / default_conf_file(folder, module_name)
     log_dir = flags["log_dir"] or Path.cwd() / "exp" / f"{recipe}_{arm}"
     config = read_config(conf_file)
+    if preset is None and not config.get("coherence"):
+        preset = "steps"
     for name in ("resume_from_checkpoint", "test_from_checkpoint", "eval_from_checkpoint"):
         checkpoint = flags[name]
         if checkpoint is not None:

@@ -58,12 +58,12 @@ class Baseline(NamedTuple):
 class OfficialCoherence(CoherenceMixin):
     """The mixin for the recipes of 2021 to 2023; the settings used are kept with the checkpoint."""
 
-    preset: str  # given by :func:`derive`
+    preset: str | None  # given by :func:`derive`
     hparams: Any
     sed_student: torch.nn.Module
 
     def configure_coherence(self) -> CoherenceRegularizer:
-        """Fill the `coherence:` section up with the class's preset, then build from it."""
+        """Fill the `coherence:` section up, then build from it."""
         settings = filled_section(self.hparams, DEFAULTS, self.preset)
         self.hparams["coherence"] = settings
         return checked_regularizer(self.sed_student, settings)
@@ -87,7 +87,7 @@ class OfficialCoherence2024(CoherenceMixin):
     `tolerance` with them.
     """
 
-    preset: str  # given by :func:`derive`
+    preset: str | None  # given by :func:`derive`
     hparams: Any
     sed_student: torch.nn.Module
 
@@ -123,22 +123,23 @@ class OfficialCoherence2024(CoherenceMixin):
 
 
 def filled_section(
-    config: Mapping[str, Any], defaults: Mapping[str, Any], preset: str = "exact"
+    config: Mapping[str, Any], defaults: Mapping[str, Any], preset: str | None = None
 ) -> dict[str, Any]:
     """The `coherence:` section of a configuration, filled up.
 
     Args:
         config: the configuration.
         defaults: keys that there are, with the paper's values.
-        preset: where the section names none, the one whose values those keys of the loss get that
-            it leaves out (see :func:`~dcase_coherence.lightning.settings_of`).
+        preset: laid over the section: its values replace those that the section gives.
 
     Raises:
-        InputError: when it is not a section, or its preset is unknown.
+        InputError: when it is not a section, or a preset is unknown.
 
     Example:
-        >>> filled_section({"coherence": {"alpha1": 0.2}}, {"reduction": "mean"}, "steps")["lags"]
-        [1, 2, 4, 8]
+        >>> filled_section({"coherence": {"alpha1": 0.2}}, {"alpha1": 0.1, "alpha2": 0.03})
+        {'alpha1': 0.2, 'alpha2': 0.03}
+        >>> filled_section({"coherence": {"alpha1": 0.2}}, {}, "steps")["alpha1"]
+        0.3
     """
     section = config.get("coherence")
     if section is not None and not isinstance(section, Mapping):
@@ -146,7 +147,8 @@ def filled_section(
             f"coherence: is {section!r}; give a section of keys, for instance alpha1: 0.1"
         )
     try:
-        return {**defaults, **settings_of({"preset": preset, **(section or {})})}
+        over = settings_of({"preset": preset}) if preset else {}
+        return {**defaults, **settings_of(section or {}), **over}
     except ValueError as error:
         raise InputError(f"the section `coherence:` cannot be used: {error}") from None
 
@@ -216,7 +218,9 @@ def check_pseudo(
         raise InputError(str(error)) from None
 
 
-def check_section(recipe: str, config: Mapping[str, Any], preset: str = "exact") -> dict[str, Any]:
+def check_section(
+    recipe: str, config: Mapping[str, Any], preset: str | None = None
+) -> dict[str, Any]:
     """Check a configuration's `coherence:` section against its network, before any data is read.
 
     To be called within :func:`importable`.
@@ -278,13 +282,13 @@ def load_baseline(
         return derive(trainer_class(module), recipe)
 
 
-def derive(official: type, recipe: str, preset: str = "exact") -> Baseline:
+def derive(official: type, recipe: str, preset: str | None = None) -> Baseline:
     """Put the coherence mixin of the recipe's year in front of the official class.
 
     Args:
         official: the trainer's class.
         recipe: its recipe.
-        preset: what fills the `coherence:` section up (see :func:`filled_section`).
+        preset: laid over the `coherence:` section (see :func:`filled_section`).
     """
     mixin = OfficialCoherence2024 if "2024" in recipe else OfficialCoherence
     attributes = {

@@ -36,7 +36,7 @@ def test_both_arms_train_test_and_keep_their_checkpoint(run, tmp_path, capsys):
     baseline = run("--log_dir", "logs/base", arm="baseline")
     assert tmp_path / "logs/base" in baseline.log_dir.parents
     kept = torch.load(result.checkpoint)
-    assert kept["hyper_parameters"]["coherence"]["alpha1"] == 0.1
+    assert kept["hyper_parameters"]["coherence"]["alpha1"] == 0.3
     assert "coherence" not in torch.load(baseline.checkpoint)["hyper_parameters"]
     if not torch.cuda.is_available():
         assert "no GPU found" in capsys.readouterr().out
@@ -96,7 +96,7 @@ def test_the_run_leaves_the_process_as_it_was(run, tmp_path):
 def test_the_settings_and_the_test_scores_are_printed_once(run, capsys):
     result = run()
     out = capsys.readouterr().out
-    assert out.count("coherence: alpha1=0.1, alpha2=0.03, ") == 1
+    assert out.count("coherence: alpha1=0.3, alpha2=0.3, ") == 1
     assert out.index("coherence: alpha1") < out.index("preparing the data")
     mean = result.metrics["test/teacher/mean"]
     assert out.endswith(f"test/teacher/mean: {mean:.4f}\n")
@@ -121,8 +121,28 @@ def test_both_arms_are_compared(checkout, tmp_path, monkeypatch, capsys):
     assert row[1:3] == [f"{value:.4f}" for value in values[:2]]
     assert float(row[3]) == pytest.approx(values[1] - values[0], abs=1.5e-4)
     assert values[0] != values[1]
-    # What the section leaves out is that of the recipe's preset.
-    assert out.count("coherence: alpha1=90.0, alpha2=0.3, lags=[1, 2, 4, 8]") == 1
+    assert out.count("coherence: alpha1=90.0, alpha2=0.03, lags=[1], ") == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "preset", "settings"),
+    [
+        (None, None, "alpha1=0.3, alpha2=0.3, lags=[1, 2, 4, 8], "),
+        (None, "exact", "alpha1=0.1, alpha2=0.03, lags=[1], "),
+        ({"alpha1": 0.2}, None, "alpha1=0.2, alpha2=0.03, lags=[1], "),
+        ({"preset": "steps", "alpha1": 0.2}, None, "alpha1=0.2, alpha2=0.3, lags=[1, 2, 4, 8], "),
+        ({"alpha1": 0.2}, "steps", "alpha1=0.3, alpha2=0.3, lags=[1, 2, 4, 8], "),
+        ({"preset": "steps", "margin": 4.0}, "exact", "alpha1=0.1, alpha2=0.03, lags=[1], "),
+    ],
+)
+def test_a_preset_of_the_command_goes_before_the_section(
+    run, tmp_path, capsys, section, preset, settings
+):
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump({**CONFIG, "coherence": section}))
+    run("--conf_file", "conf.yaml", "--fast_dev_run", preset=preset)
+    out = capsys.readouterr().out
+    assert out.count(f"coherence: {settings}") == 1
+    assert "margin=4.0" not in out
 
 
 @pytest.mark.parametrize("arm", script.ARMS)

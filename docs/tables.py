@@ -22,6 +22,16 @@ stand, in any order, as key=value without spaces:
     reference=baseline             what the differences are from (the default)
     test=public                    scores on the public set (default: on the test set)
 
+Where more lines follow, each is a row of one table over several folders, a set of clips each:
+its title, and the folder with its own options, from which one setting is held against the
+reference. Options of the first line are those of all rows:
+
+    <!-- table: settings=lags_1248_0.3 seeds=52-61
+    main job | main_job_confirmation
+    recordings | recordings_strong test=public
+    -->
+    <!-- /table -->
+
 Differences and tests are those of compare_settings.py: of the macro event F1, in points, over the
 seeds that both have; Holm's correction is for the settings of the table. What is not known is a
 dash. Validation is what the epoch was chosen by. "3 of 5" trials: two have no scores, as they
@@ -57,7 +67,7 @@ RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # From the first column on: an indented example is left alone.
 BLOCK = re.compile(
-    r"^(<!-- table: ([^>]*?) -->\n)(.*?)^(<!-- /table -->)", re.DOTALL | re.MULTILINE
+    r"^(<!-- table: ([^>]*?)\s-->\n)(.*?)^(<!-- /table -->)", re.DOTALL | re.MULTILINE
 )
 #: Options and their values; none where any will do.
 OPTIONS: dict[str, set[str]] = {
@@ -139,23 +149,11 @@ def table(request: str, results: Path = RESULTS) -> str:
     Raises:
         InputError: an option, a folder, a setting or a column is unknown.
     """
-    name, *rest = request.split()
-    options = dict(one.partition("=")[::2] for one in rest)
-    for option, value in options.items():
-        if not value or value not in (OPTIONS.get(option, {""}) or {value}):
-            values = [f"{one}={'|'.join(sorted(OPTIONS[one])) or '...'}" for one in OPTIONS]
-            raise InputError(
-                f"'table: {request}' asks for {option}={value}; use {', '.join(values)}"
-            )
-    reference = options.get("reference", "baseline")
-    trials = read_trials(results / name, options.get("test", "test"))
-    settings = chosen(list(trials), options.get("settings"), reference)
-    seeds = sorted({seed for setting in settings for seed in trials[setting]})
-    if "seeds" in options:
-        first, last = ends(options["seeds"])
-        seeds = [seed for seed in seeds if first <= seed <= last]
-    # A place for each seed, so that pairs are of the same one.
-    found = {s: [trials[s].get(seed) for seed in seeds] for s in {*settings, reference} & {*trials}}
+    first, *lines = request.splitlines()
+    if lines:
+        return sets(first, lines, results)
+    options, settings, seeds, found = read_request(request, results)
+    reference = options["reference"]
     if options.get("kind") == "seeds":
         rows = [
             [f"`{s}`", *(percent(one["event_f1_macro"]) if one else "-" for one in found[s])]
@@ -186,6 +184,65 @@ def table(request: str, results: Path = RESULTS) -> str:
     ]
     header = ["setting", *(COLUMNS[key] for key in wanted)]
     return markdown(header, [[f"`{s}`", *(row_of[s][key] for key in wanted)] for s in settings])
+
+
+def read_request(
+    request: str, results: Path
+) -> tuple[dict[str, str], list[str], list[int], dict[str, list[dict[str, Any] | None]]]:
+    """Options of a request, settings and seeds that it asks for, and trials by setting.
+
+    They are those of the reference too, each list with a place for each seed.
+    """
+    name, *rest = request.split()
+    options = dict(one.partition("=")[::2] for one in rest)
+    for option, value in options.items():
+        if not value or value not in (OPTIONS.get(option, {""}) or {value}):
+            values = [f"{one}={'|'.join(sorted(OPTIONS[one])) or '...'}" for one in OPTIONS]
+            raise InputError(
+                f"'table: {request}' asks for {option}={value}; use {', '.join(values)}"
+            )
+    options.setdefault("reference", "baseline")
+    trials = read_trials(results / name, options.get("test", "test"))
+    settings = chosen(list(trials), options.get("settings"), options["reference"])
+    seeds = sorted({seed for setting in settings for seed in trials[setting]})
+    if "seeds" in options:
+        first, last = ends(options["seeds"])
+        seeds = [seed for seed in seeds if first <= seed <= last]
+    # A place for each seed, so that pairs are of the same one.
+    both = {*settings, options["reference"]} & {*trials}
+    return options, settings, seeds, {s: [trials[s].get(seed) for seed in seeds] for s in both}
+
+
+def sets(shared: str, lines: list[str], results: Path) -> str:
+    """Table over several folders: one setting and the reference in each."""
+    title = COLUMNS["event_f1_macro"]
+    rows = []
+    for line in lines:
+        name, _, request = line.partition(" | ")
+        options, settings, _, found = read_request(f"{request} {shared}", results)
+        reference = options["reference"]
+        names = [reference, *(setting for setting in settings if setting != reference)]
+        pairs = [pair for pair in zip(*(found.get(one, []) for one in names)) if all(pair)]
+        if len(names) != 2 or not pairs:
+            raise InputError(
+                f"the row {name!r} has {len(pairs)} seeds that {' and '.join(names)} all have; "
+                f"choose one setting beside {reference} by settings=, with a seed of both"
+            )
+        both = dict(zip(names, zip(*pairs)))
+        test = compare_with(reference, both)[names[1]]
+        values = [[one["event_f1_macro"] for one in trials] for trials in both.values()]
+        rows.append(
+            [
+                name,
+                str(len(pairs)),
+                *(mean_and_deviation(several, title) for several in values),
+                difference(test),
+                probability(test["p_t"]),
+            ]
+        )
+    return markdown(
+        ["training and test clips", "pairs", "without (%)", "with (%)", TESTS["difference"], TESTS["p_t"]], rows
+    )
 
 
 def profiles(trials: dict[str, list[dict[str, Any]]]) -> str:
@@ -234,14 +291,18 @@ def cells(trials: list[dict[str, Any]], test: dict[str, Any] | None) -> dict[str
             row["missed"] += f" (of {len(counted)})"
     row.update(dict.fromkeys(TESTS, ""))
     if test:
-        row["difference"] = points(test["difference"], 2)
-        if test["pairs"] > 1:
-            row["difference"] += f" {interval(test['low'], test['high'], 2)}"
+        row["difference"] = difference(test)
         if test["pairs"] < len(finished):
             row["difference"] += f" ({test['pairs']} seeds)"
         for key in ("p_t", "p_holm", "p_wilcoxon"):
             row[key] = probability(test[key])
     return row
+
+
+def difference(test: dict[str, Any]) -> str:
+    """Write a difference in points, of several pairs with its interval."""
+    written = points(test["difference"], 2)
+    return written if test["pairs"] < 2 else f"{written} {interval(test['low'], test['high'], 2)}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -131,6 +131,27 @@ def test_scores_on_the_public_set(tmp_path):
     }
 
 
+def test_a_row_each_for_one_setting_in_several_folders(results):
+    record(results / "other" / "baseline", 0, 0.5)
+    record(results / "other" / "lags_1", 0, 0.4)
+    record(results / "other" / "lags_1", 1, 0.4)
+    text = "settings=lags_*\nThe first | set\nThe second | other seeds=42-43"
+    found = rows(TABLES["table"](text, results))
+    test = paired_test(BASELINE, LAGS)
+    assert found["The first"] == {
+        "training and test clips": "The first",
+        "pairs": "3",
+        "without (%)": "43.00 ± 2.65",
+        "with (%)": "44.33 ± 3.06",
+        "difference [95 %]": "+1.33 [-2.46, +5.13]",
+        "p, paired t": f"{test.p_t:.3f}",
+    }
+    second = found["The second"]
+    assert (second["pairs"], second["difference [95 %]"]) == ("1", "-10.00")
+    page = f"<!-- table: {text}\n-->\n<!-- /table -->\n"
+    assert "| The first | 3 |" in TABLES["rewritten"](page, results)
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
@@ -140,6 +161,8 @@ def test_scores_on_the_public_set(tmp_path):
         ("set seeds=a-b", "seeds are 'a-b'"),
         ("set columns=f1", "'f1' is no column"),
         ("set settings=baseline,margin", "no trial of the setting 'margin'"),
+        ("settings=*\nAll | set", "row 'All' has 1 seeds that baseline and exact and lags_1"),
+        ("settings=lags_1\nFew | set seeds=50-51", "row 'Few' has 0 seeds that baseline and"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(results, request_, said):

@@ -241,7 +241,15 @@ def sets(shared: str, lines: list[str], results: Path) -> str:
             ]
         )
     return markdown(
-        ["training and test clips", "pairs", "without (%)", "with (%)", TESTS["difference"], TESTS["p_t"]], rows
+        [
+            "training and test clips",
+            "pairs",
+            "without (%)",
+            "with (%)",
+            TESTS["difference"],
+            TESTS["p_t"],
+        ],
+        rows,
     )
 
 

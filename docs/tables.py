@@ -14,7 +14,9 @@ stand, in any order, as key=value without spaces:
     kind=scores                    a row a setting, means over its trials (the default)
     kind=seeds                     a row a setting, macro event F1 seed by seed
     kind=profile                   a row a setting, what became of the reference events of its
-                                   trials (%), and the official teacher on DESED
+                                   trials (%), and the official teacher on DESED; below a setting
+                                   its difference to the reference over the seeds of both
+    kind=detections                the same of what the estimated events are
     kind=features                  a row a setting, what the monitor said in the last epoch
     settings=baseline,lags_*       which settings, in this order (default: all, reference first)
     seeds=42-46                    which seeds (default: all)
@@ -42,13 +44,23 @@ error profile.
 from __future__ import annotations
 
 import json
+import math
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
-from dcase_coherence.evaluation.profile import of_systems, pooled, profile_table
-from dcase_coherence.evaluation.significance import compare_with
+import numpy as np
+
+from dcase_coherence.evaluation.profile import (
+    ALL,
+    OF_ESTIMATES,
+    OF_REFERENCE,
+    of_systems,
+    pooled,
+    profile_table,
+)
+from dcase_coherence.evaluation.significance import compare_with, paired_test
 from dcase_coherence.evaluation.tables import (
     SCORES,
     interval,
@@ -71,7 +83,7 @@ BLOCK = re.compile(
 )
 #: Options and their values; none where any will do.
 OPTIONS: dict[str, set[str]] = {
-    "kind": {"scores", "seeds", "profile", "features"},
+    "kind": {"scores", "seeds", "profile", "detections", "features"},
     "settings": set(),
     "seeds": set(),
     "columns": set(),
@@ -160,10 +172,9 @@ def table(request: str, results: Path = RESULTS) -> str:
             for s in settings
         ]
         return markdown(["setting", *(f"seed {seed}" for seed in seeds)], rows)
-    if options.get("kind") == "profile":
-        return profiles(
-            {s: [one for one in found[s] if one and "profile" in one] for s in settings}
-        )
+    if options.get("kind") in ("profile", "detections"):
+        of = "events" if options["kind"] == "profile" else "estimated"
+        return profiles({s: found[s] for s in settings}, reference, of)
     if options.get("kind") == "features":
         return features(
             {s: [one["epochs"] for one in found[s] if one and "epochs" in one] for s in settings}
@@ -253,17 +264,29 @@ def sets(shared: str, lines: list[str], results: Path) -> str:
     )
 
 
-def profiles(trials: dict[str, list[dict[str, Any]]]) -> str:
-    """Table of what became of the reference events; without a setting that has no counts."""
+def profiles(trials: dict[str, list[dict[str, Any] | None]], reference: str, of: str) -> str:
+    """Table of what became of the events; without a setting that has no counts."""
+    outcomes = list(OF_REFERENCE if of == "events" else OF_ESTIMATES)
     known = {
-        f"`{s}`": pooled([one["profile"] for one in several])
-        for s, several in trials.items()
-        if several
+        setting: {n: one["profile"] for n, one in enumerate(several) if one and "profile" in one}
+        for setting, several in trials.items()
     }
-    shares = profile_table(of_systems(known))
-    return markdown(
-        ["setting", *shares.columns], [[name, *row] for name, *row in shares.itertuples()]
+    counts = of_systems(
+        {s: pooled([*of_trial.values()]) for s, of_trial in known.items() if of_trial}
     )
+    table = profile_table(counts, of)
+    rows = []
+    for name, *row in table.itertuples():
+        rows.append([f"`{name}`" if name in known else name, *row])
+        both = [n for n in known.get(reference, {}) if n in known.get(name, {})]
+        if both and name != reference:
+            first, second = (
+                np.array([known[s][n].loc[ALL, outcomes] / known[s][n].loc[ALL, of] for n in both])
+                for s in (reference, name)
+            )
+            tests = [paired_test(*shares) for shares in zip(first.T, second.T)]
+            rows.append(["difference [95 %]", "", *(difference(vars(test), 1) for test in tests)])
+    return markdown(["setting", *table.columns], rows)
 
 
 def features(tables: dict[str, list[Any]]) -> str:
@@ -307,10 +330,11 @@ def cells(trials: list[dict[str, Any]], test: dict[str, Any] | None) -> dict[str
     return row
 
 
-def difference(test: dict[str, Any]) -> str:
-    """Write a difference in points, of several pairs with its interval."""
-    written = points(test["difference"], 2)
-    return written if test["pairs"] < 2 else f"{written} {interval(test['low'], test['high'], 2)}"
+def difference(test: Mapping[str, Any], digits: int = 2) -> str:
+    """Write a difference in points, with its interval where there is one."""
+    written = points(test["difference"], digits)
+    known = not math.isnan(test["low"])
+    return f"{written} {interval(test['low'], test['high'], digits)}" if known else written
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

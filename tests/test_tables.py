@@ -111,14 +111,50 @@ def test_what_the_monitor_said_in_the_last_epoch(results):
 
 
 def test_what_became_of_the_events_of_all_trials(results):
-    found = rows(TABLES["table"]("set kind=profile", results))
+    text = TABLES["table"]("set kind=profile", results)
+    found = rows(text)
     # The third setting has one trial with an end, the official teacher stands below.
-    assert list(found)[:-1] == ["baseline", "exact", "lags_1"]
+    assert [name for name in found if "difference" not in name][:-1] == [
+        "baseline",
+        "exact",
+        "lags_1",
+    ]
     shares = {name: (row["events"], row["hit"], row["missed"]) for name, row in found.items()}
     assert shares["baseline"] == ("50", "80.0", "20.0")
     assert shares["exact"] == ("20", "75.0", "25.0")
     assert shares["lags_1"] == ("60", "75.0", "25.0")
     assert shares["official, on DESED"] == ("4,224", "38.0", "26.5")
+
+
+def test_shares_of_events_are_compared_over_the_seeds_of_both(tmp_path):
+    missed = {"baseline": (1, 3, 2), "lags_1": (2, 3, 5), "exact": (0,)}
+    for setting, counts in missed.items():
+        for number, count in enumerate(counts):
+            record(tmp_path / "set" / setting, number, 0.5)
+            path = tmp_path / "set" / setting / f"trial_{number}" / "trial.json"
+            content = json.loads(path.read_text())
+            profile = {"events": 10, "missed": count, "estimated": 4, "est_other_class": count // 2}
+            content["scores"].update(
+                {f"test/student/profile/{name}": value for name, value in profile.items()}
+            )
+            path.write_text(json.dumps(content))
+    lines = TABLES["table"]("set kind=profile", tmp_path).splitlines()
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    assert [line[0] for line in cells[2:]] == [
+        "`baseline`",
+        "`exact`",
+        "difference [95 %]",
+        "`lags_1`",
+        "difference [95 %]",
+        "official, on DESED",
+    ]
+    assert cells[4][-1] == "-10.0"
+    test = paired_test([0.1, 0.3, 0.2], [0.2, 0.3, 0.5])
+    assert cells[6][-1] == f"+13.3 [{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
+    detections = TABLES["table"]("set kind=detections settings=baseline,lags_1", tmp_path)
+    assert "| `baseline` | 12 | " in detections
+    test = paired_test([0, 0.25, 0.25], [0.25, 0.25, 0.5])
+    assert f"+16.7 [{100 * test.low:+.1f}, {100 * test.high:+.1f}]" in detections.splitlines()[4]
 
 
 def test_scores_on_the_public_set(tmp_path):
@@ -156,7 +192,7 @@ def test_a_row_each_for_one_setting_in_several_folders(results):
     ("request_", "said"),
     [
         ("nothing", "nothing holds no <setting>"),
-        ("set kind=rows", "asks for kind=rows; use kind=features|profile|scores|seeds"),
+        ("set kind=rows", "asks for kind=rows; use kind=detections|features|profile|scores|seeds"),
         ("set colour=red", "asks for colour=red"),
         ("set seeds=a-b", "seeds are 'a-b'"),
         ("set columns=f1", "'f1' is no column"),

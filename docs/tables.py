@@ -43,6 +43,7 @@ error profile.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -102,11 +103,13 @@ COLUMNS = {"trials": "trials", **MEANS, "missed": "missed (%)", **TESTS}
 ON_DEMAND = {"intersection_f1_macro", "p_wilcoxon"}
 
 
+@functools.lru_cache(maxsize=None)
 def read_trials(folder: Path, test: str = "test") -> dict[str, dict[int, dict[str, Any]]]:
     """Scores of the trials below a folder, by setting and seed; none for one that has no end.
 
     Each has the scores of the model that its configuration tests, the teacher where there is one,
     and where the record has them the counts: `events`, `missed`, and all of them as `profile`.
+    Read once: a page has many tables of one folder.
 
     Raises:
         InputError: no trial is there, or a record cannot be read.
@@ -239,16 +242,15 @@ def sets(shared: str, lines: list[str], results: Path) -> str:
                 f"the row {name!r} has {len(pairs)} seeds that {' and '.join(names)} all have; "
                 f"choose one setting beside {reference} by settings=, with a seed of both"
             )
-        both = dict(zip(names, zip(*pairs)))
-        test = compare_with(reference, both)[names[1]]
-        values = [[one["event_f1_macro"] for one in trials] for trials in both.values()]
+        values = [[one["event_f1_macro"] for one in trials] for trials in zip(*pairs)]
+        test = paired_test(*values)
         rows.append(
             [
                 name,
                 str(len(pairs)),
                 *(mean_and_deviation(several, title) for several in values),
-                difference(test),
-                probability(test["p_t"]),
+                difference(vars(test)),
+                probability(test.p_t),
             ]
         )
     return markdown(

@@ -17,6 +17,8 @@ stand, in any order, as key=value without spaces:
                                    trials (%), and the official teacher on DESED; below a setting
                                    its difference to the reference over the seeds of both
     kind=detections                the same of what the estimated events are
+    kind=differences               a row a setting, the difference of every score to the reference
+                                   over the seeds of both, in points (PSDS times 100)
     kind=features                  a row a setting, what the monitor said in the last epoch
     settings=baseline,lags_*       which settings, in this order (default: all, reference first)
     seeds=42-46                    which seeds (default: all)
@@ -84,7 +86,7 @@ BLOCK = re.compile(
 )
 #: Options and their values; none where any will do.
 OPTIONS: dict[str, set[str]] = {
-    "kind": {"scores", "seeds", "profile", "detections", "features"},
+    "kind": {"scores", "seeds", "differences", "profile", "detections", "features"},
     "settings": set(),
     "seeds": set(),
     "columns": set(),
@@ -175,6 +177,10 @@ def table(request: str, results: Path = RESULTS) -> str:
             for s in settings
         ]
         return markdown(["setting", *(f"seed {seed}" for seed in seeds)], rows)
+    if options.get("kind") == "differences":
+        return differences(
+            {s: found[s] for s in settings if s != reference}, found.get(reference, [])
+        )
     if options.get("kind") in ("profile", "detections"):
         of = "events" if options["kind"] == "profile" else "estimated"
         return profiles({s: found[s] for s in settings}, reference, of)
@@ -264,6 +270,22 @@ def sets(shared: str, lines: list[str], results: Path) -> str:
         ],
         rows,
     )
+
+
+def differences(
+    trials: dict[str, list[dict[str, Any] | None]], reference: list[dict[str, Any] | None]
+) -> str:
+    """Table of the differences of all scores, each over the seeds that have it in both."""
+    rows = []
+    for setting, several in trials.items():
+        both = [(a, b) for a, b in zip(reference, several) if a and b]
+        row = [f"`{setting}`", str(len(both))]
+        for key in MEANS:
+            pairs = [(a[key], b[key]) for a, b in both if key in a and key in b]
+            row.append(difference(vars(paired_test(*zip(*pairs))), 1) if pairs else "-")
+        rows.append(row)
+    header = ["setting", "pairs", *(title.replace(" (%)", "") for title in MEANS.values())]
+    return markdown(header, rows)
 
 
 def profiles(trials: dict[str, list[dict[str, Any] | None]], reference: str, of: str) -> str:

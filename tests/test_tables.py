@@ -167,6 +167,17 @@ def test_scores_on_the_public_set(tmp_path):
     }
 
 
+def test_differences_of_every_score(results):
+    found = rows(TABLES["table"]("set kind=differences", results))
+    test = paired_test(BASELINE, LAGS)
+    assert list(found) == ["exact", "lags_1"]
+    assert (found["lags_1"]["pairs"], found["exact"]["pairs"]) == ("3", "1")
+    macro = f"+1.3 [{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
+    assert found["lags_1"]["event F1, macro"] == macro
+    assert found["exact"]["event F1, macro"] == "-34.0"
+    assert found["lags_1"]["PSDS 1"] == "-"
+
+
 def test_a_row_each_for_one_setting_in_several_folders(results):
     record(results / "other" / "baseline", 0, 0.5)
     record(results / "other" / "lags_1", 0, 0.4)
@@ -192,7 +203,10 @@ def test_a_row_each_for_one_setting_in_several_folders(results):
     ("request_", "said"),
     [
         ("nothing", "nothing holds no <setting>"),
-        ("set kind=rows", "asks for kind=rows; use kind=detections|features|profile|scores|seeds"),
+        (
+            "set kind=rows",
+            "asks for kind=rows; use kind=detections|differences|features|profile|scores|seeds",
+        ),
         ("set colour=red", "asks for colour=red"),
         ("set seeds=a-b", "seeds are 'a-b'"),
         ("set columns=f1", "'f1' is no column"),

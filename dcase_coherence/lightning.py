@@ -78,6 +78,23 @@ def settings_of(section: Mapping[str, Any]) -> dict[str, Any]:
     return {**copy.deepcopy(PRESETS[preset]), **own}
 
 
+def preset_over(section: Mapping[str, Any] | None, asked: str | None) -> str | None:
+    """Preset that the recipes lay over a `coherence:` section.
+
+    Args:
+        section: what the configuration has, if anything.
+        asked: the preset that the command names, if it does.
+
+    Returns:
+        The one asked for; else none, as the section counts, and `steps` where there is no section.
+
+    Example:
+        >>> preset_over(None, None), preset_over({"alpha1": 0.2}, None), preset_over(None, "exact")
+        ('steps', None, 'exact')
+    """
+    return asked or (None if section else "steps")
+
+
 def build_regularizer(model: Any, settings: Mapping[str, Any]) -> CoherenceRegularizer:
     """Make the regularizer that a `coherence:` section describes.
 

@@ -132,10 +132,11 @@ def configuration(args: argparse.Namespace) -> dict:
     from dcase_coherence.baseline.checkpoints import classes_in, load_checkpoint
     from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
+    from dcase_coherence.lightning import preset_over
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
     overrides = parse_overrides(args.set)
-    preset = args.preset or ("steps" if not read_yaml(args.conf_file).get("coherence") else None)
+    preset = preset_over(read_yaml(args.conf_file).get("coherence"), args.preset)
     layers = [{"coherence": {"preset": preset}}] if preset else []
     layers += [read_yaml(args.setting)] if args.setting else []
     config = load_config(args.conf_file, *layers, overrides)

@@ -14,6 +14,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import torch
 
+from dcase_coherence.lightning import preset_over
 from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages, refuse_lightning
 from dcase_coherence.official.trainers import (
@@ -89,8 +90,7 @@ def run_official(
     conf_file = flags["conf_file"] or folder / default_conf_file(folder, module_name)
     log_dir = flags["log_dir"] or Path.cwd() / "exp" / f"{recipe}_{arm}"
     config = read_config(conf_file)
-    if preset is None and not config.get("coherence"):
-        preset = "steps"
+    preset = preset_over(config.get("coherence"), preset)
     for name in ("resume_from_checkpoint", "test_from_checkpoint", "eval_from_checkpoint"):
         checkpoint = flags[name]
         if checkpoint is not None:

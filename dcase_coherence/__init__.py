@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcase_coherence.annealing import ExponentialAnnealing, LinearAnnealing
+    from dcase_coherence.boundary import boundary_weights
     from dcase_coherence.functional import coherence_loss, label_transitions
     from dcase_coherence.lightning import CoherenceMixin
     from dcase_coherence.loss import CoherenceLoss
@@ -27,6 +28,7 @@ __all__ = [
     "FeatureTap",
     "LinearAnnealing",
     "PseudoRows",
+    "boundary_weights",
     "coherence_loss",
     "label_transitions",
     "pseudo_labels",
@@ -40,6 +42,7 @@ _MODULES = {
     "FeatureTap": "tap",
     "LinearAnnealing": "annealing",
     "PseudoRows": "pseudo",
+    "boundary_weights": "boundary",
     "coherence_loss": "functional",
     "label_transitions": "functional",
     "pseudo_labels": "pseudo",

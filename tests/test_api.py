@@ -13,7 +13,7 @@ FROZEN = Path(__file__).with_name("api.txt")
 PUBLIC = [
     *("coherence_loss", "label_transitions", "CoherenceLoss", "FeatureTap"),
     *("LinearAnnealing", "ExponentialAnnealing", "CoherenceRegularizer", "CoherenceMixin"),
-    *("pseudo_labels", "PseudoRows"),
+    *("pseudo_labels", "PseudoRows", "boundary_weights"),
     "official.load_baseline",
     "official.script.run_official",
     "official.shims.shims",

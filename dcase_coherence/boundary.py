@@ -51,7 +51,7 @@ def boundary_weights(
     frames = int(frames)
     dtype = labels.dtype if labels.is_floating_point() else torch.get_default_dtype()
     rows = labels.transpose(dim, -1)
-    if rows.size(-1) < 2:
+    if rows.size(-1) < 2 or not labels.numel():  # a batch may have no strong rows
         return torch.ones_like(labels, dtype=dtype)
     changes = (rows[..., 1:] != rows[..., :-1]).float()
     # Frame t lies beside the changes t - frames to t + frames - 1, a change into t + 1 being t.

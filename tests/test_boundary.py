@@ -19,9 +19,9 @@ def by_loop(labels, weight, frames):
     return weights
 
 
-def random_labels(frames, seed=0, share=0.2):
+def random_labels(frames, seed=0, share=0.2, clips=4):
     generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(4, frames, 3, generator=generator) < share).float()
+    return (torch.rand(clips, frames, 3, generator=generator) < share).float()
 
 
 @given(
@@ -29,9 +29,10 @@ def random_labels(frames, seed=0, share=0.2):
     st.integers(1, 6),
     st.sampled_from([0.5, 1.0, 2.0, 3.7]),
     st.integers(0, 99),
+    st.integers(0, 4),
 )
-def test_weights_are_those_of_the_loop(length, frames, weight, seed):
-    labels = random_labels(length, seed)
+def test_weights_are_those_of_the_loop(length, frames, weight, seed, clips):
+    labels = random_labels(length, seed, clips=clips)
     weights = boundary_weights(labels, weight, frames=frames)
     torch.testing.assert_close(weights, by_loop(labels, weight, frames))
     turned = boundary_weights(labels.transpose(1, 2), weight, frames=frames, dim=-1)

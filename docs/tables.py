@@ -28,7 +28,7 @@ stand, in any order, as key=value without spaces:
 
 Where more lines follow, each is a row of one table over several folders, a set of clips each:
 its title, and the folder with its own options, from which one setting is held against the
-reference. Options of the first line are those of all rows:
+reference. Options of the first line, if any, are those of all rows:
 
     <!-- table: settings=lags_1248_0.3 seeds=52-61
     main job | main_job_confirmation
@@ -82,7 +82,7 @@ RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # From the first column on: an indented example is left alone.
 BLOCK = re.compile(
-    r"^(<!-- table: ([^>]*?)\s-->\n)(.*?)^(<!-- /table -->)", re.DOTALL | re.MULTILINE
+    r"^(<!-- table: ?([^>]*?)\s-->\n)(.*?)^(<!-- /table -->)", re.DOTALL | re.MULTILINE
 )
 #: Options and their values; none where any will do.
 OPTIONS: dict[str, set[str]] = {

@@ -50,6 +50,7 @@ def rows(text):
 )
 def test_pages_hold_what_the_records_give(page):
     text = page.read_text("utf-8")
+    assert text.count("\n<!-- table:") == len(TABLES["BLOCK"].findall(text))
     assert TABLES["rewritten"](text) == text, "run python docs/tables.py"
 
 
@@ -195,8 +196,9 @@ def test_a_row_each_for_one_setting_in_several_folders(results):
     }
     second = found["The second"]
     assert (second["pairs"], second["difference [95 %]"]) == ("1", "-10.00")
-    page = f"<!-- table: {text}\n-->\n<!-- /table -->\n"
-    assert "| The first | 3 |" in TABLES["rewritten"](page, results)
+    for request in (f" {text}", "\nThe first | set settings=lags_*"):
+        page = f"<!-- table:{request}\n-->\n<!-- /table -->\n"
+        assert "| The first | 3 |" in TABLES["rewritten"](page, results)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,20 @@ class TrialFailed(InputError):
     """A trial met input that it cannot use, or diverged; what the others gave is kept."""
 
 
+def processor(device: torch.device) -> str:
+    """Name what a device computes with: the same trial ends elsewhere with another's rounding.
+
+    Args:
+        device: of the training.
+
+    Returns:
+        The GPU's name, or the vector instructions that torch uses, such as "AVX512".
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
+
+
 def read_record(trial: Trial) -> dict[str, Any]:
     """What is known of a trial: empty for a new one, with `scores` for a finished one.
 
@@ -423,6 +437,7 @@ def run_trial(
             "stopped_early": experiment.stopped_early,
             "data": data,
             "processes": experiment.trainer.world_size,
+            "processor": processor(experiment.trainer.strategy.root_device),
         }
         write_record(trial, record)
 

@@ -206,6 +206,7 @@ def test_a_trial_in_this_process(trial):
     assert scores_of(one, record) == scores
     assert (one.folder / record["checkpoint"]).exists()
     assert record["processes"] == 1
+    assert record["processor"] == torch.backends.cpu.get_cpu_capability()
     assert record["torch"] == torch.__version__
     table = pd.read_csv(one.folder / "epochs.tsv", sep="\t")
     assert {"epoch", "loss", "z_norm", "val/obj_metric"} <= set(table)

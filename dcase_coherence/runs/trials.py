@@ -21,7 +21,13 @@ from dcase_coherence.data.classes import classes_of
 from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.data.digests import digest, set_digests
 from dcase_coherence.runs.epochs import EpochTable
-from dcase_coherence.system.devices import choose_devices, cores, own_rank, started_together
+from dcase_coherence.system.devices import (
+    choose_devices,
+    cores,
+    own_rank,
+    processor,
+    started_together,
+)
 from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, stop
 from dcase_coherence.system.files import remove_left_over, write_whole
 from dcase_coherence.system.processes import CONTEXT, end, leave, leave_with_parent, start
@@ -69,20 +75,6 @@ class Trial(NamedTuple):
 
 class TrialFailed(InputError):
     """A trial met input that it cannot use, or diverged; what the others gave is kept."""
-
-
-def processor(device: torch.device) -> str:
-    """Name what a device computes with: the same trial ends elsewhere with another's rounding.
-
-    Args:
-        device: of the training.
-
-    Returns:
-        The GPU's name, or the vector instructions that torch uses, such as "AVX512".
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return torch.backends.cpu.get_cpu_capability()
 
 
 def read_record(trial: Trial) -> dict[str, Any]:

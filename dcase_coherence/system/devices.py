@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from dcase_coherence.system.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def cores() -> int:
@@ -67,6 +70,22 @@ class Processes(NamedTuple):
     def rank(self) -> int:
         """Which of them this is, from 0."""
         return own_rank() if self.total > 1 else 0
+
+
+def processor(device: torch.device) -> str:
+    """Name what a device computes with: the same trial ends elsewhere with another's rounding.
+
+    Args:
+        device: of the training.
+
+    Returns:
+        The GPU's name, or the vector instructions that torch uses, such as "AVX512".
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def own_rank() -> int:

@@ -20,7 +20,8 @@ stand, in any order, as key=value without spaces:
     kind=differences               a row a setting, the difference of every score to the reference
                                    over the seeds of both, in points (PSDS times 100)
     kind=features                  a row a setting, what the monitor said in the last epoch
-    settings=baseline,lags_*       which settings, in this order (default: all, reference first)
+    settings=baseline,lags_*       which settings, in this order (default: those with a trial of
+                                   these seeds, reference first)
     seeds=42-46                    which seeds (default: all)
     columns=trials,event_f1_macro  which of COLUMNS (default: those with a value, most of them)
     reference=baseline             what the differences are from (the default)
@@ -228,6 +229,8 @@ def read_request(
     if "seeds" in options:
         first, last = ends(options["seeds"])
         seeds = [seed for seed in seeds if first <= seed <= last]
+    if "settings" not in options:
+        settings = [s for s in settings if trials[s].keys() & set(seeds)]
     # A place for each seed, so that pairs are of the same one.
     both = {*settings, options["reference"]} & {*trials}
     return options, settings, seeds, {s: [trials[s].get(seed) for seed in seeds] for s in both}

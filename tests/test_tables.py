@@ -94,6 +94,17 @@ def test_settings_seeds_and_columns_are_chosen(results):
     assert found == {"lags_1": lags}
 
 
+def test_a_setting_without_a_trial_of_these_seeds_has_no_row(results):
+    assert list(rows(TABLES["table"]("set seeds=42-43", results))) == [
+        "baseline",
+        "exact",
+        "lags_1",
+    ]
+    assert list(rows(TABLES["table"]("set seeds=44-46", results))) == ["baseline", "lags_1"]
+    named = rows(TABLES["table"]("set seeds=44-46 settings=exact", results))
+    assert named["exact"]["trials"] == "0"
+
+
 def test_seed_by_seed(results):
     found = rows(TABLES["table"]("set kind=seeds settings=lags_1,exact", results))
     assert found == {

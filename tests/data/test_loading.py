@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 
 import pytest
@@ -225,5 +226,9 @@ def test_a_training_from_kept_mels_ends_with_the_same_scores(config_file, tmp_pa
     theirs = fit(load_config(config_file, common), tmp_path / "audio")
     ours = fit(load_config(config_file, {**common, "data.keep_mels": True}), tmp_path / "mels")
     for name, value in theirs[0]["state_dict"].items():
-        torch.testing.assert_close(ours[0]["state_dict"][name], value, rtol=1e-3, atol=1e-4)
+        # A bias before a batch normalisation has no gradient but rounding, of which Adam makes
+        # whole steps, and the running mean follows it.
+        drifts = re.search(r"\.conv\d+\.bias$|\.running_mean$", name)
+        tolerance = 1e-2 if drifts else 1e-4
+        torch.testing.assert_close(ours[0]["state_dict"][name], value, rtol=1e-3, atol=tolerance)
     assert ours[1] == pytest.approx(theirs[1], abs=1e-3)

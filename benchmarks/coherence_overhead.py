@@ -30,7 +30,7 @@ from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, make_sched
 from dcase_coherence.baseline.trainer import MeanTeacher
 from dcase_coherence.data.desed import CLASSES
 from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.lightning import build_regularizer
+from dcase_coherence.settings import Settings
 from dcase_coherence.system.devices import choose_devices, keep_memory
 from dcase_coherence.system.errors import command
 
@@ -73,7 +73,8 @@ def make_steps(config: dict, device: torch.device) -> tuple[dict[str, Step], Any
     plain = step_of(MeanTeacher.training_step)
 
     def without() -> None:
-        module.coherence.tap.remove()
+        for term in module.coherence:
+        term.tap.remove()
         plain()
 
     return {"without": without, "with": step_of(CoherenceMeanTeacher.training_step)}, module
@@ -123,7 +124,8 @@ def alternate(steps: dict[str, Step], repeats: int, device: torch.device) -> dic
 def term_alone(batch: int, frames: int, dims: int, config: dict, device: torch.device) -> float:
     """Milliseconds of the term's forward and backward, monitor included."""
     module = torch.nn.Identity()
-    regularizer = build_regularizer(module, {**config["coherence"], "path": None})
+    section = {**config["coherence"], "path": ""}
+    regularizer, *_ = Settings(section).build(module)
     features = torch.randn(batch, frames, dims, device=device, requires_grad=True)
     labels = torch.zeros(batch, frames, len(CLASSES), device=device)
     labels[:, frames // 3 : frames // 2, 0] = 1
@@ -141,12 +143,14 @@ def inference(config: dict, module: Any) -> dict[str, bool]:
     """Whether a network trained with the term runs as one that never saw it."""
     plain = CRNN(**config["net"])
     trained = module.sed_student
-    module.coherence.attach()
+    for term in module.coherence:
+        term.attach()
     same = list(plain.state_dict()) == list(trained.state_dict())
     plain.load_state_dict(trained.state_dict())
     fresh = plain.to(next(trained.parameters()).device).eval()
     features = torch.rand(2, config["feats"]["n_mels"], 64, device=next(fresh.parameters()).device)
-    module.coherence.tap.remove()
+    for term in module.coherence:
+        term.tap.remove()
 
     def operations(network: torch.nn.Module) -> list[str]:
         with torch.no_grad(), torch.profiler.profile(acc_events=True) as profile:

@@ -9,7 +9,7 @@ class LinearAnnealing:
     """Weight that grows linearly from 0 to 1 over the first epochs (the paper's five).
 
     Args:
-        epochs: length of the ramp; 0 means full weight from the start.
+        epochs: length of the ramp; 0 gives the full weight from the start.
 
     Raises:
         ValueError: when epochs is negative or not finite.
@@ -25,32 +25,9 @@ class LinearAnnealing:
             raise ValueError(f"epochs is {epochs}; it must be a finite number of at least 0")
         self.epochs = epochs
 
-    def progress(self, epoch: float) -> float:
-        """Part of the ramp that is over at a (fractional, 0-based) epoch, in [0, 1]."""
-        if self.epochs == 0:
-            return 1.0
-        return min(max(epoch / self.epochs, 0.0), 1.0)
-
     def __call__(self, epoch: float) -> float:
         """Weight at a (fractional, 0-based) epoch."""
-        return self.progress(epoch)
+        return min(max(epoch / self.epochs, 0.0), 1.0) if self.epochs else 1.0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(epochs={self.epochs})"
-
-
-class ExponentialAnnealing(LinearAnnealing):
-    """The baseline's ramp, `exp(-5 (1 - progress)^2)`, over the first epochs.
-
-    Args:
-        epochs: length of the ramp; 0 means full weight from the start.
-
-    Example:
-        >>> ramp = ExponentialAnnealing(epochs=50)
-        >>> round(ramp(0), 4), ramp(50)
-        (0.0067, 1.0)
-    """
-
-    def __call__(self, epoch: float) -> float:
-        """Weight at a (fractional, 0-based) epoch."""
-        return math.exp(-5.0 * (1.0 - self.progress(epoch)) ** 2)

@@ -1,56 +1,13 @@
-"""Temporal coherence as functions of features and labels (eq. 3 of the paper)."""
+"""Label changes, and what is made of them, as functions of labels and posteriors."""
 
 from __future__ import annotations
 
+import math
 from typing import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-REDUCTIONS = ("mean", "sum", "none")
-
-
-def check_settings(
-    alpha1: float,
-    alpha2: float,
-    reduction: str,
-    margin: float | None,
-    tolerance: float,
-    lags: Sequence[int] = (1,),
-) -> None:
-    """Check the settings of the loss.
-
-    Raises:
-        ValueError: when one of them is out of its range; the message names it and its value.
-    """
-    for name, value in (("alpha1", alpha1), ("alpha2", alpha2), ("tolerance", tolerance)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value}; it must be a finite number of at least 0")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}; it must be one of {', '.join(REDUCTIONS)}")
-    if margin is not None and not margin > 0:
-        raise ValueError(f"margin is {margin}; it must be above 0, or None for the exact loss")
-    whole = isinstance(lags, (list, tuple)) and all(
-        isinstance(lag, int) and not isinstance(lag, bool) and lag >= 1 for lag in lags
-    )
-    if not whole or not lags or len(set(lags)) < len(lags):
-        raise ValueError(
-            f"lags is {lags!r}; it must be a list of different whole numbers of at least 1, "
-            "for instance (1, 2, 4)"
-        )
-
-
-def check_labels(labels: Tensor) -> None:
-    """Check that labels have the axes `(batch, frames, classes)`.
-
-    Raises:
-        ValueError: when they have another number of them.
-    """
-    if labels.dim() != 3:
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)}; they must be (batch, frames, classes)"
-        )
 
 
 def label_transitions(labels: Tensor, *, lag: int = 1, tolerance: float = 0.0) -> Tensor:
@@ -71,91 +28,15 @@ def label_transitions(labels: Tensor, *, lag: int = 1, tolerance: float = 0.0) -
 
     Example:
         >>> labels = torch.tensor([[[0.0], [1.0], [1.0], [0.0]]])
-        >>> label_transitions(labels)
-        tensor([[ True, False,  True]])
-        >>> label_transitions(labels, lag=3)
-        tensor([[False]])
+        >>> label_transitions(labels), label_transitions(labels, lag=3)
+        (tensor([[ True, False,  True]]), tensor([[False]]))
     """
-    check_labels(labels)
-    if labels.is_floating_point() and bool(torch.isnan(labels).any()):
-        raise ValueError("labels hold NaN; every frame needs a number for every class")
+    check_axes("labels", labels, "classes")
     if not labels.is_floating_point():
         labels = labels.to(torch.int64)
+    elif bool(torch.isnan(labels).any()):
+        raise ValueError("labels hold NaN; every frame needs a number for every class")
     return ((labels[:, lag:] - labels[:, :-lag]).abs() > tolerance).any(dim=-1)
-
-
-def comparable_features(
-    features: Tensor,
-    *,
-    center: bool = False,
-    normalize: bool = False,
-    valid: Tensor | None = None,
-) -> Tensor:
-    """Bring the features into the form in which the loss compares frames, at least in float32.
-
-    Args:
-        features: z, `(batch, frames, dims)`.
-        center: take the mean over all valid frames of the batch off. Where several processes
-            train one model (torch.distributed), it is the mean over the frames of all of them;
-            each has to make the call, and the backward pass, as with batch normalisation.
-        normalize: scale every frame to unit norm, so that a squared distance lies in [0, 4].
-        valid: bool `(batch, frames)`, False for padding, which is replaced and never counts.
-
-    Returns:
-        `(batch, frames, dims)`, float32 (float64 for float64 features).
-
-    Example:
-        >>> z = torch.tensor([[[1.0, 0.0], [1.0, 4.0]]])
-        >>> comparable_features(z, center=True, normalize=True)
-        tensor([[[ 0., -1.],
-                 [ 0.,  1.]]])
-    """
-    if features.dtype in (torch.float16, torch.bfloat16):
-        # Under autocast z is half precision, whose squares overflow at |z| of 256.
-        features = features.float()
-    if valid is not None:
-        # Filled before the difference: masking after it would still pass NaN to the gradient.
-        features = features.masked_fill(~valid.unsqueeze(-1), 0.0)
-    if center:
-        features = features - _mean_frame(features, valid)
-    if normalize:
-        features = F.normalize(features, dim=-1, eps=1e-6)
-    return features
-
-
-def _mean_frame(features: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over the valid frames of all processes, `(dims,)`; its gradient reaches all of them."""
-    shape = features.shape[:2]
-    frames = shape[0] * shape[1] if valid is None else valid.sum()
-    total = torch.cat([features.sum(dim=(0, 1)), features.new_ones(1) * frames])
-    if several_processes():
-        from torch.distributed.nn.functional import all_reduce
-
-        total = all_reduce(total)
-    return total[:-1] / total[-1].clamp(min=1)
-
-
-def several_processes() -> bool:
-    """Whether torch.distributed joins this process to others."""
-    group = torch.distributed
-    return bool(group.is_available() and group.is_initialized() and group.get_world_size() > 1)
-
-
-def transition_distances(features: Tensor, *, lag: int = 1) -> Tensor:
-    """Squared Euclidean distance between frames `lag` apart, as :func:`comparable_features` are.
-
-    Args:
-        features: z, `(batch, frames, dims)`.
-        lag: how many frames apart.
-
-    Returns:
-        `(batch, frames - lag)`; element `t` is from frame `t` to frame `t + lag`.
-
-    Example:
-        >>> transition_distances(torch.tensor([[[0.0, 0.0], [3.0, 4.0]]]))
-        tensor([[25.]])
-    """
-    return (features[:, lag:] - features[:, :-lag]).pow(2).sum(dim=-1)
 
 
 def counted_pairs(valid: Tensor, *, lag: int = 1) -> Tensor:
@@ -176,116 +57,210 @@ def counted_pairs(valid: Tensor, *, lag: int = 1) -> Tensor:
     return valid[:, :-lag] & (gaps[:, lag:] == gaps[:, :-lag])
 
 
-def coherence_loss(
-    features: Tensor,
+def transition_loss(
+    posteriors: Tensor,
     labels: Tensor,
-    alpha1: float = 0.1,
-    alpha2: float = 0.03,
     *,
-    lags: Sequence[int] = (1,),
-    reduction: str = "mean",
-    margin: float | None = None,
-    normalize: bool = False,
-    center: bool = False,
-    tolerance: float = 0.0,
+    lags: Sequence[int] = (1, 2, 4),
     valid: Tensor | None = None,
+    dim: int | None = None,
 ) -> Tensor:
-    r"""Temporal coherence loss: stable features inside events, a jump at their boundaries.
+    r"""Transitions of posteriors, held to those of the labels: eq. (3) with an optimum.
 
-    .. math:: \frac{1}{|K|} \sum_{k \in K} \Big[
-              -\alpha_1 \sum_{y_t \ne y_{t-k}} \|z_t - z_{t-k}\|_2^2
-              + \alpha_2 \sum_{y_t = y_{t-k}} \|z_t - z_{t-k}\|_2^2 \Big]
+    .. math:: \frac{1}{|K|} \sum_{k \in K} \frac{1}{N} \sum_{i, t, c}
+              \big((p_t - p_{t-k}) - (y_t - y_{t-k})\big)^2
 
-    With the lags K = {1}, the default, this is eq. (3) of Kothinti & Elhilali, *Temporal
-    contrastive-loss for audio event detection*. The paper adds this sum to a cross-entropy summed
-    over clips, frames and classes; beside the usual cross-entropy *averaged* over them,
-    `reduction="mean"` divides by the same number of label elements, the same for every lag, and so
-    keeps the paper's ratio of the two.
-
-    Lag 1 cannot tell a step of z at a label change, which the paper means, from a pulse there.
-    Lag k rewards a step k times at each boundary and a pulse once, so with several lags and
-    alpha1 <= alpha2 steps pay and pulses do not (docs/paper_notes.md works it out).
+    Written out it is coherence, the squared movement of the posteriors everywhere, less contrast,
+    their movement with the labels at label changes, class by class and with its direction. It is
+    at least 0, and 0 only where p - y stays constant over time.
 
     Args:
-        features: z, the output of the convolutional layers, `(batch, frames, dims)`.
-        labels: y, `(batch, frames, classes)`, hard or soft. No gradient flows to them.
-        alpha1: weight of the distances at label changes (pushed apart).
-        alpha2: weight of the distances elsewhere (pulled together).
-        lags: how many frames apart two frames are compared, whole numbers of at least 1. The loss
-            is the mean over the lags; a lag as long as the clip or longer has no pair and counts
-            0. A pair is a boundary when the labels of its two frames differ. `(1,)` is the paper's.
-        reduction: `"mean"` over label elements (batch x frames x classes), `"sum"`, or `"none"`
-            for the signed, weighted distance of each transition; with several lags, of all pairs
-            that end at its later frame, averaged over the lags (a pair that would begin before
-            the clip counts 0), so that its sum is that of `"sum"`.
-        margin: boundary distances (squared) saturate here, which bounds the loss from below;
-            None is the paper's.
-        normalize: use unit-norm features; False is the paper's.
-        center: take the mean over the valid frames of the batch off the features, before
-            `normalize`; alone it changes nothing. In several processes (torch.distributed) it is
-            the mean of them all, see :func:`comparable_features`.
-        tolerance: a soft label counts as changed when it moves by more than this.
-        valid: bool `(batch, frames)`, False for padding. Padding frames, and pairs that begin in,
-            end in or span one, never count, whatever the features or labels there.
+        posteriors: p in [0, 1], `(batch, frames, classes)`.
+        labels: y, in the same shape, hard or soft. No gradient flows to them.
+        lags: how many frames apart two frames are compared, K. A lag as long as the clip or longer
+            has no pair and counts 0.
+        valid: bool `(batch, frames)`, False for padding. Padding, and pairs that span some, never
+            count.
+        dim: axis of the frames: 1, or -1 for `(batch, classes, frames)`. By default 1, unless
+            there are fewer frames than classes: then it has to be told.
 
     Returns:
-        A scalar, or `(batch, frames - 1)` for `reduction="none"`. Without any transition (an
-        empty batch, a single frame, nothing valid) the loss is 0.
+        A scalar, at least float32: the mean over lags of the sum over N = batch x frames x
+        classes elements, as in a mean cross-entropy.
 
     Raises:
-        ValueError: for shapes that do not fit, NaN labels, a negative alpha, a lag that is no
-            whole number of at least 1, an unknown reduction or a margin that is not positive.
+        ValueError: for shapes that do not fit or lags that are no whole numbers of at least 1.
 
     Example:
-        >>> z = torch.tensor([[[0.0], [2.0], [3.0]]])
-        >>> y = torch.tensor([[[0.0], [1.0], [1.0]]])
-        >>> coherence_loss(z, y, alpha1=0.5, alpha2=0.25, reduction="none")
-        tensor([[-2.0000,  0.2500]])
-        >>> coherence_loss(z, y, alpha1=0.5, alpha2=0.25, reduction="sum")
-        tensor(-1.7500)
-        >>> coherence_loss(z, y, alpha1=0.5, alpha2=0.25, reduction="sum", lags=(1, 2))
-        tensor(-3.1250)
+        >>> y = torch.tensor([[[0.0], [1.0], [1.0], [0.0]]])
+        >>> transition_loss(y, y), transition_loss(0.5 * y, y, lags=(1,))
+        (tensor(0.), tensor(0.1250))
     """
-    check_settings(alpha1, alpha2, reduction, margin, tolerance, lags)
-    _check_pair(features, labels, valid)
-
-    labels = labels.detach()
-    if valid is not None:
-        labels = labels.masked_fill(~valid.unsqueeze(-1), 0)
-    features = comparable_features(features, center=center, normalize=normalize, valid=valid)
-
-    transitions = max(labels.shape[1] - 1, 0)
-    terms = []
-    for lag in lags:
-        boundary = label_transitions(labels, lag=lag, tolerance=tolerance)
-        distances = transition_distances(features, lag=lag)
-        repelled = distances if margin is None else distances.clamp(max=margin)
-        pairs = torch.where(boundary, -alpha1 * repelled, alpha2 * distances)
-        if valid is not None:
-            pairs = pairs.masked_fill(~counted_pairs(valid, lag=lag), 0.0)
-        # Each pair at the transition into its later frame.
-        terms.append(F.pad(pairs, (transitions - pairs.shape[1], 0)))
-    mean = sum(terms[1:], terms[0]) / len(lags)
-
-    if reduction == "none":
-        return mean
-    total = mean.sum()
-    if reduction == "sum":
-        return total
+    check_lags(lags)
+    posteriors, labels = frames_first(posteriors, labels, dim)
+    check_pair("posteriors", posteriors, labels, valid)
+    if posteriors.shape != labels.shape:
+        raise ValueError(
+            f"posteriors have shape {tuple(posteriors.shape)} but labels have "
+            f"{tuple(labels.shape)}; they must be equal"
+        )
+    error = difference(posteriors, labels, valid)
     elements = labels.numel() if valid is None else int(valid.sum()) * labels.shape[-1]
-    return total / max(elements, 1)
+    total = error.new_zeros(())
+    for lag in lags:
+        step = (error[:, lag:] - error[:, :-lag]).pow(2).sum(dim=-1)
+        if valid is not None:
+            step = step.masked_fill(~counted_pairs(valid, lag=lag), 0.0)
+        total = total + step.sum()
+    return total / (max(elements, 1) * len(lags))
+
+
+@torch.no_grad()
+def boundary_weights(
+    labels: Tensor,
+    weight: float = 2.0,
+    *,
+    frames: int = 3,
+    valid: Tensor | None = None,
+    dim: int | None = None,
+) -> Tensor:
+    """Weigh the frames on both sides of each label change.
+
+    Class by class: the change of one does not weigh another. A plain form of the weighted
+    cross-entropy of Song (2024, arXiv:2403.13254).
+
+    Args:
+        labels: `(batch, frames, classes)`, hard, bool or soft.
+        weight: of the frames near a change; all others have 1.
+        frames: so many on each side of a change are near it.
+        valid: bool `(batch, frames)`, False for padding, in and into which nothing changes.
+        dim: axis of the frames: 1, or -1 for labels `(batch, classes, frames)` as DESED_task
+            has them. By default 1, unless there are fewer frames than classes: then it has to be
+            told.
+
+    Returns:
+        Weights in the shape of the labels, for the `weight` of
+        `torch.nn.functional.binary_cross_entropy`.
+
+    Raises:
+        ValueError: when the labels have no three axes or may be transposed, the weight is not
+            above 0 and finite, or `frames` is no whole number of at least 1.
+
+    Example:
+        >>> labels = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1]).reshape(1, 8, 1)
+        >>> boundary_weights(labels, 2.0).flatten()
+        tensor([1., 1., 2., 2., 2., 2., 2., 2.])
+    """
+    if not 0 < weight < math.inf:
+        raise ValueError(f"weight is {weight}; it must be a finite number above 0")
+    if int(frames) != frames or frames < 1:
+        raise ValueError(f"frames is {frames}; it must be a whole number of at least 1")
+    frames = int(frames)
+    dtype = labels.dtype if labels.is_floating_point() else torch.get_default_dtype()
+    axis = axis_of_frames(labels, dim)
+    rows = labels.transpose(axis, -1)
+    if rows.size(-1) < 2 or not labels.numel():  # a batch may have no strong rows
+        return torch.ones_like(labels, dtype=dtype)
+    changes = rows[..., 1:] != rows[..., :-1]
+    if valid is not None:
+        changes = changes & counted_pairs(valid).unsqueeze(1)
+    # Frame t lies beside the changes t - frames to t + frames - 1, a change into t + 1 being t.
+    near = F.max_pool1d(F.pad(changes.float(), (frames, frames)), 2 * frames, 1).to(dtype)
+    return (1 + (weight - 1) * near).transpose(axis, -1)
+
+
+def difference(posteriors: Tensor, labels: Tensor, valid: Tensor | None) -> Tensor:
+    """Posteriors less labels, at least float32, 0 in padding whatever is there."""
+    if posteriors.dtype in (torch.float16, torch.bfloat16):
+        posteriors = posteriors.float()
+    labels = labels.detach().to(posteriors.dtype)
+    if valid is not None:
+        # Filled before the difference: masking after it would still pass NaN to the gradient.
+        padding = ~valid.unsqueeze(-1)
+        posteriors, labels = posteriors.masked_fill(padding, 0.0), labels.masked_fill(padding, 0.0)
+    return posteriors - labels
+
+
+def axis_of_frames(labels: Tensor, dim: int | None) -> int:
+    """Axis of the frames: the one that is told, or 1 where the shape leaves no doubt.
+
+    Raises:
+        ValueError: when there are no three axes, or fewer frames than classes and nothing is told.
+    """
+    check_axes("labels", labels, "classes")
+    if dim not in (None, 1, 2, -1):
+        raise ValueError(f"dim is {dim}; it must be 1, or -1 for (batch, classes, frames)")
+    if dim is None and labels.shape[1] < labels.shape[2]:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, by which (batch, frames, classes) would "
+            f"have {labels.shape[1]} frames of {labels.shape[2]} classes; give dim=-1 if they are "
+            "(batch, classes, frames), or dim=1 if they are not"
+        )
+    return 1 if dim is None else dim
+
+
+def frames_first(posteriors: Tensor, labels: Tensor, dim: int | None) -> tuple[Tensor, Tensor]:
+    """Posteriors and labels as `(batch, frames, classes)`; see :func:`axis_of_frames`."""
+    check_axes("posteriors", posteriors, "classes")
+    if axis_of_frames(labels, dim) == 1:
+        return posteriors, labels
+    return posteriors.transpose(1, 2), labels.transpose(1, 2)
+
+
+def check_lags(lags: Sequence[int]) -> None:
+    """Check a list of lags.
+
+    Raises:
+        ValueError: when it is empty or holds anything but different whole numbers of at least 1.
+    """
+    whole = isinstance(lags, (list, tuple)) and all(
+        isinstance(lag, int) and not isinstance(lag, bool) and lag >= 1 for lag in lags
+    )
+    if not whole or not lags or len(set(lags)) < len(lags):
+        raise ValueError(
+            f"lags is {lags!r}; it must be a list of different whole numbers of at least 1, "
+            "for instance (1, 2, 4)"
+        )
+
+
+def check_axes(name: str, tensor: Tensor, last: str) -> None:
+    """Check that a tensor has the axes `(batch, frames, last)`.
+
+    Raises:
+        ValueError: when it has another number of them.
+    """
+    if tensor.dim() != 3:
+        raise ValueError(
+            f"{name} have shape {tuple(tensor.shape)}; they must be (batch, frames, {last})"
+        )
+
+
+def check_pair(
+    name: str, features: Tensor, labels: Tensor, valid: Tensor | None, last: str = "classes"
+) -> None:
+    """Check that features or posteriors, labels and the mask of valid frames belong together.
+
+    Raises:
+        ValueError: naming the shapes that do not fit.
+    """
+    check_axes(name, features, last)
+    check_axes("labels", labels, "classes")
+    if not features.is_floating_point():
+        raise ValueError(f"{name} are {features.dtype}; they must be floating point")
+    if features.shape[:2] != labels.shape[:2]:
+        raise ValueError(
+            f"{name} have (batch, frames) = {tuple(features.shape[:2])} but labels have "
+            f"{tuple(labels.shape[:2])}; they must be equal{transposed_hint(features, labels)}"
+        )
+    if valid is not None and (valid.dtype != torch.bool or valid.shape != labels.shape[:2]):
+        raise ValueError(
+            f"valid is {valid.dtype} of shape {tuple(valid.shape)}; it must be bool of shape "
+            f"(batch, frames) = {tuple(labels.shape[:2])}"
+        )
 
 
 def transposed_hint(features: Tensor, labels: Tensor, apart: int = 0) -> str:
-    """What to transpose where frames are found in the axis of the classes or of the dims.
-
-    Args:
-        features: `(batch, frames, dims)`, as they should be.
-        labels: `(batch, frames, classes)`, as they should be.
-        apart: how many frames the two may differ by.
-
-    Returns:
-        The end of a sentence, or nothing.
+    """What to transpose, where the frames (give or take `apart`) turn up in another axis.
 
     Example:
         >>> transposed_hint(torch.zeros(2, 50, 8), torch.zeros(2, 10, 50))
@@ -301,30 +276,3 @@ def transposed_hint(features: Tensor, labels: Tensor, apart: int = 0) -> str:
             "the layout of the output (layout='bdt')"
         )
     return ""
-
-
-def _check_pair(features: Tensor, labels: Tensor, valid: Tensor | None = None) -> None:
-    """Check that features, labels and the mask of valid frames belong together.
-
-    Raises:
-        ValueError: naming the shapes that do not fit.
-    """
-    if features.dim() != 3:
-        raise ValueError(
-            f"features have shape {tuple(features.shape)}; they must be (batch, frames, dims)"
-        )
-    if not features.is_floating_point():
-        raise ValueError(f"features are {features.dtype}; they must be floating point")
-    check_labels(labels)
-    if features.shape[:2] != labels.shape[:2]:
-        raise ValueError(
-            f"features have (batch, frames) = {tuple(features.shape[:2])} but labels have "
-            f"{tuple(labels.shape[:2])}; they must be equal{transposed_hint(features, labels)}"
-        )
-    if valid is None:
-        return
-    if valid.dtype != torch.bool or valid.shape != labels.shape[:2]:
-        raise ValueError(
-            f"valid is {valid.dtype} of shape {tuple(valid.shape)}; it must be bool of shape "
-            f"(batch, frames) = {tuple(labels.shape[:2])}"
-        )

@@ -46,10 +46,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
     parser.add_argument(
         "--preset",
-        choices=["steps", "exact"],
-        help="settings of the loss, in place of the configuration's: steps stays in bounds, exact "
-        "is the paper's, which diverges where a network fits its clips (default: steps where the "
-        "configuration has no section coherence)",
+        choices=["transitions", "steps", "exact"],
+        help="settings of the term, in place of the configuration's: transitions of posteriors; "
+        "steps of z, in bounds; exact is the paper's, which diverges where a network fits its clips "
+        "(default: steps where the configuration has no section coherence)",
     )
     parser.add_argument(
         "--setting", metavar="FILE", help="YAML laid over the configuration, as in confs/settings"
@@ -132,11 +132,11 @@ def configuration(args: argparse.Namespace) -> dict:
     from dcase_coherence.baseline.checkpoints import classes_in, load_checkpoint
     from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
     from dcase_coherence.baseline.place import place_data
-    from dcase_coherence.lightning import preset_over
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
     overrides = parse_overrides(args.set)
-    preset = preset_over(read_yaml(args.conf_file).get("coherence"), args.preset)
+    section = read_yaml(args.conf_file).get("coherence")
+    preset = args.preset or (None if section else "steps")
     layers = [{"coherence": {"preset": preset}}] if preset else []
     layers += [read_yaml(args.setting)] if args.setting else []
     config = load_config(args.conf_file, *layers, overrides)

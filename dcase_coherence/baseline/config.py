@@ -14,11 +14,10 @@ import yaml
 from dcase_coherence.data.annotations import wrong_name
 from dcase_coherence.data.classes import check_number
 from dcase_coherence.data.desed import official_layout
-from dcase_coherence.lightning import DEFAULTS as COHERENCE
-from dcase_coherence.lightning import PSEUDO, settings_of, teacher_labels_of
+from dcase_coherence.settings import DEFAULTS as COHERENCE
+from dcase_coherence.settings import Settings, preset_laid_out
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
-from dcase_coherence.tap import LAYOUT, is_layout
 
 
 class Kind(NamedTuple):
@@ -81,6 +80,7 @@ DIFFERENT = Kind(
 )
 WHOLES = _list_of(WHOLE, "a list of whole numbers of at least 0")
 DIMS = _list_of(Kind("1 or 2", lambda value: value in (1, 2)), "a list of 1 (mels) and 2 (frames)")
+ANYTHING = Kind("any value", lambda value: True)
 PAIRS = _list_of(_list_of(COUNT, "", 2), "a list of pairs [time, frequency] of whole numbers")
 
 
@@ -113,8 +113,6 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: "test" chooses the epoch on the test set, as the paper's Table 1 does; empty is the
         # baseline's choice on synth_val_*.
         "select_on": (_or_empty(_choice("test")), None),
-        # Ours: weight of the cross-entropy in the three frames on each side of a label change.
-        "boundary_weight": (POSITIVE, 1),
         # Ours: of the loss of weak labels; a few clips a batch give noisy gradients.
         "weak_weight": (NOT_NEGATIVE, 1),
         # Ours: augmentation of the training's clips; 0 leaves it out.
@@ -185,28 +183,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: share that a batch has in the batch normalisation's statistics.
         "norm_momentum": (SHARE, 0.99),
     },
-    "coherence": {
-        "alpha1": (NOT_NEGATIVE, COHERENCE["alpha1"]),
-        "alpha2": (NOT_NEGATIVE, COHERENCE["alpha2"]),
-        "lags": (DIFFERENT, COHERENCE["lags"]),
-        "reduction": (_choice("mean", "sum"), COHERENCE["reduction"]),
-        "margin": (_or_empty(POSITIVE), COHERENCE["margin"]),
-        "normalize": (BOOLEAN, COHERENCE["normalize"]),
-        "center": (BOOLEAN, COHERENCE["center"]),
-        "tolerance": (NOT_NEGATIVE, COHERENCE["tolerance"]),
-        "annealing": (_choice("linear", "exponential"), COHERENCE["annealing"]),
-        "annealing_epochs": (NOT_NEGATIVE, COHERENCE["annealing_epochs"]),
-        "path": (TEXT, COHERENCE["path"]),
-        "then": (_or_empty(TEXT), COHERENCE["then"]),
-        "layout": (_or_empty(Kind(LAYOUT, is_layout)), COHERENCE["layout"]),
-        # Its keys are checked with those of training that they go with.
-        "pseudo": (
-            _or_empty(
-                Kind(f"keys and values ({', '.join(PSEUDO)})", lambda v: isinstance(v, Mapping))
-            ),
-            COHERENCE["pseudo"],
-        ),
-    },
+    # Checked by the section's own settings.
+    "coherence": {key: (ANYTHING, default) for key, default in COHERENCE.items()},
     # What to generate where there is no data set; the arguments of dcase_coherence.soundscapes.
     "soundscapes": {
         "strong": (WHOLE, 0),
@@ -258,7 +236,7 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
                 )
             if section == "coherence":
                 try:
-                    keys = settings_of(keys)
+                    keys = preset_laid_out(keys)
                 except ValueError as error:
                     raise InputError(f"{source}: {error}") from None
             for key, value in keys.items():
@@ -482,12 +460,10 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         net["nclass"] = len(data["classes"])
-    pseudo = config["coherence"]["pseudo"]
-    if pseudo is not None:
-        try:
-            teacher_labels_of(pseudo, training)
-        except ValueError as error:
-            raise InputError(f"{path}: {error}") from None
+    try:
+        Settings(config["coherence"])
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _left_after_pooling(net: Mapping[str, Any], size: int, axis: int) -> int:

@@ -35,40 +35,24 @@ from dcase_coherence.data.datasets import (
 from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.data.sets import make_test_set, training_sets
 from dcase_coherence.lightning import CoherenceMixin
-from dcase_coherence.pseudo import TeacherLabels
-from dcase_coherence.regularizer import CoherenceRegularizer
 from dcase_coherence.system.devices import Processes, choose_processes, cores, keep_memory
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
 
 
 class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
-    """The baseline with the coherence term on the strongly labelled rows.
+    """The baseline with the coherence term on the strongly labelled rows."""
 
-    With `coherence.pseudo`, also on weak and unlabelled ones.
-    """
-
-    def configure_coherence(self) -> CoherenceRegularizer:
-        """Build the regularizer of the configuration.
+    def configure_coherence(self) -> Any:
+        """Build the terms of the configuration.
 
         Raises:
-            InputError: `coherence.path` or `coherence.then` is no submodule of the network.
+            InputError: `coherence.path` is no submodule of the network.
         """
         try:
             return super().configure_coherence()
         except ValueError as error:
             raise InputError(f"coherence: {error}") from None
-
-    def configure_pseudo(self) -> TeacherLabels | None:
-        """Tap the teacher where the configuration asks for pseudo-labels.
-
-        Raises:
-            InputError: there is no teacher, or a setting cannot be used.
-        """
-        try:
-            return super().configure_pseudo()
-        except ValueError as error:
-            raise InputError(str(error)) from None
 
 
 class Experiment:

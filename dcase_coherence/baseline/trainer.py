@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dcase_coherence.baseline.augment import equalise, frequency_mask, gain, mixup, time_shift
 from dcase_coherence.baseline.checkpoints import load_statistics, save_statistics
 from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.baseline.losses import strong_loss
 from dcase_coherence.baseline.results import validation_scores, write_test
 from dcase_coherence.data.datasets import (
     Clips,
@@ -172,8 +171,7 @@ class MeanTeacher(pl.LightningModule):
             features = frequency_mask(features, training["frequency_mask"])
 
         def supervised(name: str, strong: Tensor, weak: Tensor) -> Tensor:
-            near = training.get("boundary_weight", 1.0)
-            loss = strong_loss(strong[strong_rows], labels[strong_rows], near)
+            loss = self.supervised_loss(strong[strong_rows], labels[strong_rows])
             self.log(f"train/{name}/loss_strong", loss)
             if len(labels_weak):
                 loss_weak = self.supervised_loss(weak[weak_rows], labels_weak)

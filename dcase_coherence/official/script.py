@@ -14,7 +14,6 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import torch
 
-from dcase_coherence.lightning import preset_over
 from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages, refuse_lightning
 from dcase_coherence.official.trainers import (
@@ -62,7 +61,7 @@ def run_official(
 
     The script runs in the recipe's folder, as it expects (the relative paths of its yaml start
     there); paths in `argv` start from the current folder. The `coherence:` section may stand in
-    the yaml given with `--conf_file`; what it leaves out is the paper's. Without
+    the yaml given with `--conf_file`. Without
     `--log_dir`, logs go to `exp/<recipe>_<arm>` of the current folder. Where there is no GPU the
     run goes on on the CPU, and says so. On today's stack the shims of
     :mod:`dcase_coherence.official.shims` are applied. What was wrong with the `coherence:` section
@@ -76,7 +75,7 @@ def run_official(
         arm: `coherence`, or `baseline` for the untouched trainer.
         trainer: `sed_trainer` or `sed_trainer_pretrained`, see :func:`load_baseline`.
         allow_drift: train also where :func:`find_drift` finds something.
-        preset: of the term, `exact` (the paper's) or `steps`: its values replace those of the
+        preset: of the term, `transitions`, `steps` or `exact` (the paper's): it overrides the
             `coherence:` section. By default the section counts, and `steps` where there is none.
 
     Raises:
@@ -90,7 +89,6 @@ def run_official(
     conf_file = flags["conf_file"] or folder / default_conf_file(folder, module_name)
     log_dir = flags["log_dir"] or Path.cwd() / "exp" / f"{recipe}_{arm}"
     config = read_config(conf_file)
-    preset = preset_over(config.get("coherence"), preset)
     for name in ("resume_from_checkpoint", "test_from_checkpoint", "eval_from_checkpoint"):
         checkpoint = flags[name]
         if checkpoint is not None:

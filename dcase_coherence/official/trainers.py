@@ -17,18 +17,11 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import torch
 from torch import Tensor
 
-from dcase_coherence.lightning import (
-    DEFAULTS,
-    CoherenceMixin,
-    build_regularizer,
-    rows_of,
-    settings_of,
-    teacher_labels_of,
-)
+from dcase_coherence.lightning import CoherenceMixin, rows_of
 from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages
-from dcase_coherence.pseudo import TeacherLabels
 from dcase_coherence.regularizer import CoherenceRegularizer
+from dcase_coherence.settings import Settings, preset_laid_out
 from dcase_coherence.system.errors import InputError
 from dcase_coherence.system.files import PathLike
 
@@ -45,7 +38,6 @@ UNAUGMENTED_RECIPES = ("dcase2021_task4_baseline", "dcase2022_task4_baseline")
 
 #: The strongly labelled sets of the 2024 batch, in its order.
 STRONG_SETS_2024 = ("maestro", "synthetic", "real")
-DEFAULTS_2024 = {"strong": ["synthetic"], **DEFAULTS}
 
 
 class Baseline(NamedTuple):
@@ -58,24 +50,15 @@ class Baseline(NamedTuple):
 class OfficialCoherence(CoherenceMixin):
     """The mixin for the recipes of 2021 to 2023; the settings used are kept with the checkpoint."""
 
-    preset: str | None  # given by :func:`derive`
+    preset: str | None  # of :func:`derive`
     hparams: Any
     sed_student: torch.nn.Module
 
-    def configure_coherence(self) -> CoherenceRegularizer:
-        """Fill the `coherence:` section up, then build from it."""
-        settings = filled_section(self.hparams, DEFAULTS, self.preset)
-        self.hparams["coherence"] = settings
-        return checked_regularizer(self.sed_student, settings)
-
-    def configure_pseudo(self) -> TeacherLabels | None:
-        """Tap the teacher where the `coherence:` section asks for pseudo-labels.
-
-        Raises:
-            InputError: a setting cannot be used.
-        """
-        check_pseudo(self.hparams["coherence"], self.hparams["training"])
-        return super().configure_pseudo()
+    def configure_coherence(self) -> list[CoherenceRegularizer]:
+        """Build from the `coherence:` section, which is filled up."""
+        settings = section_settings(self.hparams, self.preset)
+        self.hparams["coherence"] = settings.values
+        return build(settings, self.sed_student, self.hparams)
 
 
 class OfficialCoherence2024(CoherenceMixin):
@@ -87,25 +70,16 @@ class OfficialCoherence2024(CoherenceMixin):
     `tolerance` with them.
     """
 
-    preset: str | None  # given by :func:`derive`
+    preset: str | None  # of :func:`derive`
     hparams: Any
     sed_student: torch.nn.Module
 
-    def configure_coherence(self) -> CoherenceRegularizer:
+    def configure_coherence(self) -> list[CoherenceRegularizer]:
         """Build from the `coherence:` section, which here also names the strong sets."""
-        settings = filled_section(self.hparams, DEFAULTS_2024, self.preset)
-        self.hparams["coherence"] = settings
-        self.strong_sets = check_strong_sets(settings["strong"])
-        return checked_regularizer(self.sed_student, settings, strong=True)
-
-    def configure_pseudo(self) -> TeacherLabels | None:
-        """Refuse pseudo-labels, whose classes would have to be masked by set.
-
-        Raises:
-            InputError: they are asked for.
-        """
-        check_pseudo(self.hparams["coherence"], self.hparams["training"], strong=True)
-        return None
+        settings = section_settings(self.hparams, self.preset, strong=True)
+        self.strong_sets = strong_sets(self.hparams)
+        self.hparams["coherence"] = {"strong": list(self.strong_sets), **settings.values}
+        return build(settings, self.sed_student, self.hparams)
 
     def strong_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Rows of the named sets and their labels, masked as the trainer's loss masks them."""
@@ -122,68 +96,68 @@ class OfficialCoherence2024(CoherenceMixin):
         return rows, masked.transpose(1, 2)
 
 
-def filled_section(
-    config: Mapping[str, Any], defaults: Mapping[str, Any], preset: str | None = None
-) -> dict[str, Any]:
-    """The `coherence:` section of a configuration, filled up.
+def section_settings(
+    config: Mapping[str, Any], preset: str | None = None, *, strong: bool = False
+) -> Settings:
+    """Settings of the `coherence:` section of a configuration.
 
     Args:
         config: the configuration.
-        defaults: keys that there are, with the paper's values.
-        preset: laid over the section: its values replace those that the section gives.
+        preset: overrides the section; `steps` where there is neither.
+        strong: the section may also name the strongly labelled sets, as in 2024.
 
     Raises:
-        InputError: when it is not a section, or a preset is unknown.
+        InputError: for an unknown key or preset, or a value out of its range.
 
     Example:
-        >>> filled_section({"coherence": {"alpha1": 0.2}}, {"alpha1": 0.1, "alpha2": 0.03})
-        {'alpha1': 0.2, 'alpha2': 0.03}
-        >>> filled_section({"coherence": {"alpha1": 0.2}}, {}, "steps")["alpha1"]
+        >>> section_settings({"coherence": {"alpha1": 0.2}})["alpha1"]
+        0.2
+        >>> section_settings({"coherence": {"alpha1": 0.2}}, "steps")["alpha1"]
         0.3
     """
-    section = config.get("coherence")
-    if section is not None and not isinstance(section, Mapping):
-        raise InputError(
-            f"coherence: is {section!r}; give a section of keys, for instance alpha1: 0.1"
-        )
+    section = config.get("coherence") or {}
     try:
-        over = settings_of({"preset": preset}) if preset else {}
-        return {**defaults, **settings_of(section or {}), **over}
-    except ValueError as error:
+        if strong and isinstance(section, Mapping):
+            section = {key: value for key, value in section.items() if key != "strong"}
+        preset = preset or (None if section else "steps")
+        if preset is not None:
+            section = {**section, **preset_laid_out({"preset": preset})}
+            section.pop("preset", None)
+        return Settings(section)
+    except (ValueError, TypeError) as error:
         raise InputError(f"the section `coherence:` cannot be used: {error}") from None
 
 
-def checked_regularizer(
-    student: torch.nn.Module, settings: Mapping[str, Any], *, strong: bool = False
-) -> CoherenceRegularizer:
-    """Build the regularizer of a `coherence:` section that a user wrote.
+def build(
+    settings: Settings, student: torch.nn.Module, config: Mapping[str, Any]
+) -> list[CoherenceRegularizer]:
+    """Make the regularizers of a section that a user wrote.
 
     Args:
+        settings: of the section.
         student: the network to tap.
-        settings: the section.
-        strong: the section also names the strongly labelled sets, as in 2024.
+        config: the configuration, whose section `net` tells the sizes of a head.
 
     Raises:
-        InputError: for an unknown key or a value out of its range.
+        InputError: for a path that the network does not have.
     """
-    if strong:
-        settings = {key: value for key, value in settings.items() if key != "strong"}
     try:
-        return build_regularizer(student, settings)
-    except (ValueError, TypeError, AttributeError) as error:
+        return settings.build(student, config["net"])
+    except (ValueError, AttributeError) as error:
         raise InputError(f"the section `coherence:` cannot be used: {error}") from error
 
 
-def check_strong_sets(names: Any) -> tuple[str, ...]:
-    """Check the names of the strongly labelled sets of the 2024 recipe.
+def strong_sets(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the strongly labelled sets of the 2024 recipe that the term is computed on.
 
     Raises:
         InputError: for an empty list or an unknown name.
 
     Example:
-        >>> check_strong_sets(["synthetic", "real"])
-        ('synthetic', 'real')
+        >>> strong_sets({"coherence": {"strong": ["synthetic", "real"]}}), strong_sets({})
+        (('synthetic', 'real'), ('synthetic',))
     """
+    names = (config.get("coherence") or {}).get("strong", ["synthetic"])
     known = f"a list of some of {', '.join(STRONG_SETS_2024)}"
     if not isinstance(names, (list, tuple)) or not names:
         raise InputError(f"coherence: strong is {names!r}; give {known}")
@@ -191,31 +165,6 @@ def check_strong_sets(names: Any) -> tuple[str, ...]:
         if name not in STRONG_SETS_2024:
             raise InputError(f"coherence: strong holds {name!r}; give {known}")
     return tuple(names)
-
-
-def check_pseudo(
-    settings: Mapping[str, Any], training: Mapping[str, Any], *, strong: bool = False
-) -> None:
-    """Check what a `coherence:` section says of pseudo-labels.
-
-    Args:
-        settings: the section, filled up.
-        training: the section of that name.
-        strong: the section also names the strongly labelled sets, as in 2024.
-
-    Raises:
-        InputError: for a setting that cannot be used, and in 2024 for any.
-    """
-    if settings["pseudo"] is None:
-        return
-    if strong:
-        raise InputError(
-            "coherence: pseudo is for the recipes of 2021 to 2023; leave it empty in that of 2024"
-        )
-    try:
-        teacher_labels_of(settings["pseudo"], training)
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def check_section(
@@ -226,24 +175,22 @@ def check_section(
     To be called within :func:`importable`.
 
     Returns:
-        The settings, filled up (see :func:`filled_section`).
+        The settings, filled up (see :func:`section_settings`).
 
     Raises:
         InputError: for an unknown key, a value out of its range or a network without that path.
     """
     strong = "2024" in recipe
-    settings = filled_section(config, DEFAULTS_2024 if strong else DEFAULTS, preset)
-    if strong:
-        check_strong_sets(settings["strong"])
+    settings = section_settings(config, preset, strong=strong)
+    values = {"strong": list(strong_sets(config))} if strong else {}
     crnn = importlib.import_module("desed_task.nnet.CRNN").CRNN
     with torch.random.fork_rng():
         try:
             network = crnn(**config["net"])
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"the section `net:` cannot be used: {error}") from error
-    checked_regularizer(network, settings, strong=strong)
-    check_pseudo(settings, config["training"], strong=strong)
-    return settings
+        build(settings, network, config)
+    return {**values, **settings.values}
 
 
 def load_baseline(
@@ -288,7 +235,7 @@ def derive(official: type, recipe: str, preset: str | None = None) -> Baseline:
     Args:
         official: the trainer's class.
         recipe: its recipe.
-        preset: laid over the `coherence:` section (see :func:`filled_section`).
+        preset: overrides the `coherence:` section (see :func:`section_settings`).
     """
     mixin = OfficialCoherence2024 if "2024" in recipe else OfficialCoherence
     attributes = {

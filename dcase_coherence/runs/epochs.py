@@ -109,7 +109,9 @@ def feature_table(tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
         rows[setting] = dict.fromkeys([*MONITOR, "growth", "largest |z|"], "-")
         if not several:
             continue
-        last = pd.concat([table.iloc[[-1]] for table in several])[MONITOR]
+        last = pd.concat([table.iloc[[-1]] for table in several]).reindex(columns=MONITOR)
+        if "z_norm" not in last or last["z_norm"].isna().all():
+            continue  # its term is not of z
         first = pd.concat([table.iloc[[0]] for table in several])["z_norm"]
         rows[setting].update({name: f"{mean:.3g}" for name, mean in last.mean().items()})
         growth = (last["z_norm"].to_numpy() / first.to_numpy()).mean()

@@ -1,0 +1,196 @@
+"""The `coherence:` section of a configuration: its keys, its presets and what is made of it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, Mapping
+
+import torch
+from torch import nn
+
+from dcase_coherence.annealing import LinearAnnealing
+from dcase_coherence.loss import EXACT, STEPS, CoherenceLoss, HeadLoss, TransitionLoss
+from dcase_coherence.regularizer import CoherenceRegularizer
+from dcase_coherence.tap import LAYOUT, is_layout
+
+#: Every key with its default: no term at all.
+DEFAULTS: dict[str, Any] = {
+    # The loss of z, eq. (3); of weights 0 its monitor is left.
+    **{"alpha1": 0.0, "alpha2": 0.0, "lags": [1], "reduction": "mean", "margin": None},
+    **{"normalize": False, "center": False, "tolerance": 0.0},
+    # Where z is.
+    **{"path": "cnn", "layout": None},
+    # The loss of posteriors: transitions, and the frames near a label change.
+    **{"transition_weight": 0.0, "transition_lags": [1, 2, 4]},
+    **{"boundary_weight": 1.0, "boundary_frames": 3},
+    # Where the posteriors are: in DESED_task the student gives (strong, weak), classes first.
+    **{"posteriors": 0, "posteriors_layout": "bdt"},
+    # The loss of posteriors on a linear head of z, in the place of the model's own.
+    "head": False,
+    # Epochs over which the terms come in; in steps where that is not empty.
+    **{"annealing_epochs": 5.0, "annealing_steps": None},
+}
+_Z = {name: DEFAULTS[name] for name in ("margin", "normalize", "center")}
+#: Settings by name, for `preset`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "exact": {**_Z, **EXACT, "lags": list(EXACT["lags"])},
+    "steps": {**_Z, **STEPS, "lags": list(STEPS["lags"])},
+    "transitions": {
+        **{"alpha1": 0.0, "alpha2": 0.0, "transition_weight": 5.0},
+        **{"transition_lags": [1, 2, 4], "annealing_epochs": 0.0},
+    },
+}
+
+
+class Settings:
+    """Settings of the term, from a `coherence:` section.
+
+    Args:
+        section: some or all keys of :data:`DEFAULTS`, and `preset`, one of :data:`PRESETS`, whose
+            keys those next to it override.
+
+    Raises:
+        ValueError: for an unknown key, an unknown preset or a value out of its range.
+
+    Example:
+        >>> settings = Settings({"preset": "transitions", "boundary_weight": 2})
+        >>> settings["transition_weight"], settings["boundary_weight"], settings["alpha1"]
+        (5.0, 2, 0.0)
+    """
+
+    def __init__(self, section: Mapping[str, Any]) -> None:
+        if not isinstance(section, Mapping):
+            raise ValueError(
+                f"coherence: is {section!r}; give a section of keys, for instance preset: "
+                "transitions"
+            )
+        own = preset_laid_out(section)
+        for key in sorted(map(str, set(own) - set(DEFAULTS))):
+            raise ValueError(
+                f"coherence: unknown key {key!r}; the keys are: preset, {', '.join(DEFAULTS)}"
+            )
+        for key, value in own.items():
+            _check_type(key, value)
+        self.values: dict[str, Any] = {**copy.deepcopy(DEFAULTS), **copy.deepcopy(own)}
+        if not section:
+            warnings.warn(
+                "the section `coherence:` is empty, so there is no term; name a preset: "
+                f"{', '.join(PRESETS)}",
+                stacklevel=2,
+            )
+        self.losses(1, 1)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def losses(self, dims: int, classes: int) -> list[tuple[str, Any]]:
+        """The losses with the place of each: `"z"` or `"posteriors"`.
+
+        Args:
+            dims: of z, for the head.
+            classes: of the labels, for the head.
+        """
+        v = self.values
+        names = "alpha1 alpha2 lags reduction margin normalize center tolerance".split()
+        of_z = CoherenceLoss(**{name: v[name] for name in names})
+        of_posteriors = TransitionLoss(
+            v["transition_weight"],
+            v["transition_lags"],
+            boundary_weight=v["boundary_weight"],
+            boundary_frames=v["boundary_frames"],
+            dim=1,
+        )
+        LinearAnnealing(v["annealing_epochs"])
+        steps = v["annealing_steps"]
+        if steps is not None and (not isinstance(steps, int) or steps < 0):
+            raise ValueError(
+                f"coherence: annealing_steps is {steps!r}; give a whole number of at least 0, or "
+                "leave it empty"
+            )
+        losses: list[tuple[str, Any]] = []
+        if v["transition_weight"] > 0 or v["boundary_weight"] != 1:
+            if v["head"]:
+                # The trainer's random numbers stay those of a training without the term.
+                with torch.random.fork_rng(devices=[]):
+                    losses.append(("z", HeadLoss(dims, classes, of_posteriors)))
+            else:
+                losses.append(("posteriors", of_posteriors))
+        if v["alpha1"] > 0 or v["alpha2"] > 0 or not losses:
+            losses.append(("z", of_z))
+        return losses
+
+    def build(
+        self, model: nn.Module, net: Mapping[str, Any] | None = None
+    ) -> list[CoherenceRegularizer]:
+        """Make the regularizers, one a loss, and tap the model.
+
+        Args:
+            model: the model to tap.
+            net: the section `net:` of the baselines, which tells the sizes of the head.
+
+        Raises:
+            ValueError: when the model has no such submodule, or there is a head and no `net`.
+        """
+        v = self.values
+        dims = classes = 1
+        if v["head"]:
+            try:
+                dims, classes = net["nb_filters"][-1], net["nclass"]  # type: ignore[index]
+            except (KeyError, TypeError):
+                raise ValueError(
+                    "coherence: head needs net.nb_filters and net.nclass; add them, or make a "
+                    "CoherenceRegularizer with HeadLoss(dims, classes, ...) of your own"
+                ) from None
+        places = {
+            "z": {"path": v["path"], "layout": v["layout"]},
+            "posteriors": {
+                **{"path": None, "layout": v["posteriors_layout"]},
+                "element": v["posteriors"],
+            },
+        }
+        return [
+            CoherenceRegularizer(
+                model,
+                loss=loss,
+                annealing=LinearAnnealing(v["annealing_epochs"]),
+                **places[place],
+            )
+            for place, loss in self.losses(dims, classes)
+        ]
+
+
+def _check_type(key: str, value: Any) -> None:
+    kind = type(DEFAULTS[key])
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"coherence: {key} is {value!r}; it must be true or false")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        # YAML takes 1e-3 for a text.
+        raise ValueError(
+            f"coherence: {key} is {value!r}; it must be a number, as 0.001, without quotes"
+        )
+    if key.endswith("layout") and value is not None and not is_layout(value):
+        raise ValueError(f"coherence: {key} is {value!r}; it must be {LAYOUT}")
+    if key == "path" and not isinstance(value, str):
+        raise ValueError(f"coherence: path is {value!r}; it must be the name of a submodule")
+
+
+def preset_laid_out(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with its preset, if any, written out; the keys next to it override it.
+
+    Raises:
+        ValueError: there is no such preset.
+
+    Example:
+        >>> preset_laid_out({"preset": "steps", "alpha2": 0.1, "path": "cnn"})["lags"]
+        [1, 2, 4, 8]
+        >>> preset_laid_out({"alpha2": 0.1})
+        {'alpha2': 0.1}
+    """
+    own = dict(section)
+    if "preset" not in own:
+        return own
+    preset = own.pop("preset")
+    if preset not in list(PRESETS):  # a YAML list cannot be looked up in a dictionary
+        raise ValueError(f"coherence: preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    return {**copy.deepcopy(PRESETS[preset]), **own}

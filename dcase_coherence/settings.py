@@ -28,8 +28,9 @@ DEFAULTS: dict[str, Any] = {
     **{"posteriors": 0, "posteriors_layout": "bdt"},
     # The loss of posteriors on a linear head of z, in the place of the model's own.
     "head": False,
-    # Epochs over which the terms come in; in steps where that is not empty.
-    **{"annealing_epochs": 5.0, "annealing_steps": None},
+    # Epochs over which the terms come in: by default the paper's five for a loss of z, and none for
+    # posteriors. The ramp's length in steps counts where it is not empty.
+    **{"annealing_epochs": None, "annealing_steps": None},
 }
 _Z = {name: DEFAULTS[name] for name in ("margin", "normalize", "center")}
 #: Settings by name, for `preset`.
@@ -38,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "steps": {**_Z, **STEPS, "lags": list(STEPS["lags"])},
     "transitions": {
         **{"alpha1": 0.0, "alpha2": 0.0, "transition_weight": 5.0},
-        **{"transition_lags": [1, 2, 4], "annealing_epochs": 0.0},
+        "transition_lags": [1, 2, 4],
     },
 }
 
@@ -101,7 +102,8 @@ class Settings:
             boundary_frames=v["boundary_frames"],
             dim=1,
         )
-        LinearAnnealing(v["annealing_epochs"])
+        if v["annealing_epochs"] is not None:
+            LinearAnnealing(v["annealing_epochs"])
         steps = v["annealing_steps"]
         if steps is not None and (not isinstance(steps, int) or steps < 0):
             raise ValueError(
@@ -149,13 +151,10 @@ class Settings:
                 "element": v["posteriors"],
             },
         }
+        epochs = v["annealing_epochs"]
+        annealing = None if epochs is None else LinearAnnealing(epochs)
         return [
-            CoherenceRegularizer(
-                model,
-                loss=loss,
-                annealing=LinearAnnealing(v["annealing_epochs"]),
-                **places[place],
-            )
+            CoherenceRegularizer(model, loss=loss, annealing=annealing, **places[place])
             for place, loss in self.losses(dims, classes)
         ]
 

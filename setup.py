@@ -65,7 +65,7 @@ setup(
     packages=find_packages(include=["dcase_coherence", "dcase_coherence.*"]),
     package_data={
         "dcase_coherence": ["py.typed"],
-        "dcase_coherence.evaluation": ["page.css", "page.js"],
+        "lab.evaluation": ["page.css", "page.js"],
     },
     python_requires=">=3.8",
     # The official environments pin torch 1.8.1 to 2.0.1; a newer limit would change them.

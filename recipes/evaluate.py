@@ -1,4 +1,4 @@
-"""``python -m dcase_coherence.evaluation``: score the detections of any system."""
+"""Score the detections of any system."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from dcase_coherence.data.annotations import hard_events, read_durations, read_events
-from dcase_coherence.evaluation import boundaries, plots
-from dcase_coherence.evaluation.metrics import Scores
-from dcase_coherence.evaluation.profile import error_profile, profile_text
-from dcase_coherence.evaluation.scores import Scorer
-from dcase_coherence.evaluation.tables import percent
-from dcase_coherence.system.errors import InputError, command
+from lab.data.annotations import hard_events, read_durations, read_events
+from lab.errors import InputError, command
+from lab.evaluation import boundaries, plots
+from lab.evaluation.metrics import Scores
+from lab.evaluation.profile import error_profile, profile_text
+from lab.evaluation.scores import Scorer
+from lab.evaluation.tables import percent
 
 POINT = re.compile(r"predictions_th_(\d*\.?\d+)\.tsv")
 
@@ -23,7 +23,6 @@ POINT = re.compile(r"predictions_th_(\d*\.?\d+)\.tsv")
 def main(arguments: list[str] | None = None) -> None:
     """Print every score and the error profile of the tables that the command line names."""
     parser = argparse.ArgumentParser(
-        prog="python -m dcase_coherence.evaluation",
         description="Score detected events against annotated ones, and count what is wrong with "
         "the others. Tables have the columns filename, onset, offset (seconds) and event_label, "
         "separated by tabs (by commas in .csv files); a row with a filename alone is a clip "

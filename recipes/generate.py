@@ -1,19 +1,18 @@
-"""``python -m dcase_coherence.soundscapes``: generate a data set."""
+"""Generate a data set of strongly labelled soundscapes."""
 
 from __future__ import annotations
 
 import argparse
 
-from dcase_coherence.soundscapes.generate import generate
-from dcase_coherence.soundscapes.worker import IN_DOMAIN_SUBSETS
-from dcase_coherence.system.errors import command
+from lab.errors import command
+from lab.soundscapes.generate import generate
+from lab.soundscapes.worker import IN_DOMAIN_SUBSETS
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Generate the data set that the command line asks for."""
     parser = argparse.ArgumentParser(
-        prog="python -m dcase_coherence.soundscapes",
         description="Generate 10 s clips of domestic sound events (16 kHz mono, the ten DESED "
         "classes or those of a soundbank) in the layout of the DCASE 2021 Task 4 baseline. A run "
         "that was interrupted goes on where it stopped.",

@@ -27,10 +27,9 @@ from dcase_coherence.lightning import (
 )
 from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages
+from dcase_coherence.official.errors import InputError, PathLike
 from dcase_coherence.pseudo import TeacherLabels
 from dcase_coherence.regularizer import CoherenceRegularizer
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
 
 #: The commit of the 2021 baseline, the one that the paper's Table 2 builds on.
 PINNED_COMMIT = "63d8b3b2bbf1444e99d5905079e0bfbe34ed7c0d"

@@ -1,1 +1,1 @@
-"""Errors, files, processes and devices; nothing here knows of sound."""
+"""What trains, generates and scores: run from the clone, beside the commands of recipes/."""

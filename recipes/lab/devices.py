@@ -6,7 +6,7 @@ import ctypes
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -10,15 +10,13 @@ import threading
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, TypeVar
 
+from dcase_coherence.official.errors import InputError
+
 Main = TypeVar("Main", bound=Callable[..., object])
 
 #: Exit code of a command that a scheduler stopped, and that goes on when it is started again.
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h
 SIGNALS = {signal.SIGTERM: RESUME_ME, signal.SIGINT: 130}
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message names it, its value and the fix."""
 
 
 class Stopped(SystemExit):

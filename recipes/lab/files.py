@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
 
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 PathLike = Union[str, "os.PathLike[str]"]
 PARTIAL = "-partial-"

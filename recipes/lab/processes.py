@@ -18,8 +18,8 @@ from typing import Any, Callable, Iterator, Sequence, TypeVar
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from dcase_coherence.system.devices import cores
-from dcase_coherence.system.errors import RESUME_ME
+from lab.devices import cores
+from lab.errors import RESUME_ME
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

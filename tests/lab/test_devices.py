@@ -6,8 +6,8 @@ import os
 import pytest
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from dcase_coherence.system import devices
-from dcase_coherence.system.devices import (
+from lab import devices
+from lab.devices import (
     Processes,
     choose_devices,
     choose_processes,
@@ -16,7 +16,7 @@ from dcase_coherence.system.devices import (
     own_rank,
     started_together,
 )
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 TORCHRUN = {"LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 6}
 SRUN = {"SLURM_STEP_NUM_TASKS": 6, "SLURM_STEP_NUM_NODES": 3}

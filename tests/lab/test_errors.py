@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, command
+from lab.errors import RESUME_ME, InputError, Stopped, command
 
 
 def run(main, capsys):

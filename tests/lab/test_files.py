@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import remove_left_over, whole_file
+from lab.errors import InputError
+from lab.files import remove_left_over, whole_file
 
 
 def test_file_appears_whole_and_keeps_its_suffix(tmp_path):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dcase_coherence.system.processes import over_files
+from lab.processes import over_files
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ print(CoherenceLoss.__name__, sorted(third & set(sys.modules)))
 
 
 def test_parts_without_torch_do_not_import_it():
-    assert run("import sys, dcase_coherence.soundscapes; print('torch' in sys.modules)") == "False"
+    assert run("import sys, lab.soundscapes; print('torch' in sys.modules)") == "False"
 
 
 def test_modules_of_the_core_are_found_without_an_import_of_their_own():

@@ -18,7 +18,7 @@ def posteriors_of(frames, dtype=torch.float32):
 @pytest.mark.parametrize("frames", [1, 2, 3, 7, 50])
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 7, 13])  # longer than some of the clips
 def test_the_filter_is_the_one_of_the_decoding(frames, window):
-    decode = pytest.importorskip("dcase_coherence.evaluation.decode", exc_type=ImportError)
+    decode = pytest.importorskip("lab.evaluation.decode", exc_type=ImportError)
     posteriors = posteriors_of(frames)
     expected = torch.from_numpy(decode.smooth(posteriors.numpy(), window)).transpose(1, 2)
     assert torch.equal(median_filter(posteriors, window), expected)
@@ -28,7 +28,7 @@ def test_the_filter_is_the_one_of_the_decoding(frames, window):
 
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
 def test_labels_are_the_events_that_would_be_decoded(threshold):
-    decode = pytest.importorskip("dcase_coherence.evaluation.decode", exc_type=ImportError)
+    decode = pytest.importorskip("lab.evaluation.decode", exc_type=ImportError)
     posteriors = posteriors_of(60)
     posteriors[0, 10:15] = threshold  # not above it
     labels, _ = pseudo_labels(posteriors, threshold=threshold, band=0.1, median_window=5)

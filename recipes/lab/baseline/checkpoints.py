@@ -13,9 +13,9 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, write_whole
+from lab.data.desed import CLASSES
+from lab.errors import InputError
+from lab.files import PathLike, write_whole
 
 #: Classes that Lightning 1.2, of the official 2021 baseline, wrote into checkpoints as names of
 #: its callbacks. Empty classes stand in for them, so that nothing of Lightning is run either.

@@ -11,14 +11,14 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import yaml
 
-from dcase_coherence.data.annotations import wrong_name
-from dcase_coherence.data.classes import check_number
-from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
 from dcase_coherence.lightning import PSEUDO, settings_of, teacher_labels_of
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
 from dcase_coherence.tap import LAYOUT, is_layout
+from lab.data.annotations import wrong_name
+from lab.data.classes import check_number
+from lab.data.desed import official_layout
+from lab.errors import InputError
+from lab.files import PathLike
 
 
 class Kind(NamedTuple):
@@ -207,7 +207,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
             COHERENCE["pseudo"],
         ),
     },
-    # What to generate where there is no data set; the arguments of dcase_coherence.soundscapes.
+    # What to generate where there is no data set; the arguments of lab.soundscapes.
     "soundscapes": {
         "strong": (WHOLE, 0),
         "weak": (WHOLE, 0),

@@ -7,7 +7,7 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from dcase_coherence.baseline.gru import GRU
+from lab.baseline.gru import GRU
 
 
 class Dropout(nn.Dropout):

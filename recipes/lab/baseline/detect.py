@@ -16,17 +16,17 @@ import soundfile
 import torch
 from torch import Tensor
 
-from dcase_coherence.baseline.checkpoints import bare_weights, classes_in, load_checkpoint
-from dcase_coherence.baseline.config import SCHEMA
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.data.audio import open_audio, resample
-from dcase_coherence.data.classes import refuse_other_classes
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.evaluation import decode
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from lab.baseline.checkpoints import bare_weights, classes_in, load_checkpoint
+from lab.baseline.config import SCHEMA
+from lab.baseline.crnn import CRNN
+from lab.baseline.features import MelSpectrogram, Scaler, take_log
+from lab.data.audio import open_audio, resample
+from lab.data.classes import refuse_other_classes
+from lab.data.desed import CLASSES
+from lab.data.labels import make_encoder
+from lab.errors import InputError
+from lab.evaluation import decode
+from lab.files import PathLike
 
 MODELS = ("teacher", "student")
 WINDOWS_AT_ONCE = 8

@@ -16,7 +16,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import ConcatDataset
 
-from dcase_coherence.baseline.checkpoints import (
+from dcase_coherence.lightning import CoherenceMixin
+from dcase_coherence.pseudo import TeacherLabels
+from dcase_coherence.regularizer import CoherenceRegularizer
+from lab.baseline.checkpoints import (
     MovableCheckpoint,
     OwnPatience,
     WholeFileIO,
@@ -24,22 +27,19 @@ from dcase_coherence.baseline.checkpoints import (
     classes_in,
     load_checkpoint,
 )
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.messages import one_sentence, quiet
-from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, Schedule, StepDecay
-from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.data.classes import refuse_other_classes, settle_classes
-from dcase_coherence.data.datasets import (
+from lab.baseline.crnn import CRNN
+from lab.baseline.messages import one_sentence, quiet
+from lab.baseline.schedule import CosineDecay, ExponentialWarmup, Schedule, StepDecay
+from lab.baseline.trainer import MeanTeacher
+from lab.data.classes import refuse_other_classes, settle_classes
+from lab.data.datasets import (
     ConcatDatasetBatchSampler,
 )
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.data.sets import make_test_set, training_sets
-from dcase_coherence.lightning import CoherenceMixin
-from dcase_coherence.pseudo import TeacherLabels
-from dcase_coherence.regularizer import CoherenceRegularizer
-from dcase_coherence.system.devices import Processes, choose_processes, cores, keep_memory
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from lab.data.labels import make_encoder
+from lab.data.sets import make_test_set, training_sets
+from lab.devices import Processes, choose_processes, cores, keep_memory
+from lab.errors import InputError
+from lab.files import PathLike
 
 
 class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
@@ -146,7 +146,7 @@ def build(
     """Make everything that training and testing need.
 
     Args:
-        config: see :func:`dcase_coherence.baseline.config.load_config`.
+        config: see :func:`lab.baseline.config.load_config`.
         coherence: add the coherence term to the baseline's loss.
         log_dir: results go to this folder, or to that of `resume`.
         trial: added to the seed.

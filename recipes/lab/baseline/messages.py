@@ -8,7 +8,7 @@ import warnings
 from contextlib import contextmanager
 from typing import Iterator
 
-from dcase_coherence.system.errors import InputError, Stopped
+from lab.errors import InputError, Stopped
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 

@@ -8,13 +8,13 @@ from typing import Any, Mapping
 
 import filelock
 
-from dcase_coherence.baseline.config import nest_overrides
-from dcase_coherence.data.classes import in_order, settle_classes
-from dcase_coherence.data.desed import CLASSES, official_layout
-from dcase_coherence.soundscapes import generate
-from dcase_coherence.soundscapes.soundbank import RecordedSounds
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from lab.baseline.config import nest_overrides
+from lab.data.classes import in_order, settle_classes
+from lab.data.desed import CLASSES, official_layout
+from lab.errors import InputError
+from lab.files import PathLike
+from lab.soundscapes import generate
+from lab.soundscapes.soundbank import RecordedSounds
 
 
 def place_data(
@@ -30,7 +30,7 @@ def place_data(
     Args:
         config: as :func:`load_config` returns it; the paths under `data` are replaced, and the
             classes, with their number, written into it, see
-            :func:`dcase_coherence.data.classes.settle_classes`.
+            :func:`lab.data.classes.settle_classes`.
         folder: a data set in the official layout; None for the paths of the configuration or,
             where its `soundscapes` ask for clips, generated ones.
         generated: where generated clips go.

@@ -9,13 +9,13 @@ from typing import Any, Mapping
 import numpy as np
 import pandas as pd
 
-from dcase_coherence.data.annotations import read_durations, read_reference
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.evaluation import reference
-from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, write_detections
-from dcase_coherence.evaluation.profile import ALL, error_profile
-from dcase_coherence.evaluation.scores import Evaluation, Scorer
-from dcase_coherence.system.files import write_whole
+from lab.data.annotations import read_durations, read_reference
+from lab.data.labels import ManyHotEncoder
+from lab.evaluation import reference
+from lab.evaluation.posteriors import Posteriors, WeakScore, write_detections
+from lab.evaluation.profile import ALL, error_profile
+from lab.evaluation.scores import Evaluation, Scorer
+from lab.files import write_whole
 
 #: Largest difference between a fast score and that of the library which defines it.
 TOLERANCE = 1e-6

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from dcase_coherence.baseline.augment import equalise, frequency_mask, gain, mixup, time_shift
-from dcase_coherence.baseline.checkpoints import load_statistics, save_statistics
-from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
-from dcase_coherence.baseline.losses import strong_loss
-from dcase_coherence.baseline.results import validation_scores, write_test
-from dcase_coherence.data.datasets import (
+from dcase_coherence.lightning import rows_of
+from lab.baseline.augment import equalise, frequency_mask, gain, mixup, time_shift
+from lab.baseline.checkpoints import load_statistics, save_statistics
+from lab.baseline.features import MelSpectrogram, Scaler, take_log
+from lab.baseline.losses import strong_loss
+from lab.baseline.results import validation_scores, write_test
+from lab.data.datasets import (
     Clips,
     ConcatDatasetBatchSampler,
     LengthBatchSampler,
@@ -28,10 +29,9 @@ from dcase_coherence.data.datasets import (
     name_in,
     sets_of,
 )
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.data.loading import load
-from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore
-from dcase_coherence.lightning import rows_of
+from lab.data.labels import ManyHotEncoder
+from lab.data.loading import load
+from lab.evaluation.posteriors import Posteriors, WeakScore
 
 
 class MeanTeacher(pl.LightningModule):
@@ -65,7 +65,7 @@ class MeanTeacher(pl.LightningModule):
     which the others wait for, and tells them the scores; it alone writes files.
 
     Args:
-        hparams: the configuration, see :mod:`dcase_coherence.baseline.config`.
+        hparams: the configuration, see :mod:`lab.baseline.config`.
         encoder: gives the frames and classes of the labels.
         sed_student: maps `(batch, mels, frames)` to strong `(batch, classes, frames)` and weak
             `(batch, classes)` posteriors; it is copied for the teacher.

@@ -11,9 +11,9 @@ from typing import Sequence
 import numpy as np
 import pandas as pd
 
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from lab.data.desed import CLASSES
+from lab.errors import InputError
+from lab.files import PathLike
 
 
 def read_strong_tsv(path: PathLike, classes: Sequence[str] | None = CLASSES) -> pd.DataFrame:

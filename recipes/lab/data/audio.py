@@ -13,8 +13,8 @@ from typing import Iterator, Sequence
 import numpy as np
 import soundfile
 
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, write_whole
+from lab.errors import InputError
+from lab.files import PathLike, write_whole
 
 FORMATS = (".wav", ".flac", ".ogg")
 #: libsndfile's remark on a wav file with less audio than its header says.

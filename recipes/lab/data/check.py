@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from dcase_coherence.data.annotations import (
+from lab.data.annotations import (
     hard_events,
     read_durations,
     read_filenames,
@@ -20,13 +20,13 @@ from dcase_coherence.data.annotations import (
     read_weak_tsv,
     to_tsv,
 )
-from dcase_coherence.data.audio import audio_names, read_audio
-from dcase_coherence.data.classes import classes_of_table
-from dcase_coherence.data.desed import CLASSES, official_layout
-from dcase_coherence.data.prepare import RATE
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, write_whole
-from dcase_coherence.system.processes import over_files
+from lab.data.audio import audio_names, read_audio
+from lab.data.classes import classes_of_table
+from lab.data.desed import CLASSES, official_layout
+from lab.data.prepare import RATE
+from lab.errors import InputError
+from lab.files import PathLike, write_whole
+from lab.processes import over_files
 
 CLIP_SECONDS = 10.0
 #: Seconds by which an event may end after its clip: some of DESED's own do, by up to 0.115 s.

@@ -6,10 +6,10 @@ import difflib
 import os
 from typing import Any, Iterable, Mapping
 
-from dcase_coherence.data.annotations import read_strong_tsv
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from lab.data.annotations import read_strong_tsv
+from lab.data.desed import CLASSES
+from lab.errors import InputError
+from lab.files import PathLike
 
 #: How much a name must resemble one of DESED's to be taken for it, misspelled.
 _MISSPELLED = 0.75

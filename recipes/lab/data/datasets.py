@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
-from dcase_coherence.data.audio import audio_names, read_audio, read_length
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from lab.data.audio import audio_names, read_audio, read_length
+from lab.data.labels import ManyHotEncoder
+from lab.errors import InputError
+from lab.files import PathLike
 
 if TYPE_CHECKING:
-    from dcase_coherence.data.packed import Store
+    from lab.data.packed import Store
 
 
 class Clips(Dataset):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dcase_coherence.system.files import PathLike
+    from lab.files import PathLike
 
 #: The ten classes of DESED, in the order of the network's outputs.
 CLASSES = (

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any, Mapping
 
-from dcase_coherence.data.annotations import read_filenames
-from dcase_coherence.data.audio import audio_names
-from dcase_coherence.system.errors import InputError
+from lab.data.annotations import read_filenames
+from lab.data.audio import audio_names
+from lab.errors import InputError
 
 
 def set_digests(config: Mapping[str, Any], *, public: bool = False) -> dict[str, str | None]:

@@ -7,9 +7,9 @@ from typing import Any, Mapping, Sequence, Union
 import numpy as np
 import pandas as pd
 
-from dcase_coherence.data.classes import check_number, classes_of
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.system.errors import InputError
+from lab.data.classes import check_number, classes_of
+from lab.data.desed import CLASSES
+from lab.errors import InputError
 
 
 class ManyHotEncoder:
@@ -159,7 +159,7 @@ class ManyHotEncoder:
 def make_encoder(config: Mapping[str, Any]) -> ManyHotEncoder:
     """Make the label encoder of the configuration.
 
-    Its classes are those of :func:`dcase_coherence.data.classes.classes_of`; DESED's ten where
+    Its classes are those of :func:`lab.data.classes.classes_of`; DESED's ten where
     neither the configuration nor a table says any.
 
     Raises:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler
 
-from dcase_coherence.data.datasets import Clips
-from dcase_coherence.data.packed import SCALE, Store, pack
-from dcase_coherence.system.files import PathLike
+from lab.data.datasets import Clips
+from lab.data.packed import SCALE, Store, pack
+from lab.files import PathLike
 
 
 def pack_sets(sets: Iterable[Clips], cache: PathLike | None = None) -> None:
@@ -23,7 +23,7 @@ def pack_sets(sets: Iterable[Clips], cache: PathLike | None = None) -> None:
         cache: folder of the stores; None for beside the folders of the clips.
 
     Raises:
-        InputError: see :func:`dcase_coherence.data.packed.pack`.
+        InputError: see :func:`lab.data.packed.pack`.
     """
     stores: dict[str, Store] = {}
     for clips in sets:

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcase_coherence.data.audio import read_audio
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PARTIAL, PathLike, whole_file
+from lab.data.audio import read_audio
+from lab.errors import InputError
+from lab.files import PARTIAL, PathLike, whole_file
 
 #: (size in bytes, time of the last change in ns) of the files of a folder.
 Sources = Mapping[str, "tuple[int, int]"]

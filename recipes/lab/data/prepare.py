@@ -9,18 +9,18 @@ from typing import Sequence
 
 import pandas as pd
 
-from dcase_coherence.data.annotations import (
+from lab.data.annotations import (
     read_durations,
     read_strong_tsv,
     read_weak_tsv,
     to_tsv,
 )
-from dcase_coherence.data.audio import audio_names, convert, open_audio, wav_name
-from dcase_coherence.data.classes import classes_of_table
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, remove_left_over, write_whole
-from dcase_coherence.system.processes import over_files
+from lab.data.audio import audio_names, convert, open_audio, wav_name
+from lab.data.classes import classes_of_table
+from lab.data.desed import official_layout
+from lab.errors import InputError
+from lab.files import PathLike, remove_left_over, write_whole
+from lab.processes import over_files
 
 #: Parts of the official layout, by the beginning of their keys in the `data:` section.
 PARTS = ("synth", "weak", "unlabeled", "synth_val", "test", "public", "eval")
@@ -96,8 +96,8 @@ def add_set(
         out: data set in the official layout, or a new folder.
         audio: folder of the clips (wav, flac or ogg, any sampling rate, any channels). The table
             may name them with another suffix, and in folders of that folder.
-        table: their events, see :func:`dcase_coherence.data.annotations.read_strong_tsv`; of weak
-            clips their tags, see :func:`dcase_coherence.data.annotations.read_weak_tsv`. None for
+        table: their events, see :func:`lab.data.annotations.read_strong_tsv`; of weak
+            clips their tags, see :func:`lab.data.annotations.read_weak_tsv`. None for
             unlabelled clips: all that the folder holds.
         durations: their durations; measured when None.
         classes: that the table may name; None for those of the training set that is there, or any

@@ -13,9 +13,9 @@ from types import ModuleType
 import numpy as np
 import soundfile
 
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, remove_left_over, whole_file
-from dcase_coherence.system.processes import over_files
+from lab.errors import InputError
+from lab.files import PathLike, remove_left_over, whole_file
+from lab.processes import over_files
 
 # The settings of the official `generate_dcase_task4_2021.py`, as far as the package takes them.
 SECONDS = 10.0

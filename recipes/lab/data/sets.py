@@ -6,11 +6,11 @@ from typing import Any, Mapping
 
 import pandas as pd
 
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
-from dcase_coherence.data.datasets import Clips, StronglyAnnotatedSet, UnlabeledSet, WeakSet
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.data.loading import pack_sets
-from dcase_coherence.system.errors import InputError
+from lab.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
+from lab.data.datasets import Clips, StronglyAnnotatedSet, UnlabeledSet, WeakSet
+from lab.data.labels import ManyHotEncoder
+from lab.data.loading import pack_sets
+from lab.errors import InputError
 
 
 def training_sets(

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import linalg
 
-from dcase_coherence.evaluation import decode, metrics
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import decode, metrics
 
 COLLAR = 0.2  # seconds; also how far from its boundaries the stable region of an event begins
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 COLUMNS = ["event_label", "onset", "offset", "filename"]
 

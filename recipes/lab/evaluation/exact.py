@@ -7,8 +7,8 @@ from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 
-from dcase_coherence.evaluation import decode, metrics
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import decode, metrics
 
 
 def psds(

@@ -12,7 +12,7 @@ from typing import Sequence
 import numpy as np
 import pandas as pd
 
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 COLUMNS = ["filename", "onset", "offset", "event_label"]
 #: Criteria of the intersection-based F1.

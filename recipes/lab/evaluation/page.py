@@ -19,11 +19,11 @@ import soundfile
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from dcase_coherence.data.audio import open_audio, read_audio, resample
-from dcase_coherence.evaluation import plots
-from dcase_coherence.evaluation.hover import description, hover_values
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from lab.data.audio import open_audio, read_audio, resample
+from lab.errors import InputError
+from lab.evaluation import plots
+from lab.evaluation.hover import description, hover_values
+from lab.files import PathLike
 
 #: Sampling rate of the clip on a page, in Hz: what networks for DESED hear.
 RATE = 16000

@@ -22,11 +22,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from dcase_coherence.evaluation.boundaries import COLLAR, Histogram, Profile
-from dcase_coherence.evaluation.metrics import check_events
-from dcase_coherence.evaluation.profile import OF_REFERENCE, OFFICIAL, of_systems, readable
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import whole_file
+from lab.errors import InputError
+from lab.evaluation.boundaries import COLLAR, Histogram, Profile
+from lab.evaluation.metrics import check_events
+from lab.evaluation.profile import OF_REFERENCE, OFFICIAL, of_systems, readable
+from lab.files import whole_file
 
 #: Colour and line of the two models, then of any others in the order they come.
 STYLES: dict[str, dict[str, Any]] = {

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from dcase_coherence.data.annotations import to_tsv
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.evaluation import decode
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import whole_file, write_whole
+from lab.data.annotations import to_tsv
+from lab.data.labels import ManyHotEncoder
+from lab.errors import InputError
+from lab.evaluation import decode
+from lab.files import whole_file, write_whole
 
 
 class Posteriors:

@@ -13,9 +13,9 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from dcase_coherence.evaluation import metrics
-from dcase_coherence.evaluation.tables import percent
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import metrics
+from lab.evaluation.tables import percent
 
 #: What becomes of a reference event, from right to lost.
 OF_REFERENCE = ("hit", "onset_wrong", "offset_wrong", "both_wrong", "fragmented", "missed")

@@ -13,9 +13,9 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from dcase_coherence.evaluation import metrics
-from dcase_coherence.evaluation.metrics import Scores, scores_from_counts
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import metrics
+from lab.evaluation.metrics import Scores, scores_from_counts
 
 
 def event_based(

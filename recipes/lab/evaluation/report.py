@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dcase_coherence.evaluation import page, plots
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, write_whole
+from lab.errors import InputError
+from lab.evaluation import page, plots
+from lab.files import PathLike, write_whole
 
 PACKAGES = (
     "dcase-coherence",

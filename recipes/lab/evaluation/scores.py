@@ -14,9 +14,9 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from dcase_coherence.evaluation import decode, metrics
-from dcase_coherence.evaluation.metrics import Scores, scores_from_counts
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import decode, metrics
+from lab.evaluation.metrics import Scores, scores_from_counts
 
 #: The 50 operating points of the DCASE 2021 Task 4 baseline.
 THRESHOLDS = tuple(np.arange(0.01, 1, 0.02).tolist())

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 EFFECT = 0.02  # difference of macro event F1 that advice on seeds is for
 CHUNK = 500  # resamples at once: 500 x 1,000 clips are 4 MB

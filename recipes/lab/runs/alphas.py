@@ -17,12 +17,12 @@ import optuna
 import pandas as pd
 import torch
 
-from dcase_coherence.data.digests import digest
-from dcase_coherence.runs.claims import Given, Job, finished, job_name, open_study, work
-from dcase_coherence.runs.epochs import read_epochs
-from dcase_coherence.runs.trials import Trial, refuse_other_data, run_trial
-from dcase_coherence.system.devices import choose_devices, cores
-from dcase_coherence.system.processes import leave_with_parent
+from lab.data.digests import digest
+from lab.devices import choose_devices, cores
+from lab.processes import leave_with_parent
+from lab.runs.claims import Given, Job, finished, job_name, open_study, work
+from lab.runs.epochs import read_epochs
+from lab.runs.trials import Trial, refuse_other_data, run_trial
 
 #: A cell has collapsed when the mean norm of z in its last epoch is below this part of that in its
 #: first epoch, when the term had hardly any weight.
@@ -109,13 +109,13 @@ def run_cell(
     """Train the trials of one cell, or go on with them; those that are finished are kept.
 
     Args:
-        config: as :func:`dcase_coherence.baseline.config.load_config` returns it.
+        config: as :func:`lab.baseline.config.load_config` returns it.
         place: ratio and scale.
         folder: of the cell.
         trials: trainings with a seed each.
         gpus: the official flag.
         fast_dev_run: three epochs of two batches.
-        report: as for :func:`dcase_coherence.runs.trials.run_trial`.
+        report: as for :func:`lab.runs.trials.run_trial`.
     """
     settings = copy.deepcopy({name: dict(keys) for name, keys in config.items()})
     settings["coherence"].update(weights(*place))
@@ -141,7 +141,7 @@ def refuse_cells_of_other_data(config: Mapping[str, Any], folder: Path) -> None:
     """Raise where the training data changed since a cell in the folder of a grid was trained.
 
     Raises:
-        InputError: see :func:`dcase_coherence.runs.trials.refuse_other_data`.
+        InputError: see :func:`lab.runs.trials.refuse_other_data`.
     """
     digest.cache_clear()
     for record in sorted(folder.glob("*/trial_0/trial.json")):
@@ -171,10 +171,10 @@ def search(
     """Run cells of the grid until none is left to take; other processes may do the same.
 
     Args:
-        study: as :func:`dcase_coherence.runs.claims.open_study` returns it.
+        study: as :func:`lab.runs.claims.open_study` returns it.
         storage: its URL, for messages.
         grid: values of ratio and scale.
-        run: gives a cell; see :func:`dcase_coherence.runs.claims.work`.
+        run: gives a cell; see :func:`lab.runs.claims.work`.
         worker: who this is.
     """
     several = jobs(grid)

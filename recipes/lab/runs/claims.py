@@ -21,10 +21,10 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from dcase_coherence.baseline.config import SCHEMA
-from dcase_coherence.runs.trials import first_difference
-from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped
-from dcase_coherence.system.processes import CONTEXT, end, leave, start
+from lab.baseline.config import SCHEMA
+from lab.errors import RESUME_ME, InputError, Stopped
+from lab.processes import CONTEXT, end, leave, start
+from lab.runs.trials import first_difference
 
 #: Seconds between two signs of life of a running job.
 INTERVAL = 20

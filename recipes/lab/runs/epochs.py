@@ -9,7 +9,7 @@ from typing import Any, Mapping, Sequence
 import pandas as pd
 import pytorch_lightning as pl
 
-from dcase_coherence.system.files import write_whole
+from lab.files import write_whole
 
 #: What the monitor says of the features, as the table names it.
 MONITOR = ["z_norm", "d_boundary", "d_inside", "pulse_share"]

@@ -7,8 +7,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
+from lab.errors import InputError
+from lab.files import PathLike
 
 CONF_FILE = "YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
 
@@ -122,7 +122,7 @@ def results_name(
 
 
 def running(args: argparse.Namespace, study: str) -> dict[str, Any]:
-    """Options of :func:`dcase_coherence.runs.trials.run_trials` that the flags give.
+    """Options of :func:`lab.runs.trials.run_trials` that the flags give.
 
     Args:
         args: with those of :func:`add_options`, :func:`add_verify` and :func:`add_storage`.

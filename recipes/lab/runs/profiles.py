@@ -7,10 +7,10 @@ from typing import Mapping, Sequence
 
 import pandas as pd
 
-from dcase_coherence.data.annotations import read_events
-from dcase_coherence.evaluation.boundaries import edge_errors
-from dcase_coherence.evaluation.posteriors import load_posteriors
-from dcase_coherence.evaluation.profile import ALL, error_profile, pooled
+from lab.data.annotations import read_events
+from lab.evaluation.boundaries import edge_errors
+from lab.evaluation.posteriors import load_posteriors
+from lab.evaluation.profile import ALL, error_profile, pooled
 
 
 def profiles_of_trials(

@@ -8,8 +8,12 @@ from typing import Any, Callable, Mapping, Sequence
 import optuna
 import torch
 
-from dcase_coherence.data.digests import digest, set_digests
-from dcase_coherence.runs.claims import (
+from lab.data.digests import digest, set_digests
+from lab.devices import started_together
+from lab.errors import InputError
+from lab.files import write_whole
+from lab.processes import leave_with_parent
+from lab.runs.claims import (
     Given,
     Job,
     finished,
@@ -20,7 +24,7 @@ from dcase_coherence.runs.claims import (
     unfinished,
     work,
 )
-from dcase_coherence.runs.trials import (
+from lab.runs.trials import (
     Display,
     Trial,
     TrialFailed,
@@ -30,10 +34,6 @@ from dcase_coherence.runs.trials import (
     scores_of,
     write_record,
 )
-from dcase_coherence.system.devices import started_together
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import write_whole
-from dcase_coherence.system.processes import leave_with_parent
 
 
 def run_shared(
@@ -56,10 +56,10 @@ def run_shared(
         study: its name.
         gpus: the official flag; as many trials at a time as there are GPUs, or cores.
         progress: show lines.
-        options: of :func:`dcase_coherence.runs.trials.run_trial`.
+        options: of :func:`lab.runs.trials.run_trial`.
 
     Returns:
-        As :func:`dcase_coherence.runs.trials.run_trials`; nothing while others have trials.
+        As :func:`lab.runs.trials.run_trials`; nothing while others have trials.
 
     Raises:
         InputError: the storage cannot be used, the study was begun with other settings or data, a

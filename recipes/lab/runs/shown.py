@@ -8,12 +8,12 @@ from typing import Any, Mapping, NamedTuple, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dcase_coherence.data.annotations import read_events, read_reference
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.evaluation import plots
-from dcase_coherence.evaluation.posteriors import load_posteriors
-from dcase_coherence.evaluation.report import Report
-from dcase_coherence.system.errors import InputError
+from lab.data.annotations import read_events, read_reference
+from lab.data.labels import make_encoder
+from lab.errors import InputError
+from lab.evaluation import plots
+from lab.evaluation.posteriors import load_posteriors
+from lab.evaluation.report import Report
 
 
 class ShownClip(NamedTuple):

@@ -15,22 +15,22 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from dcase_coherence.baseline.config import SCHEMA
-from dcase_coherence.baseline.experiment import build, fixes_epochs
-from dcase_coherence.data.classes import classes_of
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.data.digests import digest, set_digests
-from dcase_coherence.runs.epochs import EpochTable
-from dcase_coherence.system.devices import (
+from lab.baseline.config import SCHEMA
+from lab.baseline.experiment import build, fixes_epochs
+from lab.data.classes import classes_of
+from lab.data.desed import CLASSES
+from lab.data.digests import digest, set_digests
+from lab.devices import (
     choose_devices,
     cores,
     own_rank,
     processor,
     started_together,
 )
-from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped, stop
-from dcase_coherence.system.files import remove_left_over, write_whole
-from dcase_coherence.system.processes import CONTEXT, end, leave, leave_with_parent, start
+from lab.errors import RESUME_ME, InputError, Stopped, stop
+from lab.files import remove_left_over, write_whole
+from lab.processes import CONTEXT, end, leave, leave_with_parent, start
+from lab.runs.epochs import EpochTable
 
 
 class Trial(NamedTuple):
@@ -38,7 +38,7 @@ class Trial(NamedTuple):
 
     Attributes:
         name: shown in the progress.
-        config: see :func:`dcase_coherence.baseline.config.load_config`.
+        config: see :func:`lab.baseline.config.load_config`.
         coherence: with the coherence term, or the baseline alone.
         number: added to the seed of the configuration.
         folder: checkpoints, logs and results go here.
@@ -241,7 +241,7 @@ def run_trials(
         fast_dev_run: three epochs of two batches.
         verify_psds: hold the PSDS of each test against psds_eval too, which takes minutes.
         storage: URL of a database that Optuna knows, by which all that call this with the same
-            trials, on any machine, share them; see :func:`dcase_coherence.runs.shared.run_shared`.
+            trials, on any machine, share them; see :func:`lab.runs.shared.run_shared`.
         study: its name there.
 
     Returns:
@@ -257,7 +257,7 @@ def run_trials(
     options = {"fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
     if storage is not None:
         # Here, for Optuna is needed for this alone.
-        from dcase_coherence.runs.shared import run_shared
+        from lab.runs.shared import run_shared
 
         return run_shared(trials, storage, study, gpus=gpus, progress=progress, options=options)
     digest.cache_clear()

@@ -1,5 +1,5 @@
 """Strongly labelled soundscapes of the ten DESED classes, from models or from recordings."""
 
-from dcase_coherence.soundscapes.generate import generate
+from lab.soundscapes.generate import generate
 
 __all__ = ["generate"]

@@ -13,8 +13,8 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
-from dcase_coherence.soundscapes.soundbank import Soundbank
-from dcase_coherence.soundscapes.waves import RATE, samples
+from lab.soundscapes.soundbank import Soundbank
+from lab.soundscapes.waves import RATE, samples
 
 PITCH = (-3.0, 3.0)  # semitones
 STRETCH = (0.8, 1.2)  # duration, relative to the recording's

@@ -10,13 +10,13 @@ import shutil
 from pathlib import Path
 from typing import Iterator, Mapping, Tuple
 
-from dcase_coherence.soundscapes import layout
-from dcase_coherence.soundscapes.soundbank import RecordedSounds
-from dcase_coherence.soundscapes.worker import IN_DOMAIN_SUBSETS, Bank, Banks, make_clip
-from dcase_coherence.system.devices import cores
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike, left_over, write_whole
-from dcase_coherence.system.processes import over_files
+from lab.devices import cores
+from lab.errors import InputError
+from lab.files import PathLike, left_over, write_whole
+from lab.processes import over_files
+from lab.soundscapes import layout
+from lab.soundscapes.soundbank import RecordedSounds
+from lab.soundscapes.worker import IN_DOMAIN_SUBSETS, Bank, Banks, make_clip
 
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1

@@ -11,10 +11,10 @@ from typing import Iterable, NamedTuple
 
 import numpy as np
 
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, TEST, TRAINING, Conditions, Event
-from dcase_coherence.soundscapes.timeline import CLIP_SECONDS
-from dcase_coherence.soundscapes.waves import RATE
+from lab.data.desed import official_layout
+from lab.soundscapes.mixing import CLIP_SAMPLES, TEST, TRAINING, Conditions, Event
+from lab.soundscapes.timeline import CLIP_SECONDS
+from lab.soundscapes.waves import RATE
 
 LAYOUT = official_layout("")  # relative to the root
 MANIFEST = "soundscapes.json"

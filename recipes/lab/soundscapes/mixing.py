@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.signal
 
-from dcase_coherence.soundscapes.soundbank import Soundbank
-from dcase_coherence.soundscapes.timeline import (
+from lab.soundscapes.soundbank import Soundbank
+from lab.soundscapes.timeline import (
     CLIP_SECONDS,
     SHORTEST_EVENT,
     draw_classes,
     draw_durations,
     lay_out,
 )
-from dcase_coherence.soundscapes.waves import RATE, audible, loudness, noise, samples
+from lab.soundscapes.waves import RATE, audible, loudness, noise, samples
 
 CLIP_SAMPLES = samples(CLIP_SECONDS)
 _MASKED = 10.0  # dB under the background at which the fringe of an event is no longer heard

@@ -12,10 +12,11 @@ import numpy as np
 import scipy.signal
 import soundfile
 
-from dcase_coherence.data.annotations import wrong_name
-from dcase_coherence.data.classes import in_order
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.soundscapes.timeline import (
+from lab.data.annotations import wrong_name
+from lab.data.classes import in_order
+from lab.data.desed import CLASSES
+from lab.errors import InputError
+from lab.soundscapes.timeline import (
     CLIP_SECONDS,
     EXCERPT,
     PROFILES,
@@ -23,8 +24,7 @@ from dcase_coherence.soundscapes.timeline import (
     draw_lengths,
     profile_of,
 )
-from dcase_coherence.soundscapes.waves import RATE, Draw, audible, fade, loudness, samples
-from dcase_coherence.system.errors import InputError
+from lab.soundscapes.waves import RATE, Draw, audible, fade, loudness, samples
 
 from . import sounds
 
@@ -73,7 +73,7 @@ def _middle(wave: np.ndarray) -> np.ndarray:
 
 
 class ParametricSounds(Soundbank):
-    """The sounds of :mod:`dcase_coherence.soundscapes.sounds`.
+    """The sounds of :mod:`lab.soundscapes.sounds`.
 
     Args:
         spread: part of the range of each parameter that is used, in (0, 1].

@@ -13,7 +13,7 @@ from typing import Callable
 import numpy as np
 import scipy.signal
 
-from dcase_coherence.soundscapes.waves import (
+from lab.soundscapes.waves import (
     RATE,
     Draw,
     damped,

@@ -13,7 +13,7 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from dcase_coherence.data.desed import CLASSES
+from lab.data.desed import CLASSES
 
 CLIP_SECONDS = 10.0
 MOST_REPEATS = 8  # the 98th percentile of the events of one class in a clip

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcase_coherence.soundscapes import layout
-from dcase_coherence.soundscapes.augmentation import ROOM, ROOM_SHARE, AugmentedSounds
-from dcase_coherence.soundscapes.mixing import IN_DOMAIN, soundscape
-from dcase_coherence.soundscapes.soundbank import ParametricSounds, RecordedSounds, Soundbank
-from dcase_coherence.system.files import write_whole
+from lab.files import write_whole
+from lab.soundscapes import layout
+from lab.soundscapes.augmentation import ROOM, ROOM_SHARE, AugmentedSounds
+from lab.soundscapes.mixing import IN_DOMAIN, soundscape
+from lab.soundscapes.soundbank import ParametricSounds, RecordedSounds, Soundbank
 
 TRAINING_SPREAD = 0.7  # training sounds lack the outer part of each parameter's range
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcase_coherence.baseline.augment import equalise, frequency_mask, gain, mixup, time_shift
+from lab.baseline.augment import equalise, frequency_mask, gain, mixup, time_shift
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])

@@ -8,15 +8,15 @@ import zipfile
 import pytest
 import torch
 
-from dcase_coherence.baseline.checkpoints import (
+from lab.baseline.checkpoints import (
     WholeFileIO,
     classes_in,
     load_checkpoint,
     load_statistics,
     save_statistics,
 )
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.system.errors import InputError
+from lab.data.desed import CLASSES
+from lab.errors import InputError
 
 
 class Attack:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dcase_coherence.baseline.config import SCHEMA, load_config
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import DEFAULTS, build_regularizer
-from dcase_coherence.soundscapes import generate
-from dcase_coherence.system.errors import InputError
+from lab.baseline.config import SCHEMA, load_config
+from lab.baseline.crnn import CRNN
+from lab.data.desed import official_layout
+from lab.errors import InputError
+from lab.soundscapes import generate
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "confs"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcase_coherence.baseline.crnn import CRNN, Dropout, SharedDropout, dropout_mask
+from lab.baseline.crnn import CRNN, Dropout, SharedDropout, dropout_mask
 
 
 @pytest.fixture

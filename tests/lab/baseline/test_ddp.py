@@ -16,12 +16,12 @@ import torch
 import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.experiment import build, make_strategy
-from dcase_coherence.data.datasets import ConcatDatasetBatchSampler
-from dcase_coherence.runs.trials import Trial, run_trial
-from dcase_coherence.system.devices import Processes
-from dcase_coherence.system.errors import InputError
+from lab.baseline.config import load_config
+from lab.baseline.experiment import build, make_strategy
+from lab.data.datasets import ConcatDatasetBatchSampler
+from lab.devices import Processes
+from lab.errors import InputError
+from lab.runs.trials import Trial, run_trial
 
 ROOT = Path(__file__).parents[2]
 

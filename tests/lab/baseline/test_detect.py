@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import BCELoss
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.detect import (
+from lab.baseline.config import load_config
+from lab.baseline.detect import (
     cross_fade,
     find_events,
     load_detector,
@@ -21,14 +21,14 @@ from dcase_coherence.baseline.detect import (
     read_blocks,
     windows,
 )
-from dcase_coherence.baseline.experiment import build
-from dcase_coherence.data.annotations import read_strong_tsv
-from dcase_coherence.data.audio import read_audio, resample
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.evaluation.decode import decode
-from dcase_coherence.evaluation.posteriors import load_posteriors
-from dcase_coherence.system.errors import InputError
+from lab.baseline.experiment import build
+from lab.data.annotations import read_strong_tsv
+from lab.data.audio import read_audio, resample
+from lab.data.desed import CLASSES
+from lab.data.labels import make_encoder
+from lab.errors import InputError
+from lab.evaluation.decode import decode
+from lab.evaluation.posteriors import load_posteriors
 
 
 @pytest.fixture

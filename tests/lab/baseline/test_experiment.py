@@ -13,12 +13,12 @@ import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, build
-from dcase_coherence.data.annotations import read_strong_tsv
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.evaluation.posteriors import load_posteriors
-from dcase_coherence.system.errors import InputError
+from lab.baseline.config import load_config
+from lab.baseline.experiment import CoherenceMeanTeacher, build
+from lab.data.annotations import read_strong_tsv
+from lab.data.desed import official_layout
+from lab.errors import InputError
+from lab.evaluation.posteriors import load_posteriors
 
 
 class Kill(pl.Callback):
@@ -129,7 +129,7 @@ def test_a_finished_run_resumes_to_its_end(config, tmp_path):
 
 @pytest.mark.slow
 def test_workers_and_their_number_change_nothing(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)
+    monkeypatch.setattr("lab.baseline.experiment.cores", lambda: 3)
     config["training"]["n_epochs"] = 2
     alone = fit(config, tmp_path / "alone", coherence=False)
     config["training"]["num_workers"] = 2
@@ -335,7 +335,7 @@ def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, monkeypatch, workers):
-    monkeypatch.setattr("dcase_coherence.baseline.experiment.cores", lambda: 3)
+    monkeypatch.setattr("lab.baseline.experiment.cores", lambda: 3)
     folder = tmp_path / "unlabelled"
     shutil.copytree(config["data"]["unlabeled_folder"], folder)
     for path in folder.iterdir():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcase_coherence.baseline.features import MelSpectrogram, Scaler, take_log
+from lab.baseline.features import MelSpectrogram, Scaler, take_log
 
 
 def close(ours, theirs, tolerance=1e-5):

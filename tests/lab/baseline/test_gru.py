@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcase_coherence.baseline.gru import GRU
+from lab.baseline.gru import GRU
 
 SHAPES = [
     {"num_layers": 2, "bidirectional": True},

@@ -3,7 +3,7 @@
 import torch
 
 from dcase_coherence import boundary_weights
-from dcase_coherence.baseline.losses import strong_loss
+from lab.baseline.losses import strong_loss
 
 
 def test_the_loss_is_the_weighted_mean_and_by_default_the_plain_one():

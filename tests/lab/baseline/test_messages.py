@@ -6,15 +6,15 @@ import warnings
 
 import pytest
 
-from dcase_coherence.baseline.messages import UNWRITABLE, one_sentence, quiet
-from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped
+from lab.baseline.messages import UNWRITABLE, one_sentence, quiet
+from lab.errors import RESUME_ME, InputError, Stopped
 
 # What torch makes of an error that one of its workers raised.
 FROM_WORKER = """Caught InputError in DataLoader worker process 0.
 Original Traceback (most recent call last):
   File "datasets.py", line 94, in __getitem__
     audio = self.audio(item)
-dcase_coherence.system.errors.InputError: a.wav is cut short; copy it again
+lab.errors.InputError: a.wav is cut short; copy it again
 """
 
 

@@ -10,11 +10,11 @@ import pytest
 import soundfile
 import yaml
 
-from dcase_coherence.baseline import place
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.place import place_data
-from dcase_coherence.data.desed import CLASSES, official_layout
-from dcase_coherence.system.errors import InputError
+from lab.baseline import place
+from lab.baseline.config import load_config
+from lab.baseline.place import place_data
+from lab.data.desed import CLASSES, official_layout
+from lab.errors import InputError
 
 
 @pytest.fixture

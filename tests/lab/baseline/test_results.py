@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.results import thresholds_of, validation_scores, verify, write_test
-from dcase_coherence.data.annotations import read_durations, read_strong_tsv
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.evaluation import reference
-from dcase_coherence.evaluation.posteriors import Posteriors, WeakScore, load_posteriors
-from dcase_coherence.evaluation.scores import Scorer
+from lab.baseline.config import load_config
+from lab.baseline.results import thresholds_of, validation_scores, verify, write_test
+from lab.data.annotations import read_durations, read_strong_tsv
+from lab.data.labels import make_encoder
+from lab.evaluation import reference
+from lab.evaluation.posteriors import Posteriors, WeakScore, load_posteriors
+from lab.evaluation.scores import Scorer
 
 MODELS = ("student", "teacher")
 

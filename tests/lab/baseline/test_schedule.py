@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcase_coherence.baseline.schedule import CosineDecay, ExponentialWarmup, StepDecay
+from lab.baseline.schedule import CosineDecay, ExponentialWarmup, StepDecay
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.schedule import ExponentialWarmup
-from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.data.datasets import ConcatDatasetBatchSampler
-from dcase_coherence.data.labels import ManyHotEncoder
+from lab.baseline.crnn import CRNN
+from lab.baseline.schedule import ExponentialWarmup
+from lab.baseline.trainer import MeanTeacher
+from lab.data.datasets import ConcatDatasetBatchSampler
+from lab.data.labels import ManyHotEncoder
 
 # Logged under another value than the official trainer's, on purpose.
 CORRECTED = "train/student/tot_supervised"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcase_coherence.data.annotations import (
+from lab.data.annotations import (
     read_durations,
     read_events,
     read_reference,
@@ -12,8 +12,8 @@ from dcase_coherence.data.annotations import (
     read_weak_tsv,
     to_tsv,
 )
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.system.errors import InputError
+from lab.data.desed import CLASSES
+from lab.errors import InputError
 
 STRONG = "filename\tonset\toffset\tevent_label\n"
 WEAK = "filename\tevent_labels\n"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from dcase_coherence.data.audio import convert, read_audio, read_length, resample
-from dcase_coherence.system.errors import InputError
+from lab.data.audio import convert, read_audio, read_length, resample
+from lab.errors import InputError
 
 
 def write(path, sound, rate=16000, **options):

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence.data.check import DESED, check, overlapping, report, write_missing
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.system.errors import InputError
+from lab.data.check import DESED, check, overlapping, report, write_missing
+from lab.data.desed import official_layout
+from lab.errors import InputError
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_an_event_inside_a_long_one_overlaps():
 
 
 def test_the_real_validation_table_overlaps_nowhere(shared):
-    from dcase_coherence.data.annotations import read_strong_tsv
+    from lab.data.annotations import read_strong_tsv
 
     events = read_strong_tsv(shared / "golden" / "desed_metadata" / "validation.tsv")
     assert overlapping(events) == []

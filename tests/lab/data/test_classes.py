@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.data.classes import (
+from lab.baseline.config import load_config
+from lab.data.classes import (
     classes_of,
     classes_of_table,
     in_order,
     refuse_other_classes,
     settle_classes,
 )
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.data.sets import make_test_set, training_sets
-from dcase_coherence.system.errors import InputError
+from lab.data.desed import CLASSES
+from lab.data.labels import make_encoder
+from lab.data.sets import make_test_set, training_sets
+from lab.errors import InputError
 
 HEAD = "filename\tonset\toffset\tevent_label\n"
 

@@ -7,23 +7,23 @@ import soundfile
 import torch
 from torch.utils.data import ConcatDataset
 
-from dcase_coherence.data.annotations import read_strong_tsv, read_weak_tsv
-from dcase_coherence.data.audio import read_audio
-from dcase_coherence.data.datasets import (
+from lab.data.annotations import read_strong_tsv, read_weak_tsv
+from lab.data.audio import read_audio
+from lab.data.datasets import (
     ConcatDatasetBatchSampler,
     LengthBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
 )
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.system.errors import InputError
+from lab.data.desed import official_layout
+from lab.data.labels import ManyHotEncoder
+from lab.errors import InputError
 
 
 @pytest.fixture
 def encoder():
-    from dcase_coherence.data.desed import CLASSES
+    from lab.data.desed import CLASSES
 
     return ManyHotEncoder(CLASSES, 1, 2048, 256, 4, 16000)
 

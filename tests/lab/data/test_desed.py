@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dcase_coherence.data.desed import CLASSES, official_layout
+from lab.data.desed import CLASSES, official_layout
 
 
 def test_the_classes_are_ten_in_order():
@@ -21,7 +21,7 @@ def test_the_layout_is_that_of_the_official_configuration():
 
 
 def test_it_imports_nothing_of_the_package():
-    code = "import sys, dcase_coherence.data.desed; print(*sorted(sys.modules))"
+    code = "import sys, lab.data.desed; print(*sorted(sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours = {name for name in said.stdout.split() if name.startswith("dcase_coherence")}
-    assert ours == {"dcase_coherence", "dcase_coherence.data", "dcase_coherence.data.desed"}
+    assert ours == {"dcase_coherence", "lab.data", "lab.data.desed"}

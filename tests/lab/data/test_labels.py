@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.system.errors import InputError
+from lab.data.labels import ManyHotEncoder
+from lab.errors import InputError
 
 FRAMES = [(256, 4), (160, 8), (512, 4)]
 

@@ -9,19 +9,19 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.experiment import build
-from dcase_coherence.data.annotations import read_strong_tsv, read_weak_tsv
-from dcase_coherence.data.datasets import (
+from lab.baseline.config import load_config
+from lab.baseline.experiment import build
+from lab.data.annotations import read_strong_tsv, read_weak_tsv
+from lab.data.datasets import (
     ConcatDatasetBatchSampler,
     LengthBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
 )
-from dcase_coherence.data.desed import CLASSES, official_layout
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.data.loading import DeviceBatches, MelBatches, is_packed, pack_sets
+from lab.data.desed import CLASSES, official_layout
+from lab.data.labels import ManyHotEncoder
+from lab.data.loading import DeviceBatches, MelBatches, is_packed, pack_sets
 
 CPU = torch.device("cpu")
 

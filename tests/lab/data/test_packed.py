@@ -18,9 +18,9 @@ import pytest
 import soundfile
 import torch
 
-from dcase_coherence.data.audio import read_audio
-from dcase_coherence.data.packed import find_sources, open_store, pack, store_path
-from dcase_coherence.system.errors import InputError
+from lab.data.audio import read_audio
+from lab.data.packed import find_sources, open_store, pack, store_path
+from lab.errors import InputError
 
 FORK = multiprocessing.get_context("fork")
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence.data.audio import read_audio
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.data.prepare import SETS, add_set, resample_tree
-from dcase_coherence.system.errors import InputError
+from lab.data.audio import read_audio
+from lab.data.desed import official_layout
+from lab.data.prepare import SETS, add_set, resample_tree
+from lab.errors import InputError
 
 
 def write(path, seconds=1.0, rate=16000):

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence.data.annotations import read_strong_tsv
-from dcase_coherence.data.scaper import generate_clips
-from dcase_coherence.system.errors import InputError
+from lab.data.annotations import read_strong_tsv
+from lab.data.scaper import generate_clips
+from lab.errors import InputError
 
 
 @pytest.fixture

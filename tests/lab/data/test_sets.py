@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.experiment import build
-from dcase_coherence.data.annotations import read_weak_tsv
-from dcase_coherence.data.datasets import StronglyAnnotatedSet, UnlabeledSet, WeakSet
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.data.sets import make_test_set, training_sets
-from dcase_coherence.system.errors import InputError
+from lab.baseline.config import load_config
+from lab.baseline.experiment import build
+from lab.data.annotations import read_weak_tsv
+from lab.data.datasets import StronglyAnnotatedSet, UnlabeledSet, WeakSet
+from lab.data.labels import make_encoder
+from lab.data.sets import make_test_set, training_sets
+from lab.errors import InputError
 
 
 @pytest.fixture

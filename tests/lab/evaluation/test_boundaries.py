@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from dcase_coherence.evaluation.boundaries import (
+from dcase_coherence.functional import (
+    comparable_features,
+    label_transitions,
+    transition_distances,
+)
+from lab.errors import InputError
+from lab.evaluation.boundaries import (
     edge_errors,
     growth_ratios,
     histogram,
@@ -15,12 +21,6 @@ from dcase_coherence.evaluation.boundaries import (
     stable_events,
     step_distances,
 )
-from dcase_coherence.functional import (
-    comparable_features,
-    label_transitions,
-    transition_distances,
-)
-from dcase_coherence.system.errors import InputError
 
 CLASSES = ["Cat", "Dog"]
 NAMES = ["a.wav", "b.wav"]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dcase_coherence.evaluation.decode import decode
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation.decode import decode
 
 CLASSES = ["Cat", "Dog", "Speech"]
 

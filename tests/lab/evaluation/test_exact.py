@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("sed_scores_eval", reason="needs the extra `exact`")
 
-from dcase_coherence.evaluation import exact
-from dcase_coherence.evaluation.decode import decode
-from dcase_coherence.evaluation.reference import psds
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import exact
+from lab.evaluation.decode import decode
+from lab.evaluation.reference import psds
 
 COLUMNS = ["filename", "onset", "offset", "event_label"]
 LEVELS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])

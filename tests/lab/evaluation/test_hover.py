@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcase_coherence.evaluation import plots
-from dcase_coherence.evaluation.boundaries import histogram
-from dcase_coherence.evaluation.hover import description, hover_values
-from dcase_coherence.evaluation.profile import ALL, COLUMNS
+from lab.evaluation import plots
+from lab.evaluation.boundaries import histogram
+from lab.evaluation.hover import description, hover_values
+from lab.evaluation.profile import ALL, COLUMNS
 
 
 def panels(figure):

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from dcase_coherence.evaluation import metrics
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import metrics
 
 
 def counts(**columns):

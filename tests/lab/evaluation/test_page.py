@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence.evaluation import page, plots
-from dcase_coherence.evaluation.page import Clip
-from dcase_coherence.evaluation.report import Report
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import page, plots
+from lab.evaluation.page import Clip
+from lab.evaluation.report import Report
 
 SECONDS = 1.5
 ROWS = pd.DataFrame(

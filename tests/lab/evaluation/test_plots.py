@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcase_coherence.evaluation import plots
-from dcase_coherence.evaluation.boundaries import Profile, histogram
-from dcase_coherence.evaluation.profile import ALL, COLUMNS, OFFICIAL
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import plots
+from lab.evaluation.boundaries import Profile, histogram
+from lab.evaluation.profile import ALL, COLUMNS, OFFICIAL
 
 CLASSES = ["Cat", "Dog", "Frying", "Speech"]
 REFERENCE = pd.DataFrame(

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dcase_coherence.data.labels import ManyHotEncoder
-from dcase_coherence.evaluation.decode import decode
-from dcase_coherence.evaluation.posteriors import (
+from lab.data.labels import ManyHotEncoder
+from lab.evaluation.decode import decode
+from lab.evaluation.posteriors import (
     Posteriors,
     WeakScore,
     load_seconds,

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcase_coherence.evaluation import reference as reference_scores
-from dcase_coherence.evaluation.profile import (
+from lab.errors import InputError
+from lab.evaluation import reference as reference_scores
+from lab.evaluation.profile import (
     ALL,
     OF_ESTIMATES,
     OF_REFERENCE,
@@ -19,7 +20,6 @@ from dcase_coherence.evaluation.profile import (
     profile_table,
     profile_text,
 )
-from dcase_coherence.system.errors import InputError
 
 TABLE = ["filename", "onset", "offset", "event_label"]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dcase_coherence.evaluation.reference import (
+from lab.errors import InputError
+from lab.evaluation.reference import (
     event_based,
     intersection_based,
     psds,
     segment_based,
 )
-from dcase_coherence.system.errors import InputError
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "evaluation"
 COLUMNS = ["filename", "onset", "offset", "event_label"]

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence.evaluation import plots
-from dcase_coherence.evaluation.report import Report, environment, latex
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import plots
+from lab.evaluation.report import Report, environment, latex
 
 SCORES = pd.DataFrame(
     {"mean": [0.41234, np.nan], "p": [0.00001, 0.0], "interval": ["[0.1, 0.2]", None]},

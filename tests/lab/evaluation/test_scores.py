@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcase_coherence.evaluation import reference as reference_scores
-from dcase_coherence.evaluation.decode import decode
-from dcase_coherence.evaluation.scores import Scorer, evaluate
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation import reference as reference_scores
+from lab.evaluation.decode import decode
+from lab.evaluation.scores import Scorer, evaluate
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "evaluation"
 COLUMNS = ["filename", "onset", "offset", "event_label"]

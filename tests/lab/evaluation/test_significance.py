@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dcase_coherence.evaluation import significance
-from dcase_coherence.evaluation.significance import (
+from lab.errors import InputError
+from lab.evaluation import significance
+from lab.evaluation.significance import (
     comparison,
     f1_of_counts,
     paired_bootstrap,
     t_test,
 )
-from dcase_coherence.system.errors import InputError
 
 CLASSES = ["Cat", "Dog"]
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from dcase_coherence.evaluation.tables import (
+from lab.evaluation.tables import (
     SCORES,
     interval,
     mean_and_deviation,

@@ -31,15 +31,15 @@ from typing import Any, Callable, NamedTuple
 import pandas as pd
 import torch
 
-from dcase_coherence.baseline.checkpoints import load_checkpoint
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.data.audio import read_audio
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.data.packed import pack, read_index
-from dcase_coherence.evaluation.posteriors import load_posteriors
-from dcase_coherence.runs.trials import Trial, run_trial
-from dcase_coherence.soundscapes import generate
-from dcase_coherence.system.errors import command
+from lab.baseline.checkpoints import load_checkpoint
+from lab.baseline.config import load_config
+from lab.data.audio import read_audio
+from lab.data.desed import official_layout
+from lab.data.packed import pack, read_index
+from lab.errors import command
+from lab.evaluation.posteriors import load_posteriors
+from lab.runs.trials import Trial, run_trial
+from lab.soundscapes import generate
 
 CLIPS = {"strong": 4, "weak": 2, "unlabelled": 2, "validation": 2, "test": 2}
 #: Audit events of Python that are file operations.

@@ -19,13 +19,13 @@ import pytest
 import torch
 import yaml
 
-from dcase_coherence.baseline import experiment
-from dcase_coherence.baseline.checkpoints import load_checkpoint
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.runs.trials import Trial, run_trial
-from dcase_coherence.soundscapes import generate
-from dcase_coherence.system.errors import RESUME_ME, command
+from lab.baseline import experiment
+from lab.baseline.checkpoints import load_checkpoint
+from lab.baseline.config import load_config
+from lab.data.desed import official_layout
+from lab.errors import RESUME_ME, command
+from lab.runs.trials import Trial, run_trial
+from lab.soundscapes import generate
 
 pytestmark = pytest.mark.slow
 

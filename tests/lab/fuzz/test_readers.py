@@ -18,19 +18,19 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dcase_coherence.baseline.checkpoints import load_checkpoint, load_statistics
-from dcase_coherence.baseline.config import SCHEMA, load_config
-from dcase_coherence.data.annotations import (
+from lab.baseline.checkpoints import load_checkpoint, load_statistics
+from lab.baseline.config import SCHEMA, load_config
+from lab.data.annotations import (
     read_durations,
     read_events,
     read_filenames,
     read_strong_tsv,
     read_weak_tsv,
 )
-from dcase_coherence.data.audio import read_audio
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.evaluation.posteriors import Posteriors, load_posteriors
-from dcase_coherence.system.errors import InputError
+from lab.data.audio import read_audio
+from lab.data.desed import CLASSES
+from lab.errors import InputError
+from lab.evaluation.posteriors import Posteriors, load_posteriors
 
 pytestmark = pytest.mark.slow
 

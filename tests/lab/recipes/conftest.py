@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import yaml
 
-from dcase_coherence.data.desed import CLASSES, official_layout
+from lab.data.desed import CLASSES, official_layout
 
 ROOT = Path(__file__).parents[2]
 

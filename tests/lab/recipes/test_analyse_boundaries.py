@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.experiment import build
-from dcase_coherence.data.desed import CLASSES, official_layout
-from dcase_coherence.runs.trials import Trial, run_trial
+from lab.baseline.config import load_config
+from lab.baseline.experiment import build
+from lab.data.desed import CLASSES, official_layout
+from lab.runs.trials import Trial, run_trial
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcase_coherence.baseline.config import load_config, read_yaml
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.data.desed import official_layout
 from dcase_coherence.lightning import build_regularizer
+from lab.baseline.config import load_config, read_yaml
+from lab.baseline.crnn import CRNN
+from lab.data.desed import official_layout
 
 pytestmark = pytest.mark.slow
 

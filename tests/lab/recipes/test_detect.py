@@ -9,9 +9,9 @@ import pytest
 import soundfile
 import torch
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.experiment import build
-from dcase_coherence.data.desed import official_layout
+from lab.baseline.config import load_config
+from lab.baseline.experiment import build
+from lab.data.desed import official_layout
 
 pytestmark = pytest.mark.slow
 

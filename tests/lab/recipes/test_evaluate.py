@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dcase_coherence.evaluation import reference as reference_scores
-from dcase_coherence.evaluation.__main__ import main
+from evaluate import main
+from lab.evaluation import reference as reference_scores
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "evaluation"
@@ -88,7 +88,7 @@ def test_the_official_predictions_have_the_published_scores(shared, tmp_path):
     arguments += ["--durations", tables / "validation_durations.tsv"]
     arguments += ["--points", golden / "operating_points", "--figure", tmp_path / "profile"]
     done = subprocess.run(
-        [sys.executable, "-m", "dcase_coherence.evaluation", *map(str, arguments)],
+        [sys.executable, "-m", "lab.evaluation", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

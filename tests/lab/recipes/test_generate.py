@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from dcase_coherence.soundscapes import layout
-from dcase_coherence.soundscapes.__main__ import main
+from generate import main
+from lab.soundscapes import layout
 
 NOTHING_ELSE = ["--weak", "0", "--unlabelled", "0", "--validation", "0", "--test", "0"]
 

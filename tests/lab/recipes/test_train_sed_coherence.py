@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from dcase_coherence.lightning import DEFAULTS
-from dcase_coherence.soundscapes import generate
+from lab.soundscapes import generate
 
 pytestmark = pytest.mark.slow
 

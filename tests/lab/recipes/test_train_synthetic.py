@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.experiment import make_scheduler
-from dcase_coherence.data.labels import make_encoder
 from dcase_coherence.tap import FeatureTap
+from lab.baseline.config import load_config
+from lab.baseline.crnn import CRNN
+from lab.baseline.experiment import make_scheduler
+from lab.data.labels import make_encoder
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import workers
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.runs import alphas, claims
-from dcase_coherence.runs.alphas import Cell
-from dcase_coherence.system.errors import InputError
+from lab.baseline.config import load_config
+from lab.errors import InputError
+from lab.runs import alphas, claims
+from lab.runs.alphas import Cell
 
 GRID = {"ratio": [0.1, 1.0], "scale": [0.01, 0.03]}
 SETTINGS = {"training": {"n_epochs": 2}}

@@ -10,9 +10,9 @@ import optuna
 import pytest
 import workers
 
-from dcase_coherence.runs import claims
-from dcase_coherence.runs.claims import Given, Job
-from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped
+from lab.errors import RESUME_ME, InputError, Stopped
+from lab.runs import claims
+from lab.runs.claims import Given, Job
 
 SETTINGS = {"training": {"n_epochs": 2}}
 JOBS = [Job("a"), Job("b"), Job("c")]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from dcase_coherence.runs.epochs import (
+from lab.runs.epochs import (
     EpochTable,
     feature_table,
     mean_epochs,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dcase_coherence.runs.options import (
+from lab.errors import InputError
+from lab.runs.options import (
     add_options,
     add_storage,
     add_verify,
@@ -15,7 +16,6 @@ from dcase_coherence.runs.options import (
     results_name,
     running,
 )
-from dcase_coherence.system.errors import InputError
 
 
 def parse(*arguments, **helps):

@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcase_coherence.evaluation.posteriors import Posteriors, write_detections
-from dcase_coherence.evaluation.profile import ALL
-from dcase_coherence.runs.profiles import profiles_of_trials
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation.posteriors import Posteriors, write_detections
+from lab.evaluation.profile import ALL
+from lab.runs.profiles import profiles_of_trials
 
 TABLE = ["filename", "onset", "offset", "event_label"]
 REFERENCE = pd.DataFrame(

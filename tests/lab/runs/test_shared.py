@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import workers
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.runs import claims, shared
-from dcase_coherence.runs.shared import run_shared
-from dcase_coherence.runs.trials import Trial, TrialFailed, read_record, write_record
-from dcase_coherence.system.errors import InputError
+from lab.baseline.config import load_config
+from lab.errors import InputError
+from lab.runs import claims, shared
+from lab.runs.shared import run_shared
+from lab.runs.trials import Trial, TrialFailed, read_record, write_record
 
 OPTIONS = {"fast_dev_run": False, "verify_psds": False}
 

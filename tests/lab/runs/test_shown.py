@@ -3,12 +3,12 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.evaluation.posteriors import Posteriors, write_detections
-from dcase_coherence.evaluation.report import Report
-from dcase_coherence.runs.shown import clip_to_show, report_clip, shown_clip
-from dcase_coherence.system.errors import InputError
+from lab.baseline.config import load_config
+from lab.data.desed import CLASSES
+from lab.errors import InputError
+from lab.evaluation.posteriors import Posteriors, write_detections
+from lab.evaluation.report import Report
+from lab.runs.shown import clip_to_show, report_clip, shown_clip
 
 FRAMES = 156
 

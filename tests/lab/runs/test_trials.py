@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.data.desed import CLASSES, official_layout
-from dcase_coherence.runs import trials
-from dcase_coherence.runs.alphas import refuse_cells_of_other_data
-from dcase_coherence.runs.trials import (
+from lab.baseline.config import load_config
+from lab.data.desed import CLASSES, official_layout
+from lab.errors import RESUME_ME, InputError, Stopped
+from lab.runs import trials
+from lab.runs.alphas import refuse_cells_of_other_data
+from lab.runs.trials import (
     Trial,
     read_record,
     run_trial,
@@ -24,7 +25,6 @@ from dcase_coherence.runs.trials import (
     scores_of,
     write_record,
 )
-from dcase_coherence.system.errors import RESUME_ME, InputError, Stopped
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dcase_coherence.soundscapes.augmentation import (
+from lab.soundscapes.augmentation import (
     GAIN,
     KNOTS,
     PITCH,
@@ -12,8 +12,8 @@ from dcase_coherence.soundscapes.augmentation import (
     equalised,
     with_duration,
 )
-from dcase_coherence.soundscapes.soundbank import ParametricSounds, Soundbank
-from dcase_coherence.soundscapes.waves import RATE, audible, fade, loudness, noise
+from lab.soundscapes.soundbank import ParametricSounds, Soundbank
+from lab.soundscapes.waves import RATE, audible, fade, loudness, noise
 
 FLAT = ((50.0, 8000.0), (0.0, 0.0))
 

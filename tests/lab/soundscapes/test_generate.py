@@ -13,18 +13,18 @@ import pandas as pd
 import pytest
 import soundfile
 
-from dcase_coherence.data import annotations
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.soundscapes import generate as package_generate
-from dcase_coherence.soundscapes import layout
-from dcase_coherence.soundscapes.generate import generate
-from dcase_coherence.soundscapes.waves import RATE, noise
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import left_over
+from lab.data import annotations
+from lab.data.desed import CLASSES
+from lab.errors import InputError
+from lab.files import left_over
+from lab.soundscapes import generate as package_generate
+from lab.soundscapes import layout
+from lab.soundscapes.generate import generate
+from lab.soundscapes.waves import RATE, noise
 
 FEW = {"strong": 3, "weak": 2, "unlabelled": 2, "validation": 2, "test": 2}
 NONE = dict.fromkeys(FEW, 0)
-COMMAND = [sys.executable, "-m", "dcase_coherence.soundscapes"]
+COMMAND = [sys.executable, "-m", "lab.soundscapes"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -100,7 +100,7 @@ def test_workers_take_the_standard_library_first(tmp_path):
     code = f"""
 import sys
 sys.path.append({str(tmp_path / "packages")!r})
-from dcase_coherence.soundscapes import generate
+from lab.soundscapes import generate
 generate("out", strong=2, weak=0, unlabelled=0, validation=0, test=0, processes=2, progress=False)
 """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -243,7 +243,7 @@ def test_more_clips_than_the_disk_holds_are_refused_at_once(tmp_path):
 def test_a_full_disk_is_one_sentence_and_keeps_what_is_done(tmp_path):
     limited = f"""
 import resource
-from dcase_coherence.soundscapes.__main__ import main
+from generate import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 main(["--out", {str(tmp_path)!r}, "--strong", "2", "--processes", "1"])
 """

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from dcase_coherence.data import annotations
-from dcase_coherence.soundscapes import layout
-from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, Event
-from dcase_coherence.system.files import write_whole
+from lab.data import annotations
+from lab.files import write_whole
+from lab.soundscapes import layout
+from lab.soundscapes.mixing import CLIP_SAMPLES, Event
 
 EVENTS = [
     [Event(0.5, 1.25, "Dog"), Event(1.0, 3.0, "Cat"), Event(4.0, 5.0, "Dog")],

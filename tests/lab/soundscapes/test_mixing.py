@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dcase_coherence.soundscapes.augmentation import ROOM, AugmentedSounds
-from dcase_coherence.soundscapes.mixing import (
+from lab.soundscapes.augmentation import ROOM, AugmentedSounds
+from lab.soundscapes.mixing import (
     CLIP_SAMPLES,
     IN_DOMAIN,
     TEST,
@@ -11,8 +11,8 @@ from dcase_coherence.soundscapes.mixing import (
     room_response,
     soundscape,
 )
-from dcase_coherence.soundscapes.soundbank import ParametricSounds, Soundbank
-from dcase_coherence.soundscapes.waves import RATE, fade, loudness, noise
+from lab.soundscapes.soundbank import ParametricSounds, Soundbank
+from lab.soundscapes.waves import RATE, fade, loudness, noise
 
 
 class Bursts(Soundbank):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.soundscapes.augmentation import AugmentedSounds
-from dcase_coherence.soundscapes.soundbank import (
+from lab.data.desed import CLASSES
+from lab.errors import InputError
+from lab.soundscapes.augmentation import AugmentedSounds
+from lab.soundscapes.soundbank import (
     ParametricSounds,
     RecordedSounds,
     load,
@@ -14,8 +15,7 @@ from dcase_coherence.soundscapes.soundbank import (
     split,
     steady,
 )
-from dcase_coherence.soundscapes.waves import RATE, audible, noise
-from dcase_coherence.system.errors import InputError
+from lab.soundscapes.waves import RATE, audible, noise
 
 
 def tone(frequency, seconds, rate=RATE):

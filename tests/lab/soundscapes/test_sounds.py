@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.soundscapes.sounds import EVENTS, background
-from dcase_coherence.soundscapes.waves import RATE, Draw, audible, loudness
+from lab.data.desed import CLASSES
+from lab.soundscapes.sounds import EVENTS, background
+from lab.soundscapes.waves import RATE, Draw, audible, loudness
 
 
 def make(label, seconds, seed, spread=1.0):

@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.soundscapes.timeline import (
+from lab.data.desed import CLASSES
+from lab.soundscapes.timeline import (
     CLIP_SECONDS,
     MOST_REPEATS,
     OTHER,

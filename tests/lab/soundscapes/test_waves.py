@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dcase_coherence.soundscapes.waves import (
+from lab.soundscapes.waves import (
     RATE,
     Draw,
     audible,

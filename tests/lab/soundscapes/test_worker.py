@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.soundscapes import layout, worker
-from dcase_coherence.soundscapes.augmentation import ROOM, AugmentedSounds
-from dcase_coherence.soundscapes.mixing import CLIP_SAMPLES, IN_DOMAIN, TEST, TRAINING
-from dcase_coherence.soundscapes.soundbank import ParametricSounds, RecordedSounds
-from dcase_coherence.soundscapes.waves import RATE, noise
-from dcase_coherence.soundscapes.worker import Bank, Banks, make_clip, open_bank
+from lab.data.desed import CLASSES
+from lab.soundscapes import layout, worker
+from lab.soundscapes.augmentation import ROOM, AugmentedSounds
+from lab.soundscapes.mixing import CLIP_SAMPLES, IN_DOMAIN, TEST, TRAINING
+from lab.soundscapes.soundbank import ParametricSounds, RecordedSounds
+from lab.soundscapes.waves import RATE, noise
+from lab.soundscapes.worker import Bank, Banks, make_clip, open_bank
 
 
 def made(out, name="strong", index=0, seed=0, bank=None):

@@ -10,7 +10,7 @@ import torch
 from stand_in import CONFIG, write_checkout
 
 from dcase_coherence.official import script, trainers
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 pytest.importorskip("pytorch_lightning")
 yaml = pytest.importorskip("yaml")

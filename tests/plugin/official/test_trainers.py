@@ -10,7 +10,7 @@ from stand_in import CONFIG, make_batch, make_module, steps, write_checkout
 from dcase_coherence import coherence_loss, pseudo_labels
 from dcase_coherence.lightning import CoherenceMixin
 from dcase_coherence.official import trainers
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 pytest.importorskip("pytorch_lightning")
 yaml = pytest.importorskip("yaml")

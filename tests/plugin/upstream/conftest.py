@@ -107,7 +107,7 @@ def checkout(case, checkouts):
 def data(tmp_path_factory):
     """A small generated data set; the 2023 scores need every class in what they are scored on."""
     pd = pytest.importorskip("pandas")
-    from dcase_coherence.soundscapes import generate
+    from lab.soundscapes import generate
 
     counts = {"strong": 4, "weak": 10, "unlabelled": 4, "validation": 24, "test": 24}
     for seed in range(30):

@@ -9,7 +9,7 @@ import torch
 from dcase_coherence import coherence_loss, pseudo_labels
 from dcase_coherence.lightning import CoherenceMixin
 from dcase_coherence.official import shims, trainers
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
 
 pl = pytest.importorskip("pytorch_lightning")
 

@@ -24,10 +24,6 @@ print(CoherenceLoss.__name__, sorted(third & set(sys.modules)))
     assert run(code) == "CoherenceLoss []"
 
 
-def test_parts_without_torch_do_not_import_it():
-    assert run("import sys, lab.soundscapes; print('torch' in sys.modules)") == "False"
-
-
 def test_modules_of_the_core_are_found_without_an_import_of_their_own():
     code = "import dcase_coherence as d; print(d.functional.coherence_loss is d.coherence_loss)"
     assert run(code) == "True"

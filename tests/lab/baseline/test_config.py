@@ -14,7 +14,7 @@ from lab.data.desed import official_layout
 from lab.errors import InputError
 from lab.soundscapes import generate
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "confs"
+RECIPES = Path(__file__).parents[3] / "recipes" / "confs"
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from lab.devices import Processes
 from lab.errors import InputError
 from lab.runs.trials import Trial, run_trial
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def in_two_processes(function, folder, *arguments):

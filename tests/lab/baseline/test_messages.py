@@ -14,7 +14,7 @@ FROM_WORKER = """Caught InputError in DataLoader worker process 0.
 Original Traceback (most recent call last):
   File "datasets.py", line 94, in __getitem__
     audio = self.audio(item)
-lab.errors.InputError: a.wav is cut short; copy it again
+dcase_coherence.official.errors.InputError: a.wav is cut short; copy it again
 """
 
 

@@ -1,6 +1,6 @@
 """Kill a run at random moments, start it again, and compare its end with an undisturbed run's.
 
-python tests/faults/kill_and_resume.py [--times 50] [--seed 0] [--json]
+python tests/lab/faults/kill_and_resume.py [--times 50] [--seed 0] [--json]
 
 Five jobs on a tiny data set take turns: generating the data, packing it, training (with its
 checkpoints and its test), training killed only at checkpoints, and the test alone. A job is killed
@@ -30,6 +30,8 @@ from typing import Any, Callable, NamedTuple
 
 import pandas as pd
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes"))
 
 from lab.baseline.checkpoints import load_checkpoint
 from lab.baseline.config import load_config

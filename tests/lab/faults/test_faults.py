@@ -29,7 +29,7 @@ from lab.soundscapes import generate
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TIMEOUT = 300  # seconds; a machine under load is slow
 TINY = Path(__file__).with_name("tiny.yaml")
 CONFIG = yaml.safe_load(TINY.read_text())
@@ -287,7 +287,7 @@ def test_sigterm_ends_with_the_code_that_says_resume_me(start, tmp_path, recipe)
 
 
 def test_killed_and_resumed_ends_the_same():
-    script = str(ROOT / "tests" / "faults" / "kill_and_resume.py")
+    script = str(ROOT / "tests" / "lab" / "faults" / "kill_and_resume.py")
     done = subprocess.run(
         [sys.executable, script, "--times", "2", "--json"],
         capture_output=True,

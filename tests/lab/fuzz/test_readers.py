@@ -2,7 +2,7 @@
 
 The inputs are real files, damaged, and files made of the parts that such files have, so that they
 get past the first check. The nightly target, of at least 10,000 inputs:
-`python -m pytest tests/fuzz --hypothesis-profile=nightly`.
+`python -m pytest tests/lab/fuzz --hypothesis-profile=nightly`.
 """
 
 import io

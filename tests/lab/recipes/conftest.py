@@ -13,7 +13,7 @@ import yaml
 
 from lab.data.desed import CLASSES, official_layout
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def write_clips(folder, table, durations, clips, seed):

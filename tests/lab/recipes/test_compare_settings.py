@@ -15,7 +15,7 @@ from lab.data.desed import official_layout
 
 pytestmark = pytest.mark.slow
 
-CONFS = Path(__file__).parents[2] / "recipes" / "confs"
+CONFS = Path(__file__).parents[3] / "recipes" / "confs"
 SETTINGS = {
     "baseline": "coherence: {alpha1: 0, alpha2: 0}",
     "strong": "coherence: {alpha1: 1.0, alpha2: 0.3, annealing_epochs: 0}",

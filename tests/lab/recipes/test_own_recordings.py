@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "own_recordings.md"
 CLASSES = ["car_horn", "dog_bark", "drill", "engine", "gun_shot", "siren"]
 RATE = 22050

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-SCRIPT = Path(__file__).parents[2] / "recipes" / "prepare_desed.py"
+SCRIPT = Path(__file__).parents[3] / "recipes" / "prepare_desed.py"
 
 
 @pytest.fixture

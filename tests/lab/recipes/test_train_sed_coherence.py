@@ -16,7 +16,7 @@ from lab.soundscapes import generate
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPE = "train_sed_coherence.py"
 TINY = {
     "training": {

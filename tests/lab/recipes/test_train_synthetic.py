@@ -17,7 +17,7 @@ from lab.data.labels import make_encoder
 
 pytestmark = pytest.mark.slow
 
-CONFS = Path(__file__).parents[2] / "recipes" / "confs"
+CONFS = Path(__file__).parents[3] / "recipes" / "confs"
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from lab.soundscapes.waves import RATE, noise
 
 FEW = {"strong": 3, "weak": 2, "unlabelled": 2, "validation": 2, "test": 2}
 NONE = dict.fromkeys(FEW, 0)
-COMMAND = [sys.executable, "-m", "lab.soundscapes"]
-ROOT = Path(__file__).resolve().parents[2]
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+COMMAND = [sys.executable, str(RECIPES / "generate.py")]
 
 
 def contents(folder):
@@ -95,7 +95,7 @@ def test_files_are_the_same_for_any_number_of_processes(few, tmp_path):
 @pytest.mark.slow
 def test_workers_take_the_standard_library_first(tmp_path):
     # As in site-packages, where pathlib's old backport comes with some packages.
-    shutil.copytree(ROOT / "dcase_coherence", tmp_path / "packages" / "dcase_coherence")
+    shutil.copytree(RECIPES / "lab", tmp_path / "packages" / "lab")
     (tmp_path / "packages" / "pathlib.py").write_text("raise ImportError\n")
     code = f"""
 import sys
@@ -105,6 +105,12 @@ generate("out", strong=2, weak=0, unlabelled=0, validation=0, test=0, processes=
 """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+
+
+@pytest.mark.slow
+def test_it_starts_without_torch():
+    code = "import sys, lab.soundscapes; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=RECIPES) == b"False\n"
 
 
 def test_seeds_and_subsets_differ(few, tmp_path):
@@ -139,7 +145,7 @@ def test_a_killed_run_is_resumed_to_the_same_files(tmp_path):
     arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     out = tmp_path / "killed"
     audio = out / layout.SUBSETS["strong"].audio
-    run = subprocess.Popen([*COMMAND, "--out", str(out), *arguments, "--processes", "2"], cwd=ROOT)
+    run = subprocess.Popen([*COMMAND, "--out", str(out), *arguments, "--processes", "2"])
     try:
         deadline = time.monotonic() + 60
         while len(list(audio.glob("*.wav"))) < 4:
@@ -248,7 +254,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 main(["--out", {str(tmp_path)!r}, "--strong", "2", "--processes", "1"])
 """
     run = subprocess.run(
-        [sys.executable, "-c", limited], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", limited], cwd=RECIPES, capture_output=True, text=True, timeout=120
     )
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1

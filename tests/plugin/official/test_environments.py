@@ -5,7 +5,7 @@ import pytest
 from dcase_coherence.official import environments
 from lab.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("recipe", sorted(environments.SETUPTOOLS))

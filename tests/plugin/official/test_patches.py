@@ -1,11 +1,11 @@
-"""The patches as files; tests/upstream applies them to the real code."""
+"""The patches as files; tests/plugin/upstream applies them to the real code."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-PATCHES = Path(__file__).resolve().parents[2] / "patches"
+PATCHES = Path(__file__).resolve().parents[3] / "patches"
 FILES = sorted(PATCHES.glob("**/*.patch"))
 
 

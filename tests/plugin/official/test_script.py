@@ -109,7 +109,7 @@ def test_the_settings_and_the_test_scores_are_printed_once(run, capsys):
 def test_both_arms_are_compared(checkout, tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
-    recipe = Path(__file__).resolve().parents[2] / "recipes" / "train_sed_coherence.py"
+    recipe = Path(__file__).resolve().parents[3] / "recipes" / "train_sed_coherence.py"
     main = runpy.run_path(str(recipe))["main"]
     strong_term = {**CONFIG, "coherence": {"alpha1": 90.0, "annealing_epochs": 0}}
     Path("conf.yaml").write_text(yaml.safe_dump(strong_term))

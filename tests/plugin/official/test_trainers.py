@@ -1,4 +1,4 @@
-"""Against a minimal stand-in of a checkout; tests/upstream runs the same against the real one."""
+"""Against a minimal stand-in of a checkout; tests/plugin/upstream runs the same for real."""
 
 import importlib
 import sys

@@ -31,7 +31,7 @@ except PackageNotFoundError:
     LIGHTNING = ""
 
 
-PATCHES = Path(__file__).resolve().parents[2] / "patches"
+PATCHES = Path(__file__).resolve().parents[3] / "patches"
 
 
 class Case(NamedTuple):

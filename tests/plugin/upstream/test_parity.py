@@ -26,7 +26,7 @@ def test_losses_equal_those_of_the_official_environment(checkouts, tmp_path):
         command = [python, str(HERE / "one_step.py"), str(checkouts("pinned"))]
         subprocess.run(
             [*command, str(tmp_path / "state.pt"), str(out)],
-            env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+            env={**os.environ, "PYTHONPATH": str(HERE.parents[2])},
             check=True,
         )
         logged.append(json.loads(out.read_text()))

@@ -63,10 +63,7 @@ setup(
     # Of the code that it is made for; the package has no address of its own.
     project_urls={"DESED_task": "https://github.com/DCASE-REPO/DESED_task"},
     packages=find_packages(include=["dcase_coherence", "dcase_coherence.*"]),
-    package_data={
-        "dcase_coherence": ["py.typed"],
-        "dcase_coherence.evaluation": ["page.css", "page.js"],
-    },
+    package_data={"dcase_coherence": ["py.typed"]},
     python_requires=">=3.8",
     # The official environments pin torch 1.8.1 to 2.0.1; a newer limit would change them.
     install_requires=["torch>=1.8"],

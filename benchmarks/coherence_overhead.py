@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,15 +25,17 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.experiment import CoherenceMeanTeacher, make_scheduler
-from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.data.labels import make_encoder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
 from dcase_coherence.settings import Settings
-from dcase_coherence.system.devices import choose_devices, keep_memory
-from dcase_coherence.system.errors import command
+from lab.baseline.config import load_config
+from lab.baseline.crnn import CRNN
+from lab.baseline.experiment import CoherenceMeanTeacher, make_scheduler
+from lab.baseline.trainer import MeanTeacher
+from lab.data.desed import CLASSES
+from lab.data.labels import make_encoder
+from lab.devices import choose_devices, keep_memory
+from lab.errors import command
 
 Step = Callable[[], None]
 

@@ -27,10 +27,12 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.evaluation import reference as reference_scores
-from dcase_coherence.evaluation.scores import THRESHOLDS, evaluate
-from dcase_coherence.system.errors import InputError, command
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from lab.data.desed import CLASSES
+from lab.errors import InputError, command
+from lab.evaluation import reference as reference_scores
+from lab.evaluation.scores import THRESHOLDS, evaluate
 
 FRAMES, FRAME_SECONDS, CLIP_SECONDS, WINDOW = 156, 0.064, 10.0, 7
 SCORES = ["psds1", "psds2", "event_f1_macro", "segment_f1_macro", "intersection_f1_macro"]

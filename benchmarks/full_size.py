@@ -15,6 +15,7 @@ import json
 import platform
 import resource
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.experiment import make_scheduler
-from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.system.devices import choose_devices, keep_memory
-from dcase_coherence.system.errors import command
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from lab.baseline.config import load_config
+from lab.baseline.crnn import CRNN
+from lab.baseline.experiment import make_scheduler
+from lab.baseline.trainer import MeanTeacher
+from lab.data.labels import make_encoder
+from lab.devices import choose_devices, keep_memory
+from lab.errors import command
 
 CONF_FILE = Path(__file__).parents[1] / "recipes" / "confs" / "table1.yaml"
 

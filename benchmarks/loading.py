@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,18 +27,20 @@ import soundfile
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.data.datasets import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from lab.baseline.config import load_config
+from lab.data.datasets import (
     ConcatDatasetBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
 )
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.data.loading import DeviceBatches, pack_sets
-from dcase_coherence.system.devices import keep_memory
-from dcase_coherence.system.errors import InputError, command
+from lab.data.desed import CLASSES
+from lab.data.labels import make_encoder
+from lab.data.loading import DeviceBatches, pack_sets
+from lab.devices import keep_memory
+from lab.errors import InputError, command
 
 BATCH = [12, 12, 24]
 

@@ -14,6 +14,7 @@ import argparse
 import functools
 import itertools
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,11 +23,13 @@ from typing import Any, Callable
 import pytorch_lightning as pl
 import torch
 
-from dcase_coherence.baseline.config import load_config, parse_overrides
-from dcase_coherence.baseline.experiment import Experiment, build
-from dcase_coherence.baseline.features import take_log
-from dcase_coherence.baseline.place import place_data
-from dcase_coherence.system.errors import command
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from lab.baseline.config import load_config, parse_overrides
+from lab.baseline.experiment import Experiment, build
+from lab.baseline.features import take_log
+from lab.baseline.place import place_data
+from lab.errors import command
 
 CONF = Path(__file__).resolve().parents[1] / "recipes" / "confs" / "mini.yaml"
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -23,11 +24,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.experiment import build
-from dcase_coherence.data.desed import official_layout
-from dcase_coherence.soundscapes import generate
-from dcase_coherence.system.errors import InputError, command
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from lab.baseline.config import load_config
+from lab.baseline.experiment import build
+from lab.data.desed import official_layout
+from lab.errors import InputError, command
+from lab.soundscapes import generate
 
 CLIPS = {"strong": 40, "weak": 10, "unlabelled": 10, "validation": 2, "test": 2}
 STEPS_AN_EPOCH = 10

@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from dcase_coherence.soundscapes import generate
-from dcase_coherence.system.errors import command
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from lab.errors import command
+from lab.soundscapes import generate
 
 
 def cpu_seconds() -> float:

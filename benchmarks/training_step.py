@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,22 +26,24 @@ import soundfile
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
-from dcase_coherence.baseline.config import load_config
-from dcase_coherence.baseline.crnn import CRNN
-from dcase_coherence.baseline.experiment import make_scheduler
-from dcase_coherence.baseline.trainer import MeanTeacher
-from dcase_coherence.data.datasets import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from dcase_coherence.official import shims
+from dcase_coherence.official.trainers import importable, load_baseline
+from lab.baseline.config import load_config
+from lab.baseline.crnn import CRNN
+from lab.baseline.experiment import make_scheduler
+from lab.baseline.trainer import MeanTeacher
+from lab.data.datasets import (
     ConcatDatasetBatchSampler,
     StronglyAnnotatedSet,
     UnlabeledSet,
     WeakSet,
 )
-from dcase_coherence.data.desed import CLASSES
-from dcase_coherence.data.labels import make_encoder
-from dcase_coherence.official import shims
-from dcase_coherence.official.trainers import importable, load_baseline
-from dcase_coherence.system.devices import keep_memory
-from dcase_coherence.system.errors import InputError, command
+from lab.data.desed import CLASSES
+from lab.data.labels import make_encoder
+from lab.devices import keep_memory
+from lab.errors import InputError, command
 
 Step = Callable[[], float]
 

@@ -50,13 +50,17 @@ import functools
 import json
 import math
 import re
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
 
-from dcase_coherence.evaluation.profile import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from lab.errors import InputError, command
+from lab.evaluation.profile import (
     ALL,
     OF_ESTIMATES,
     OF_REFERENCE,
@@ -64,8 +68,8 @@ from dcase_coherence.evaluation.profile import (
     pooled,
     profile_table,
 )
-from dcase_coherence.evaluation.significance import compare_with, paired_test
-from dcase_coherence.evaluation.tables import (
+from lab.evaluation.significance import compare_with, paired_test
+from lab.evaluation.tables import (
     SCORES,
     interval,
     mean_and_deviation,
@@ -73,10 +77,9 @@ from dcase_coherence.evaluation.tables import (
     points,
     probability,
 )
-from dcase_coherence.runs.epochs import feature_table, read_epochs
-from dcase_coherence.runs.profiles import profile_of_scores
-from dcase_coherence.system.errors import InputError, command
-from dcase_coherence.system.files import write_whole
+from lab.files import write_whole
+from lab.runs.epochs import feature_table, read_epochs
+from lab.runs.profiles import profile_of_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from dcase_coherence.system.errors import InputError, command
+from lab.errors import InputError, command
 
 MODELS = ("baseline", "coherence")
 
@@ -44,10 +44,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config
-    from dcase_coherence.baseline.detect import load_detector
-    from dcase_coherence.baseline.place import place_data
-    from dcase_coherence.system.devices import choose_devices
+    from lab.baseline.config import load_config
+    from lab.baseline.detect import load_detector
+    from lab.baseline.place import place_data
+    from lab.devices import choose_devices
 
     config = load_config(args.conf_file) if args.conf_file else None
     accelerator, devices = choose_devices(args.gpus)
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def held_data(checkpoint: str) -> dict:
     """Paths of the data that a checkpoint was trained with."""
-    from dcase_coherence.baseline.checkpoints import load_checkpoint
+    from lab.baseline.checkpoints import load_checkpoint
 
     return load_checkpoint(checkpoint)["hyper_parameters"]["data"]
 
@@ -86,10 +86,10 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
     """Run both models over one set: posteriors, z, labels, and all scores."""
     import torch
 
-    from dcase_coherence.data.annotations import read_durations, read_reference
-    from dcase_coherence.data.datasets import LengthBatchSampler, StronglyAnnotatedSet
-    from dcase_coherence.evaluation import decode, scores
     from dcase_coherence.tap import FeatureTap
+    from lab.data.annotations import read_durations, read_reference
+    from lab.data.datasets import LengthBatchSampler, StronglyAnnotatedSet
+    from lab.evaluation import decode, scores
 
     encoder = next(iter(detectors.values())).encoder
     reference = read_reference(data[f"{part}_tsv"], encoder.labels)
@@ -156,17 +156,17 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     """Draw the figures, print the numbers, write the report and boundaries.json."""
     import pandas as pd
 
-    from dcase_coherence.evaluation import boundaries, plots
-    from dcase_coherence.evaluation.profile import (
+    from lab.evaluation import boundaries, plots
+    from lab.evaluation.profile import (
         NOTE,
         error_profile,
         of_systems,
         profile_table,
         profile_text,
     )
-    from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.evaluation.tables import to_json
-    from dcase_coherence.system.files import write_whole
+    from lab.evaluation.report import Report
+    from lab.evaluation.tables import to_json
+    from lab.files import write_whole
 
     report = Report("At the boundaries of events", command=shlex.join(sys.argv))
     found = sets["validation"]

@@ -12,7 +12,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from dcase_coherence.runs.options import (
+from lab.errors import InputError, command
+from lab.runs.options import (
     add_options,
     add_storage,
     add_verify,
@@ -21,7 +22,6 @@ from dcase_coherence.runs.options import (
     results_name,
     running,
 )
-from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 
@@ -61,10 +61,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
-    from dcase_coherence.baseline.place import place_data
-    from dcase_coherence.runs.trials import Trial, TrialFailed, run_trials
-    from dcase_coherence.system.devices import own_rank
+    from lab.baseline.config import load_config, parse_overrides, read_yaml
+    from lab.baseline.place import place_data
+    from lab.devices import own_rank
+    from lab.runs.trials import Trial, TrialFailed, run_trials
 
     name = Path(args.conf_file).stem
     log_dir = results_folder(args, "settings_")
@@ -105,12 +105,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def gather(trials: list, name: str, model: str) -> dict:
     """What the trials left on one set, by setting: scores, profiles, and errors of the edges."""
-    from dcase_coherence.data.annotations import read_reference
-    from dcase_coherence.evaluation.profile import pooled
-    from dcase_coherence.evaluation.tables import SCORES
-    from dcase_coherence.runs.epochs import read_epochs
-    from dcase_coherence.runs.profiles import has_detections, profile_of_scores, profiles_of_trials
-    from dcase_coherence.runs.trials import read_record, scores_of
+    from lab.data.annotations import read_reference
+    from lab.evaluation.profile import pooled
+    from lab.evaluation.tables import SCORES
+    from lab.runs.epochs import read_epochs
+    from lab.runs.profiles import has_detections, profile_of_scores, profiles_of_trials
+    from lab.runs.trials import read_record, scores_of
 
     found: dict = {}
     counted: dict = {}
@@ -141,7 +141,7 @@ def to_show(found: dict, folders: dict, model: str, reference: str) -> dict:
     """Folder of the first trial of the reference and of the setting that is best on validation."""
     import statistics
 
-    from dcase_coherence.runs.profiles import has_detections
+    from lab.runs.profiles import has_detections
 
     tested: dict = {}
     for setting, paths in folders.items():
@@ -167,13 +167,13 @@ def write(
     config: dict,
 ) -> None:
     """Print the tables; write the report and settings.json."""
-    from dcase_coherence.evaluation import plots
-    from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.evaluation.significance import compare_with
-    from dcase_coherence.evaluation.tables import to_json
-    from dcase_coherence.runs.epochs import MONITOR, feature_table, mean_epochs, tables_of
-    from dcase_coherence.runs.shown import report_clip
-    from dcase_coherence.system.files import write_whole
+    from lab.evaluation import plots
+    from lab.evaluation.report import Report
+    from lab.evaluation.significance import compare_with
+    from lab.evaluation.tables import to_json
+    from lab.files import write_whole
+    from lab.runs.epochs import MONITOR, feature_table, mean_epochs, tables_of
+    from lab.runs.shown import report_clip
 
     command_line = shlex.join(sys.argv)
     report = Report("Settings of the coherence term", command=command_line)
@@ -217,9 +217,9 @@ def tables_of_set(results: dict, reference: str, what: str) -> dict:
     """Tables of one set and what is said under them, by title."""
     import pandas as pd
 
-    from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table
-    from dcase_coherence.evaluation.significance import EFFECT
-    from dcase_coherence.evaluation.tables import SCORES
+    from lab.evaluation.profile import NOTE, of_systems, profile_table
+    from lab.evaluation.significance import EFFECT
+    from lab.evaluation.tables import SCORES
 
     scores = {
         setting: pd.DataFrame([one for one in trials if one], columns=["validation", *SCORES])
@@ -250,7 +250,7 @@ def tables_of_set(results: dict, reference: str, what: str) -> dict:
 def score_table(scores: dict):
     import pandas as pd
 
-    from dcase_coherence.evaluation.tables import SCORES, mean_and_deviation
+    from lab.evaluation.tables import SCORES, mean_and_deviation
 
     rows = {}
     for setting, table in scores.items():
@@ -263,7 +263,7 @@ def score_table(scores: dict):
 def difference_table(differences: dict):
     import pandas as pd
 
-    from dcase_coherence.evaluation.tables import interval, points, probability
+    from lab.evaluation.tables import interval, points, probability
 
     rows = {
         setting: {

@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from dcase_coherence.system.errors import InputError, command
+from lab.errors import InputError, command
 
 FORMATS = ("tsv", "json", "audacity")
 
@@ -61,9 +61,9 @@ def is_page(figure: str | None) -> bool:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config
-    from dcase_coherence.baseline.detect import find_events, load_detector, posteriors_of
-    from dcase_coherence.system.devices import choose_devices
+    from lab.baseline.config import load_config
+    from lab.baseline.detect import find_events, load_detector, posteriors_of
+    from lab.devices import choose_devices
 
     accelerator, devices = choose_devices(args.gpus)
     detector = load_detector(
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def write(args: argparse.Namespace, found: list) -> None:
     """Print the detections, or write them to --out."""
-    from dcase_coherence.system.files import write_whole
+    from lab.files import write_whole
 
     texts = {"tsv": tsv, "json": as_json, "audacity": audacity}
     if args.out is None or args.format != "audacity":
@@ -124,7 +124,7 @@ def write(args: argparse.Namespace, found: list) -> None:
 
 
 def tsv(found: list) -> str:
-    from dcase_coherence.data.annotations import one_field
+    from lab.data.annotations import one_field
 
     lines = ["filename\tonset\toffset\tevent_label"]
     for audio, _, events in found:
@@ -154,7 +154,7 @@ def audacity(found: list) -> str:
 def posterior_figure(audio: str, posteriors, encoder, threshold: float):
     import pandas as pd
 
-    from dcase_coherence.evaluation import plots
+    from lab.evaluation import plots
 
     return plots.posteriors(
         {"posterior": posteriors},
@@ -167,7 +167,7 @@ def posterior_figure(audio: str, posteriors, encoder, threshold: float):
 
 
 def draw(folder: Path, audio: str, posteriors, encoder, threshold: float) -> None:
-    from dcase_coherence.evaluation import plots
+    from lab.evaluation import plots
 
     target = folder / Path(audio).name
     if target.with_name(f"{target.name}.png").exists():
@@ -177,8 +177,8 @@ def draw(folder: Path, audio: str, posteriors, encoder, threshold: float) -> Non
 
 def write_page(args: argparse.Namespace, audio: str, posteriors, events, detector) -> None:
     """Write a page to send around: the events, and the posteriors with a player."""
-    from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.system.files import write_whole
+    from lab.evaluation.report import Report
+    from lab.files import write_whole
 
     found = (
         f"{len(events) or 'No'} event{'s' * (len(events) != 1)} at threshold {args.threshold:g}."

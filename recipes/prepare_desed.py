@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Iterator
 
-from dcase_coherence.system.errors import InputError, command
+from lab.errors import InputError, command
 
 #: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
 SYNTHETIC = "https://zenodo.org/record/6026841/files/dcase_synth.zip?download=1"
@@ -102,7 +102,7 @@ def running(args: argparse.Namespace) -> dict:
 
 
 def add(args: argparse.Namespace) -> None:
-    from dcase_coherence.data.prepare import add_set
+    from lab.data.prepare import add_set
 
     clips = add_set(
         args.add,
@@ -117,7 +117,7 @@ def add(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
-    from dcase_coherence.data.check import check, report, write_missing
+    from lab.data.check import check, report, write_missing
 
     diagnoses = check(args.check, seconds=args.audio_max_len, classes=args.classes, **running(args))
     print(report(diagnoses))
@@ -128,7 +128,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def resample(folder: str, args: argparse.Namespace) -> None:
-    from dcase_coherence.data.prepare import resample_tree
+    from lab.data.prepare import resample_tree
 
     for target, clips in resample_tree(folder, **running(args)).items():
         print(f"{clips} clips at 16 kHz in {target}")
@@ -136,7 +136,7 @@ def resample(folder: str, args: argparse.Namespace) -> None:
 
 def download(folder: Path, args: argparse.Namespace) -> None:
     """Download the recordings and the official synthetic clips with the `desed` package."""
-    from dcase_coherence.data.scaper import import_desed
+    from lab.data.scaper import import_desed
 
     package = import_desed()
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,8 +151,8 @@ def download(folder: Path, args: argparse.Namespace) -> None:
 
 def generate(folder: Path, args: argparse.Namespace) -> None:
     """Generate synthetic clips with the `desed` package, by default from its own soundbank."""
-    from dcase_coherence.data.desed import official_layout
-    from dcase_coherence.data.scaper import generate_clips, import_desed
+    from lab.data.desed import official_layout
+    from lab.data.scaper import generate_clips, import_desed
 
     package = import_desed()
     folder.mkdir(parents=True, exist_ok=True)

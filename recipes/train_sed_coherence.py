@@ -16,7 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from dcase_coherence.runs.options import (
+from lab.errors import InputError, command
+from lab.runs.options import (
     add_options,
     add_storage,
     add_verify,
@@ -25,7 +26,6 @@ from dcase_coherence.runs.options import (
     results_name,
     running,
 )
-from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         run_official_code(args)
         return
     config = configuration(args)
-    from dcase_coherence.system.devices import own_rank
+    from lab.devices import own_rank
 
     if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
@@ -85,10 +85,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
-    from dcase_coherence.evaluation import plots
-    from dcase_coherence.evaluation.profile import of_systems, profile_text
-    from dcase_coherence.runs.profiles import has_detections
-    from dcase_coherence.runs.trials import run_trials
+    from lab.evaluation import plots
+    from lab.evaluation.profile import of_systems, profile_text
+    from lab.runs.profiles import has_detections
+    from lab.runs.trials import run_trials
 
     if args.resume_from_checkpoint and args.storage:
         raise InputError(
@@ -129,9 +129,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def configuration(args: argparse.Namespace) -> dict:
     """Read the configuration; generate its data set where it describes one."""
-    from dcase_coherence.baseline.checkpoints import classes_in, load_checkpoint
-    from dcase_coherence.baseline.config import load_config, parse_overrides, read_yaml
-    from dcase_coherence.baseline.place import place_data
+    from lab.baseline.checkpoints import classes_in, load_checkpoint
+    from lab.baseline.config import load_config, parse_overrides, read_yaml
+    from lab.baseline.place import place_data
 
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
     overrides = parse_overrides(args.set)
@@ -150,7 +150,7 @@ def configuration(args: argparse.Namespace) -> dict:
 
 
 def planned(args: argparse.Namespace, config: dict, log_dir: Path) -> list:
-    from dcase_coherence.runs.trials import Trial
+    from lab.runs.trials import Trial
 
     arms = [args.arm] if args.arm in ARMS else ARMS
     return [
@@ -164,7 +164,7 @@ def resumed(args: argparse.Namespace, config: dict) -> list:
     """The one trial that --resume_from_checkpoint names, with the arm and seed it had."""
     if not args.resume_from_checkpoint:
         return []
-    from dcase_coherence.runs.trials import Trial
+    from lab.runs.trials import Trial
 
     last = Path(args.resume_from_checkpoint)
     record = last.parent / "trial.json"
@@ -178,7 +178,7 @@ def resumed(args: argparse.Namespace, config: dict) -> list:
 
 
 def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> None:
-    from dcase_coherence.baseline.experiment import build
+    from lab.baseline.experiment import build
 
     evaluation = args.eval_from_checkpoint is not None
     experiment = build(
@@ -205,8 +205,8 @@ def tested(scores: dict[str, float]) -> str:
 
 def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     """Table of the scores, mean and standard deviation over trials."""
-    from dcase_coherence.evaluation.significance import t_test
-    from dcase_coherence.evaluation.tables import SCORES, mean_and_deviation, probability, scale_of
+    from lab.evaluation.significance import t_test
+    from lab.evaluation.tables import SCORES, mean_and_deviation, probability, scale_of
 
     trials = max(map(len, by_arm.values()))
     model = tested(next(iter(by_arm.values()))[0])
@@ -237,9 +237,9 @@ def profile(config: dict, trials: list, scores: list, model: str) -> tuple[dict,
     The detections of another machine's trial are not here; what became of the events is known from
     its scores.
     """
-    from dcase_coherence.data.annotations import read_reference
-    from dcase_coherence.evaluation.profile import pooled
-    from dcase_coherence.runs.profiles import has_detections, profile_of_scores, profiles_of_trials
+    from lab.data.annotations import read_reference
+    from lab.evaluation.profile import pooled
+    from lab.runs.profiles import has_detections, profile_of_scores, profiles_of_trials
 
     arms = {arm: [trial for trial in trials if ARMS[trial.coherence] == arm] for arm in ARMS}
     here = {
@@ -256,8 +256,8 @@ def profile(config: dict, trials: list, scores: list, model: str) -> tuple[dict,
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
-    from dcase_coherence.evaluation.tables import to_json
-    from dcase_coherence.system.files import write_whole
+    from lab.evaluation.tables import to_json
+    from lab.files import write_whole
 
     content = {
         "command": shlex.join(sys.argv),
@@ -273,8 +273,8 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list, profile
 
 def draw_posteriors(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
     """Posteriors of both models on a test clip."""
-    from dcase_coherence.evaluation import plots
-    from dcase_coherence.runs.shown import shown_clip
+    from lab.evaluation import plots
+    from lab.runs.shown import shown_clip
 
     ordered = {arm: folders[arm] for arm in ARMS}
     figure = shown_clip(ordered, model, config).figure
@@ -285,7 +285,7 @@ def draw_curves(log_dir: Path, folders: dict[str, Path], model: str) -> None:
     """Curves of the training of both models."""
     import pandas as pd
 
-    from dcase_coherence.evaluation import plots
+    from lab.evaluation import plots
 
     score = f"val/synth/{model}/event_f1_macro"
     names = {"loss": "training loss", score: f"validation: event F1 of the {model}, macro"}

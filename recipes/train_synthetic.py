@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from dcase_coherence.runs.options import (
+from lab.errors import command
+from lab.runs.options import (
     add_options,
     add_storage,
     add_verify,
@@ -22,7 +23,6 @@ from dcase_coherence.runs.options import (
     results_name,
     running,
 )
-from dcase_coherence.system.errors import command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -48,10 +48,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from dcase_coherence.baseline.config import load_config, parse_overrides
-    from dcase_coherence.baseline.place import place_data
-    from dcase_coherence.runs.trials import Trial, run_trials
-    from dcase_coherence.system.devices import own_rank
+    from lab.baseline.config import load_config, parse_overrides
+    from lab.baseline.place import place_data
+    from lab.devices import own_rank
+    from lab.runs.trials import Trial, run_trials
 
     overrides = parse_overrides(args.set)
     config = load_config(args.conf_file, overrides)
@@ -89,10 +89,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(trial, name: str):
     """Scores of a trial on one set, from the posteriors that its test wrote."""
-    from dcase_coherence.data.annotations import read_durations, read_reference
-    from dcase_coherence.data.labels import make_encoder
-    from dcase_coherence.evaluation import scores
-    from dcase_coherence.evaluation.posteriors import load_posteriors, load_seconds
+    from lab.data.annotations import read_durations, read_reference
+    from lab.data.labels import make_encoder
+    from lab.evaluation import scores
+    from lab.evaluation.posteriors import load_posteriors, load_seconds
 
     data, encoder = trial.config["data"], make_encoder(trial.config)
     folder = trial.folder if name == "validation" else trial.folder / name
@@ -112,8 +112,8 @@ def evaluate(trial, name: str):
 
 def profile(trials: list, name: str) -> tuple[dict, dict]:
     """What became of the events of one set, and the errors of the edges, by arm."""
-    from dcase_coherence.data.annotations import read_reference
-    from dcase_coherence.runs.profiles import profiles_of_trials
+    from lab.data.annotations import read_reference
+    from lab.runs.profiles import profiles_of_trials
 
     folders: dict = {arm: [] for arm in ARMS}
     for trial in trials:
@@ -129,8 +129,8 @@ def compare(name: str, by_arm: dict, classes: list[str]) -> dict:
     import numpy as np
     import pandas as pd
 
-    from dcase_coherence.evaluation import significance
-    from dcase_coherence.evaluation.tables import (
+    from lab.evaluation import significance
+    from lab.evaluation.tables import (
         interval,
         mean_and_deviation,
         percent,
@@ -189,13 +189,13 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     """Print Table 1; write the report and metrics.json."""
     import pandas as pd
 
-    from dcase_coherence.evaluation import plots
-    from dcase_coherence.evaluation.profile import NOTE, of_systems, profile_table, profile_text
-    from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.evaluation.tables import to_json
-    from dcase_coherence.runs.epochs import mean_epochs, tables_of
-    from dcase_coherence.runs.shown import report_clip
-    from dcase_coherence.system.files import write_whole
+    from lab.evaluation import plots
+    from lab.evaluation.profile import NOTE, of_systems, profile_table, profile_text
+    from lab.evaluation.report import Report
+    from lab.evaluation.tables import to_json
+    from lab.files import write_whole
+    from lab.runs.epochs import mean_epochs, tables_of
+    from lab.runs.shown import report_clip
 
     compared = {
         name: compare(name, by_arm, by_arm["baseline"][0].classes)

@@ -16,14 +16,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from dcase_coherence.runs.options import (
+from lab.errors import InputError, command
+from lab.runs.options import (
     add_options,
     add_storage,
     check_counts,
     require_optuna,
     results_folder,
 )
-from dcase_coherence.system.errors import InputError, command
 
 CONFS = Path(__file__).resolve().parent / "confs"
 GRID = {"ratio": [1 / 3, 1.0, 10 / 3, 10.0], "scale": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
@@ -66,10 +66,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     require_optuna()
-    from dcase_coherence.baseline.config import load_config, parse_overrides
-    from dcase_coherence.baseline.place import place_data
-    from dcase_coherence.runs import alphas, claims
-    from dcase_coherence.system.devices import started_together
+    from lab.baseline.config import load_config, parse_overrides
+    from lab.baseline.place import place_data
+    from lab.devices import started_together
+    from lab.runs import alphas, claims
 
     if started_together() != (1, 1):
         raise InputError(
@@ -111,8 +111,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def settings_of(config: dict, args: argparse.Namespace) -> dict:
     """What all trainings of a study have in common, on whatever machine."""
-    from dcase_coherence.data.digests import set_digests
-    from dcase_coherence.runs.trials import Trial
+    from lab.data.digests import set_digests
+    from lab.runs.trials import Trial
 
     settings = Trial("", config, True, 0, Path()).settings()["config"]
     settings["coherence"] = {
@@ -129,10 +129,10 @@ def settings_of(config: dict, args: argparse.Namespace) -> dict:
 
 def write(folder: Path, table, args: argparse.Namespace) -> None:
     """Print the grid; write the heat map, the report and alphas.json."""
-    from dcase_coherence.evaluation import plots
-    from dcase_coherence.evaluation.report import Report
-    from dcase_coherence.evaluation.tables import to_json
-    from dcase_coherence.system.files import write_whole
+    from lab.evaluation import plots
+    from lab.evaluation.report import Report
+    from lab.evaluation.tables import to_json
+    from lab.files import write_whole
 
     good = table[table["state"] == "ok"]
     best = (good if len(good) else table).sort_values("score", ascending=False).iloc[0]

@@ -127,7 +127,7 @@ def write_table(path, *rows):
 
 def write_strong(folder, table, durations, clips, seed):
     """Strongly labelled clips of a second; the first has no event."""
-    from dcase_coherence.data.desed import CLASSES
+    from lab.data.desed import CLASSES
 
     rng = np.random.default_rng(seed)
     rows = [("filename", "onset", "offset", "event_label"), ("0.wav", "", "", "")]
@@ -145,7 +145,7 @@ def write_strong(folder, table, durations, clips, seed):
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
     """A data set of clips of a second in the official layout; returns its folder."""
-    from dcase_coherence.data.desed import CLASSES, official_layout
+    from lab.data.desed import CLASSES, official_layout
 
     root = tmp_path_factory.mktemp("dataset")
     data = {name: Path(path) for name, path in official_layout(root).items()}
@@ -188,7 +188,7 @@ def config_file(tmp_path, dataset, golden_inputs):
     """A configuration of a tiny network for `dataset`, as a YAML file."""
     import yaml
 
-    from dcase_coherence.data.desed import official_layout
+    from lab.data.desed import official_layout
 
     path = tmp_path / "tiny.yaml"
     config = {
@@ -226,7 +226,7 @@ def own_dataset(tmp_path, dataset):
     """A copy of the data set under other names: its first six classes; returns its folder."""
     import shutil
 
-    from dcase_coherence.data.desed import CLASSES
+    from lab.data.desed import CLASSES
 
     root = tmp_path / "own"
     shutil.copytree(dataset, root)
@@ -248,7 +248,7 @@ def own_config_file(tmp_path, config_file, own_dataset):
     """The tiny configuration for `own_dataset`, whose classes it does not name."""
     import yaml
 
-    from dcase_coherence.data.desed import official_layout
+    from lab.data.desed import official_layout
 
     config = yaml.safe_load(config_file.read_text())
     config["data"].update(official_layout(own_dataset))

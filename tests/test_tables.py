@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dcase_coherence.evaluation.profile import COLUMNS
-from dcase_coherence.evaluation.significance import paired_test
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.evaluation.profile import COLUMNS
+from lab.evaluation.significance import paired_test
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))

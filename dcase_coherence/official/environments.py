@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Iterator
 
-from dcase_coherence.system.errors import InputError
+from dcase_coherence.official.errors import InputError
 
 #: The recipes that were run, and the setuptools that builds the packages of their environments.
 SETUPTOOLS = {

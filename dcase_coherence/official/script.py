@@ -16,6 +16,7 @@ import torch
 
 from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages, refuse_lightning
+from dcase_coherence.official.errors import InputError, PathLike
 from dcase_coherence.official.trainers import (
     SCRIPTS,
     check_section,
@@ -28,8 +29,6 @@ from dcase_coherence.official.trainers import (
     trainer_class,
     trainer_module,
 )
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
 
 ARMS = ("baseline", "coherence")
 

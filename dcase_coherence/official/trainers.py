@@ -20,10 +20,9 @@ from torch import Tensor
 from dcase_coherence.lightning import CoherenceMixin, rows_of
 from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages
+from dcase_coherence.official.errors import InputError, PathLike
 from dcase_coherence.regularizer import CoherenceRegularizer
 from dcase_coherence.settings import Settings, preset_laid_out
-from dcase_coherence.system.errors import InputError
-from dcase_coherence.system.files import PathLike
 
 #: The commit of the 2021 baseline, the one that the paper's Table 2 builds on.
 PINNED_COMMIT = "63d8b3b2bbf1444e99d5905079e0bfbe34ed7c0d"

@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
-from dcase_coherence.runs import claims
-from dcase_coherence.system.errors import InputError
+from lab.errors import InputError
+from lab.runs import claims
 
 
 def fails(number, worker, storage, jobs):

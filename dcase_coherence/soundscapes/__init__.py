@@ -1,5 +1,0 @@
-"""Strongly labelled soundscapes of the ten DESED classes, from models or from recordings."""
-
-from dcase_coherence.soundscapes.generate import generate
-
-__all__ = ["generate"]

@@ -1,1 +1,0 @@
-"""Errors, files, processes and devices; nothing here knows of sound."""

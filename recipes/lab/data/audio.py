@@ -1,0 +1,191 @@
+"""Reading and resampling of clips, without torch, so that worker processes start quickly."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Iterator, Sequence
+
+import numpy as np
+import soundfile
+
+from lab.errors import InputError
+from lab.files import PathLike, write_whole
+
+FORMATS = (".wav", ".flac", ".ogg")
+#: libsndfile's remark on a wav file with less audio than its header says.
+CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+def read_audio(path: PathLike, fs: int | None = 16000) -> np.ndarray:
+    """Read a clip as mono float32 `(samples,)` in [-1, 1]; channels are averaged.
+
+    Args:
+        path: audio file that libsndfile reads (wav, flac, ogg).
+        fs: the sampling rate it must have, in Hz; None for any.
+
+    Raises:
+        InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
+            short, or holds values that are not finite.
+    """
+    with _open(path, fs) as file:
+        audio = file.read(dtype="float32", always_2d=True)
+    if not len(audio):
+        raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
+    if not np.isfinite(audio).all():
+        raise InputError(f"{path} holds samples that are not finite (NaN or infinity); replace it")
+    return audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1)
+
+
+def read_length(path: PathLike, fs: int | None = 16000) -> int:
+    """Samples of the clip that :func:`read_audio` reads, from the file's header.
+
+    Raises:
+        InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
+            short.
+    """
+    with _open(path, fs) as file:
+        if not file.frames:
+            raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
+        return file.frames
+
+
+@contextmanager
+def _open(path: PathLike, fs: int | None) -> Iterator[soundfile.SoundFile]:
+    """Open a clip at `fs` Hz; what libsndfile finds wrong in the block is one sentence, too."""
+    with open_audio(path) as file:
+        if fs is not None and file.samplerate != fs:
+            raise InputError(
+                f"{path} has a sampling rate of {file.samplerate} Hz; resample it to {fs} Hz, "
+                f"for example with: sox {Path(path).name} -r {fs} resampled.wav"
+            )
+        yield file
+
+
+@contextmanager
+def open_audio(path: PathLike) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file; whatever is wrong with it, there or in the block, is one sentence.
+
+    A wav file that was written through a pipe has all its samples, but not their number in its
+    header: such a header is not taken at its word.
+
+    Raises:
+        InputError: the file is missing, is no audio, or is cut short.
+    """
+    try:
+        with ExitStack() as opened:
+            file = opened.enter_context(soundfile.SoundFile(path))
+            if not file.frames and file.format in ("WAV", "WAVEX"):
+                file = opened.enter_context(soundfile.SoundFile(_unclosed(path)))
+            short = CUT_SHORT.search(file.extra_info)
+            if short and int(short[1]) > int(short[2]) and not _is_placeholder(int(short[1])):
+                raise InputError(
+                    f"{path} is cut short: its header announces {short[1]} bytes of audio and "
+                    f"{short[2]} are there; copy it again"
+                )
+            yield file
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        if not os.path.isfile(path):
+            raise InputError(f"{path} does not exist; copy it there or remove its row") from None
+        raise InputError(f"{path} cannot be read as audio ({error}); copy it again") from None
+
+
+def _is_placeholder(size: int) -> bool:
+    """Whether a size stands for "not known yet": sox, arecord and ffmpeg, less a header or not.
+
+    Example:
+        >>> [_is_placeholder(n) for n in (0x7FFFF000, 0x80000000, 0xFFFFFFFF - 36, 3_000_000_000)]
+        [True, True, True, False]
+    """
+    ends = (0x7FFFF000, 0x80000000, 0xFFFFFFFF)
+    return any(end - 256 <= size <= end for end in ends)
+
+
+def _unclosed(path: PathLike) -> io.BytesIO:
+    """A wav file, whose header may say 0 samples because it was never told their number.
+
+    Where the header does not know how long the file is, the size of the RIFF chunk is put to 8:
+    there libsndfile takes the number of samples from the file's length.
+    """
+    content = bytearray(Path(path).read_bytes())
+    if int.from_bytes(content[4:8], "little") + 8 != len(content):
+        content[4:8] = (8).to_bytes(4, "little")
+    return io.BytesIO(content)
+
+
+def audio_names(folder: PathLike, formats: Sequence[str] = FORMATS) -> list[str]:
+    """Names of the audio files in a folder and below, sorted; none where there is no folder.
+
+    Names are relative to the folder, with `/`, and suffixes may be written in capitals. Hidden
+    files are left out: a killed conversion left them unfinished.
+    """
+    names = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(place).relative_to(folder)
+        names += [
+            (inside / name).as_posix()
+            for name in files
+            if name.lower().endswith(tuple(formats)) and not name.startswith(".")
+        ]
+    return sorted(names)
+
+
+def wav_name(name: str) -> str:
+    """Name of a clip as wav: its own where it is one.
+
+    Example:
+        >>> wav_name("a/clip.WAV"), wav_name("a/clip.flac")
+        ('a/clip.WAV', 'a/clip.wav')
+    """
+    stem, suffix = os.path.splitext(name)
+    return name if suffix.lower() == ".wav" else f"{stem}.wav"
+
+
+def resample(audio: np.ndarray, rate: int, fs: int) -> np.ndarray:
+    """Resample `(samples,)` from `rate` to `fs`, both in Hz (polyphase, with anti-aliasing).
+
+    Example:
+        >>> len(resample(np.zeros(44100), 44100, 16000))
+        16000
+    """
+    if rate == fs:
+        return audio
+    # Imported here: reading alone, in every training, does not wait for it.
+    from scipy.signal import resample_poly
+
+    common = math.gcd(rate, fs)
+    return resample_poly(audio, fs // common, rate // common)
+
+
+def convert(source: PathLike, target: PathLike, fs: int = 16000) -> float:
+    """Write an audio file as mono 16-bit wav at `fs` Hz; one that is there and newer is kept.
+
+    Args:
+        source: any file that libsndfile reads.
+        target: path of the wav file.
+        fs: its sampling rate in Hz.
+
+    Returns:
+        Its duration in seconds.
+
+    Raises:
+        InputError: the source cannot be used (see :func:`read_audio`), or the target cannot be
+            written.
+    """
+    try:
+        if os.path.getmtime(target) >= os.path.getmtime(source):
+            return soundfile.info(str(target)).duration
+    except (OSError, soundfile.LibsndfileError):
+        pass
+    audio = read_audio(source, None)
+    samples = resample(audio, soundfile.info(str(source)).samplerate, fs)
+    # Not to the file: libsndfile does not say why it cannot write.
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, fs, subtype="PCM_16", format="WAV")
+    write_whole(target, buffer.getbuffer())
+    return len(samples) / fs

@@ -1,0 +1,390 @@
+"""Clips with strong, weak and no labels, and the sampler that joins them in a batch.
+
+An item is `(audio (samples,), labels (classes, frames), 1.0)`, with the clip's path at the end
+where `return_filename` is set. What happens to a clip is a function of the seed, the epoch and
+its place in the set, so neither workers nor an interruption change it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING, Any, Iterator, List, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Sampler
+
+from lab.data.audio import audio_names, read_audio, read_length
+from lab.data.labels import ManyHotEncoder
+from lab.errors import InputError
+from lab.files import PathLike
+
+if TYPE_CHECKING:
+    from lab.data.packed import Store
+
+
+class Clips(Dataset):
+    """Audio clips and their labels, of one length unless `whole`; the base of the three sets.
+
+    Args:
+        files: path of each clip.
+        encoder: gives the frames and classes of the labels.
+        pad_to: length in seconds; shorter clips are padded with zeros, of longer ones a part is
+            taken at random. None leaves them as they are.
+        fs: sampling rate in Hz.
+        return_filename: add the path to the item.
+        seed: of the random parts.
+        whole: leave longer clips whole, as what is scored has to be.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        encoder: ManyHotEncoder,
+        pad_to: float | None,
+        fs: int,
+        return_filename: bool,
+        seed: int,
+        whole: bool = False,
+    ) -> None:
+        self.files = list(files)
+        self.encoder = encoder
+        self.samples = None if pad_to is None else round(pad_to * fs)
+        self.fs = fs
+        self.return_filename = return_filename
+        self.seed = seed
+        self.whole = whole or pad_to is None
+        self.epoch = 0
+        #: Each clip's store and place in it, see `loading.pack_sets`; None: read from its file.
+        self.packed: list[tuple[Store, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
+        """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off.
+
+        `frames` is for clips of another length than the encoder's.
+        """
+        frames = self.encoder.n_frames if frames is None else frames
+        return np.zeros((frames, len(self.encoder.labels)))
+
+    def audio(self, item: int) -> np.ndarray:
+        """Float32 samples `(samples,)` of a whole clip."""
+        if self.packed is None:
+            return read_audio(self.files[item], self.fs)
+        store, clip = self.packed[item]
+        return store.read(clip)
+
+    def start(self, item: int, length: int) -> int:
+        """First sample of the part that is taken of a clip of `length` samples."""
+        if self.whole or self.samples is None or length <= self.samples:
+            return 0
+        draw = random.Random(f"{self.seed} {self.epoch} {item}")
+        return draw.randint(0, length - self.samples)
+
+    def taken(self, length: int) -> int:
+        """Samples of the item that a clip of `length` samples becomes."""
+        if self.samples is None:
+            return length
+        return max(length, self.samples) if self.whole else self.samples
+
+    def length(self, item: int) -> int:
+        """Samples of an item, without reading its audio.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if self.samples is not None and not self.whole:
+            return self.samples
+        if self.packed is None:
+            return self.taken(read_length(self.files[item], self.fs))
+        store, clip = self.packed[item]
+        return self.taken(store.lengths[clip])
+
+    def frames(self, samples: int) -> int:
+        """Label frames of an item of so many samples."""
+        if samples == self.samples:
+            return self.encoder.n_frames
+        return samples // self.encoder.frame_hop // self.encoder.net_pooling
+
+    def __getitem__(self, item: int) -> tuple[Any, ...]:
+        audio = self.audio(item)
+        start = self.start(item, len(audio))
+        samples = self.taken(len(audio))
+        audio = audio[start : start + samples]
+        if len(audio) < samples:
+            audio = np.pad(audio, (0, samples - len(audio)))
+        labels = self.labels(item, round(start / self.fs, 3), self.frames(samples))
+        parts = (
+            torch.from_numpy(np.ascontiguousarray(audio)),
+            torch.from_numpy(labels.T.astype(np.float32)),
+            1.0,
+        )
+        return (*parts, self.files[item]) if self.return_filename else parts
+
+
+class StronglyAnnotatedSet(Clips):
+    """Clips whose events have a class, an onset and an offset.
+
+    Args:
+        audio_folder: holds the files that the table names.
+        tsv_entries: columns filename, onset, offset (seconds), event_label and, of soft labels,
+            confidence; a row without label is a clip without events.
+
+    The rest is as in :class:`Clips`. Raises InputError when files are missing.
+    """
+
+    def __init__(
+        self,
+        audio_folder: PathLike,
+        tsv_entries: pd.DataFrame,
+        encoder: ManyHotEncoder,
+        pad_to: float | None = 10,
+        fs: int = 16000,
+        return_filename: bool = False,
+        seed: int = 0,
+        whole: bool = False,
+    ) -> None:
+        self.events: dict[str, list[tuple[Any, ...]]] = {}
+        columns = ["filename", "event_label", "onset", "offset"]
+        columns += ["confidence"] * ("confidence" in tsv_entries)
+        for filename, *event in zip(*(tsv_entries[column] for column in columns)):
+            events = self.events.setdefault(filename, [])
+            if not pd.isna(event[0]):
+                events.append(tuple(event))
+        self.names = list(self.events)
+        files = find_files(audio_folder, self.names)
+        super().__init__(files, encoder, pad_to, fs, return_filename, seed, whole)
+
+    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
+        """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off."""
+        return self.encoder.encode_strong(
+            [
+                (label, max(0, start - onset), stop - onset, *confidence)
+                for label, start, stop, *confidence in self.events[self.names[item]]
+                if stop > onset
+            ],
+            frames,
+        )
+
+
+class WeakSet(Clips):
+    """Clips with tags; the labels stand in the first frame, the other frames are zero.
+
+    Args:
+        audio_folder: holds the files that the table names.
+        tsv_entries: columns filename, event_labels (separated by commas).
+
+    The rest is as in :class:`Clips`. Raises InputError when files are missing.
+    """
+
+    def __init__(
+        self,
+        audio_folder: PathLike,
+        tsv_entries: pd.DataFrame,
+        encoder: ManyHotEncoder,
+        pad_to: float | None = 10,
+        fs: int = 16000,
+        return_filename: bool = False,
+        seed: int = 0,
+        whole: bool = False,
+    ) -> None:
+        self.tags = list(tsv_entries["event_labels"])
+        files = find_files(audio_folder, list(tsv_entries["filename"]))
+        super().__init__(files, encoder, pad_to, fs, return_filename, seed, whole)
+
+    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
+        """Labels `(frames, classes)`, all in frame 0."""
+        labels = super().labels(item, onset, frames)
+        labels[0] = self.encoder.encode_weak(self.tags[item])
+        return labels
+
+
+class UnlabeledSet(Clips):
+    """All wav files of a folder and below, sorted by name (the official baseline takes any order).
+
+    Args:
+        unlabeled_folder: holds the wav files.
+
+    The rest is as in :class:`Clips`. Raises InputError when the folder holds none.
+    """
+
+    def __init__(
+        self,
+        unlabeled_folder: PathLike,
+        encoder: ManyHotEncoder,
+        pad_to: float | None = 10,
+        fs: int = 16000,
+        return_filename: bool = False,
+        seed: int = 0,
+        whole: bool = False,
+    ) -> None:
+        list_folder(unlabeled_folder)
+        files = audio_names(unlabeled_folder, [".wav"])
+        if not files:
+            raise InputError(f"{unlabeled_folder} holds no .wav file; put the clips there")
+        paths = [os.path.join(unlabeled_folder, file) for file in files]
+        super().__init__(paths, encoder, pad_to, fs, return_filename, seed, whole)
+
+
+class ConcatDatasetBatchSampler(Sampler[List[int]]):
+    """Batches of fixed shares of concatenated sets, each set in a new random order an epoch.
+
+    An epoch ends when the set that is used up first cannot fill its share. The order is a
+    function of seed and epoch alone. Of several processes each takes its part of each set's share
+    of a batch: together, in the order of their ranks, they see what one process with their shares
+    added up would see.
+
+    Args:
+        lengths: clips of each set, in the order of the ConcatDataset.
+        batch_sizes: clips of each set in a batch of one process; 0 leaves the set out.
+        seed: of the orders.
+        rank: which of the processes this is, from 0.
+        processes: how many train together.
+
+    Raises:
+        InputError: a set has fewer clips than its share, or all shares are 0.
+
+    Example:
+        >>> sampler = ConcatDatasetBatchSampler([4, 2, 9], [2, 1, 0], seed=1)
+        >>> len(sampler), [len(batch) for batch in sampler]
+        (2, [3, 3])
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_sizes: Sequence[int],
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if not any(batch_sizes):
+            raise InputError("batch_size is 0 for every set; give at least one set a share")
+        for length, size, name in zip(lengths, batch_sizes, ("strong", "weak", "unlabelled")):
+            if length < size * processes:
+                each = f" in each of {processes} processes" if processes > 1 else ""
+                raise InputError(
+                    f"the {name} set has {length} clips, fewer than its batch size of {size}"
+                    f"{each}; add clips or lower training.batch_size"
+                )
+        self.lengths = list(lengths)
+        self.batch_sizes = list(batch_sizes)
+        self.seed = seed
+        self.rank = rank
+        self.processes = processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the orders of an epoch; takes effect at the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        shares = zip(self.lengths, self.batch_sizes)
+        return min(length // (size * self.processes) for length, size in shares if size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        orders = []
+        offset = 0
+        for index, (length, size) in enumerate(zip(self.lengths, self.batch_sizes)):
+            # One generator a set: the order of one does not depend on the length of another.
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch, index))
+            order: Tensor = torch.randperm(length, generator=generator) + offset
+            orders.append((order.tolist(), size))
+            offset += length
+        for number in range(len(self)):
+            batch = number * self.processes + self.rank
+            yield [i for order, size in orders for i in order[batch * size : (batch + 1) * size]]
+
+
+class LengthBatchSampler(Sampler[List[int]]):
+    """Batches of clips of one length, in order, for clips that are taken whole.
+
+    Under a normalisation clip by clip no clip may be padded to the length of another. Of long
+    clips a batch holds fewer, at most as many samples as `batch_size` clips of `samples` have.
+
+    Args:
+        data: a set of clips, or a ConcatDataset of such.
+        batch_size: clips in a batch.
+        samples: of a clip of the usual length.
+
+    Attributes:
+        longest: samples of the longest clip.
+
+    Raises:
+        InputError: the length of a clip cannot be read.
+    """
+
+    def __init__(self, data: Any, batch_size: int, samples: int) -> None:
+        lengths = [c.length(i) for c in sets_of(data) for i in range(len(c.files))]
+        self.longest = max(lengths)
+        alike: dict[int, list[int]] = {}
+        for number, length in enumerate(lengths):
+            alike.setdefault(length, []).append(number)
+        self.batches = []
+        for length, numbers in alike.items():
+            size = max(min(batch_size, batch_size * samples // length), 1)
+            self.batches += [numbers[i : i + size] for i in range(0, len(numbers), size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def sets_of(data: Any) -> list[Any]:
+    """The sets that a ConcatDataset joins, or the one that is none."""
+    return data.datasets if isinstance(data, ConcatDataset) else [data]
+
+
+def mix_seed(*numbers: int) -> int:
+    """One 32-bit seed from several numbers; near numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def list_folder(folder: PathLike) -> list[str]:
+    """Names in a folder.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise InputError(f"the folder {folder} does not exist; correct its path under data:")
+    return os.listdir(folder)
+
+
+def name_in(folder: PathLike, path: str) -> str | None:
+    """Name of a file in a folder or below it, as :func:`find_files` was given it; None elsewhere.
+
+    Example:
+        >>> name_in("audio/weak_16k", "audio/weak_16k/a/clip.WAV")
+        'a/clip.WAV'
+    """
+    inside = os.path.join(folder, "")
+    return path[len(inside) :] if path.startswith(inside) else None
+
+
+def find_files(folder: PathLike, names: Sequence[str]) -> list[str]:
+    """Paths of named files in a folder.
+
+    Raises:
+        InputError: the folder or some files are missing (the first three are named).
+    """
+    present = set(list_folder(folder))
+    paths = [os.path.join(folder, name) for name in names]
+    missing = [
+        name for name, path in zip(names, paths) if name not in present and not os.path.isfile(path)
+    ]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{len(missing)} of {len(names)} files of the table are not in {folder}: {shown}; "
+            "copy them there or remove their rows"
+        )
+    return paths

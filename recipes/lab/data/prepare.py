@@ -1,0 +1,228 @@
+"""From what was downloaded or recorded to a data set in the official layout at 16 kHz."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Sequence
+
+import pandas as pd
+
+from lab.data.annotations import (
+    read_durations,
+    read_strong_tsv,
+    read_weak_tsv,
+    to_tsv,
+)
+from lab.data.audio import audio_names, convert, open_audio, wav_name
+from lab.data.classes import classes_of_table
+from lab.data.desed import official_layout
+from lab.errors import InputError
+from lab.files import PathLike, remove_left_over, write_whole
+from lab.processes import over_files
+
+#: Parts of the official layout, by the beginning of their keys in the `data:` section.
+PARTS = ("synth", "weak", "unlabeled", "synth_val", "test", "public", "eval")
+RATE = 16000  # Hz
+#: Sets that recordings of one's own may become, and the part of the layout that each one is.
+SETS = {
+    "training": "synth",
+    "weak": "weak",
+    "unlabelled": "unlabeled",
+    "validation": "synth_val",
+    "test": "test",
+    "public": "public",
+}
+
+
+def resample_tree(
+    folder: PathLike, *, processes: int | None = None, progress: bool = True
+) -> dict[str, int]:
+    """Resample what was downloaded: `.../weak/*.wav` to `.../weak_16k/*.wav`, and so on.
+
+    What is done already is kept, so an interrupted run goes on. Tables of durations that the
+    official layout has and that are missing are written.
+
+    Args:
+        folder: data set in the official layout.
+        processes: how many; as many as there are cores when None.
+        progress: show bars, on a terminal.
+
+    Returns:
+        How many clips each folder of 16 kHz audio got or had.
+
+    Raises:
+        InputError: there is no audio to resample, or a file cannot be used.
+    """
+    paths = official_layout(folder)
+    done: dict[str, int] = {}
+    for part in PARTS:
+        source, target = Path(paths[f"{part}_folder_44k"]), Path(paths[f"{part}_folder"])
+        names = audio_names(source)
+        if not names:
+            continue
+        jobs = [(source / name, target / wav_name(name)) for name in names]
+        _convert_all(jobs, target, processes, part if progress else None)
+        done[str(target)] = len(jobs)
+    if not done:
+        raise InputError(
+            f"{folder} holds no audio to resample; it should be in folders such as "
+            f"{paths['weak_folder_44k']}"
+        )
+    for part in ("synth_val", "test", "public"):
+        table = Path(paths[f"{part}_dur"])
+        names = audio_names(paths[f"{part}_folder"])
+        if names and not table.exists():
+            write_durations(Path(paths[f"{part}_folder"]), names, table)
+    return done
+
+
+def add_set(
+    name: str,
+    out: PathLike,
+    audio: PathLike,
+    table: PathLike | None,
+    durations: PathLike | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    processes: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Lay recordings into a data set as one of its sets, at 16 kHz mono.
+
+    Args:
+        name: which of :data:`SETS`. Those that are scored get a table of durations.
+        out: data set in the official layout, or a new folder.
+        audio: folder of the clips (wav, flac or ogg, any sampling rate, any channels). The table
+            may name them with another suffix, and in folders of that folder.
+        table: their events, see :func:`lab.data.annotations.read_strong_tsv`; of weak
+            clips their tags, see :func:`lab.data.annotations.read_weak_tsv`. None for
+            unlabelled clips: all that the folder holds.
+        durations: their durations; measured when None.
+        classes: that the table may name; None for those of the training set that is there, or any
+            where there is none.
+        processes: how many; as many as there are cores when None.
+        progress: show a bar, on a terminal.
+
+    Returns:
+        Number of clips.
+
+    Raises:
+        InputError: a file is missing or cannot be used, a class is unknown, or `out` holds
+            another set of this name.
+    """
+    part = SETS[name]
+    paths = official_layout(out)
+    target = Path(paths[f"{part}_folder"])
+    if classes is None and part != "synth":
+        classes = classes_of_table(paths["synth_tsv"])
+    labels = _labels(part, table, classes)
+    given = audio_names(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
+    if labels is None and not given:
+        raise InputError(f"{audio} holds no wav, flac or ogg file; give the folder of the clips")
+    found = _find_audio(Path(audio), given, audio if table is None else table)
+    names = {name: wav_name(name) for name in found}
+    texts = {}
+    if labels is not None:
+        texts[paths[f"{part}_tsv"]] = to_tsv(labels.assign(filename=labels["filename"].map(names)))
+    measured = paths.get(f"{part}_dur")
+    if durations is not None and measured is not None:
+        lengths = read_durations(durations)
+        missing = sorted(set(found) - set(lengths["filename"]))
+        if missing:
+            raise InputError(f"{durations} has no row for {missing[0]}; give each clip a row")
+        lengths = lengths[lengths["filename"].isin(list(found))]
+        lengths["filename"] = lengths["filename"].map(names)
+        texts[measured] = to_tsv(lengths)
+        measured = None
+    _refuse_another(target, set(names.values()), texts)
+    jobs = [(path, target / names[name]) for name, path in found.items()]
+    _convert_all(jobs, target, processes, name if progress else None)
+    if measured is not None:
+        write_durations(target, sorted(names.values()), Path(measured))
+    # The tables last: where they are, all the audio is.
+    for path, text in texts.items():
+        write_whole(path, text)
+    return len(found)
+
+
+def _labels(
+    part: str, table: PathLike | None, classes: Sequence[str] | None
+) -> pd.DataFrame | None:
+    """The table of a set; None for unlabelled clips, which have none."""
+    if part == "unlabeled":
+        return None
+    if table is None:
+        raise InputError("there is no table of labels; give one, or add the clips as unlabelled")
+    return (read_weak_tsv if part == "weak" else read_strong_tsv)(table, classes)
+
+
+def write_durations(folder: Path, names: list[str], table: Path) -> None:
+    """Write the durations of clips as a table with the columns filename, duration (seconds)."""
+    seconds = []
+    for name in names:
+        with open_audio(folder / name) as file:
+            seconds.append(round(file.frames / file.samplerate, 3))
+    write_whole(table, to_tsv(pd.DataFrame({"filename": names, "duration": seconds})))
+
+
+def _convert_all(
+    jobs: list[tuple[Path, Path]], target: Path, processes: int | None, title: str | None
+) -> None:
+    remove_left_over(target)
+    for _ in over_files(partial(_convert, fs=RATE), jobs, processes=processes, progress=title):
+        pass
+
+
+def _convert(job: tuple[Path, Path], fs: int) -> float:
+    return convert(*job, fs=fs)
+
+
+def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Path]:
+    """Path of each named clip, whatever its suffix is in the folder."""
+    if not names:
+        raise InputError(f"{table} names no clip; give each clip a row")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the folder of the clips of {table}")
+    by_stem: dict[str, list[str]] = {}
+    for name in audio_names(folder):
+        by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+    found: dict[str, Path] = {}
+    missing = []
+    for name in names:
+        here = by_stem.get(os.path.splitext(name)[0], [])
+        if name not in here and len(here) > 1:
+            raise InputError(f"{folder} holds {here[0]} and {here[1]} for {name}; keep one of them")
+        if here:
+            found[name] = folder / (name if name in here else here[0])
+        else:
+            missing.append(name)
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{len(missing)} of {len(names)} clips of {table} are not in {folder}: {shown}; "
+            "copy them there or remove their rows"
+        )
+    taken: dict[object, str] = {}
+    for name, path in found.items():
+        for clip in (path, wav_name(name)):
+            first = taken.setdefault(clip, name)
+            if first != name:
+                raise InputError(f"{table} names {first} and {name}, the same clip; keep one name")
+    return found
+
+
+def _refuse_another(folder: Path, names: set[str], texts: dict[str, str]) -> None:
+    """Raise where a table or clip is there that is not of this set; an empty table may go."""
+    for path, text in texts.items():
+        if os.path.exists(path):
+            there = Path(path).read_text(encoding="utf-8", errors="replace")
+            if there != text and len(there.splitlines()) > 1:
+                raise InputError(f"{path} holds another set; give another --out")
+    others = [clip for clip in audio_names(folder) if clip not in names]
+    if others:
+        raise InputError(
+            f"{folder} holds {len(others)} clips of another set, such as {others[0]}; "
+            "give another --out"
+        )

@@ -1,0 +1,104 @@
+"""How a command ends early: bad input and signals are one sentence and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, TypeVar
+
+from dcase_coherence.official.errors import InputError
+
+Main = TypeVar("Main", bound=Callable[..., object])
+
+#: Exit code of a command that a scheduler stopped, and that goes on when it is started again.
+RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h
+SIGNALS = {signal.SIGTERM: RESUME_ME, signal.SIGINT: 130}
+
+
+class Stopped(SystemExit):
+    """A signal ended the command, or a process of its own.
+
+    Args:
+        what: was stopped, or stopped it; said to the user.
+        code: exit code.
+    """
+
+    def __init__(self, what: str, code: int = RESUME_ME) -> None:
+        super().__init__(code)
+        self.what = what
+
+
+def stop(number: int, frame: object = None) -> None:
+    """Handle a signal by raising :class:`Stopped`; more signals cannot disturb the end.
+
+    A SystemExit, not a KeyboardInterrupt: Lightning answers the latter itself, with exit code 1.
+    """
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    name = signal.Signals(number)
+    by = "Ctrl-C" if name == signal.SIGINT else name.name
+    raise Stopped(f"stopped by {by}", SIGNALS[name])
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let the signals raise :class:`Stopped` in the block."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    hook = sys.unraisablehook
+
+    def once_more(unraisable: Any) -> None:
+        # What is raised while an object is deleted goes no further.
+        if not isinstance(unraisable.exc_value, Stopped):
+            hook(unraisable)
+            return
+        number = next(n for n, code in SIGNALS.items() if code == unraisable.exc_value.code)
+        signal.signal(number, stop)
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+    for number, handler in handlers.items():
+        # A shell lets its background jobs ignore Ctrl-C.
+        if handler != signal.SIG_IGN:
+            signal.signal(number, stop)
+    sys.unraisablehook = once_more
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def command(main: Main) -> Main:
+    """Give a command-line ``main`` the exit codes of the project, each with one sentence.
+
+    2 for an :class:`InputError`, 75 for SIGTERM (start me again), 130 for Ctrl-C.
+
+    Example:
+        >>> @command
+        ... def main():
+        ...     raise InputError("--trials is 0; give at least 1")
+        >>> try:
+        ...     main()
+        ... except SystemExit as stop:
+        ...     print(stop.code)
+        2
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs):
+        try:
+            with _stoppable():
+                return main(*args, **kwargs)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except Stopped as stopped:
+            advice = "what is finished is kept; run the same command again to go on"
+            print(f"{stopped.what}: {advice}", file=sys.stderr)
+            raise SystemExit(stopped.code) from None
+
+    return wrapped  # type: ignore[return-value]

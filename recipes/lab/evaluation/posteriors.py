@@ -1,0 +1,132 @@
+"""What models say about clips: collected, decoded, and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from lab.data.annotations import to_tsv
+from lab.data.labels import ManyHotEncoder
+from lab.errors import InputError
+from lab.evaluation import decode
+from lab.files import whole_file, write_whole
+
+
+class Posteriors:
+    """What one model says about clips, and the names of the clips.
+
+    Attributes:
+        strong: one array `(frames, classes)` a clip, in [0, 1].
+        filenames: of the clips, as their table has them.
+        seconds: length of each clip.
+    """
+
+    def __init__(self) -> None:
+        self.strong: list[np.ndarray] = []
+        self.filenames: list[str] = []
+        self.seconds: list[float] = []
+
+    def add(self, strong: Tensor, filenames: Sequence[str], seconds: float) -> None:
+        """Add strong posteriors `(clips, classes, frames)` of clips of so many seconds."""
+        self.strong.extend(strong.detach().transpose(1, 2).float().cpu().numpy())
+        self.filenames.extend(filenames)
+        self.seconds.extend([seconds] * len(filenames))
+
+    def decode(
+        self, encoder: ManyHotEncoder, thresholds: Sequence[float], median_window: int
+    ) -> dict[float, pd.DataFrame]:
+        """Events at each threshold, up to the end of each clip; clips may differ in length."""
+        seconds = dict(zip(self.filenames, self.seconds))
+        parts = [
+            decode.decode(
+                clips,
+                names,
+                encoder.labels,
+                thresholds=thresholds,
+                median_window=median_window,
+                frame_seconds=encoder.frame_seconds,
+                clip_seconds=[seconds[name] for name in names],
+            )
+            for clips, names in decode.by_length(self.strong, self.filenames, encoder.labels)
+        ]
+        return {
+            threshold: pd.concat([part[threshold] for part in parts], ignore_index=True)
+            for threshold in map(float, thresholds)
+        }
+
+    def save(self, path: Path, classes: Sequence[str]) -> None:
+        """Write an npz: filenames, classes, seconds, lengths (frames), strong (joined in time)."""
+        with whole_file(path) as temporary:
+            np.savez_compressed(
+                temporary,
+                filenames=np.array(self.filenames),
+                classes=np.array(classes),
+                seconds=np.array(self.seconds),
+                lengths=np.array([len(clip) for clip in self.strong]),
+                strong=np.concatenate(self.strong),
+            )
+
+
+def load_posteriors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read what :meth:`Posteriors.save` wrote.
+
+    Returns:
+        posteriors `(frames, classes)` by file name, and the class names.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names, classes = file["filenames"].tolist(), file["classes"].tolist()
+            strong, lengths = file["strong"], file["lengths"]
+        if strong.shape != (lengths.sum(), len(classes)) or lengths.shape != (len(names),):
+            raise ValueError("its arrays do not fit each other")
+        return dict(zip(names, np.split(strong, np.cumsum(lengths)[:-1]))), classes
+    except Exception as error:  # numpy and zipfile raise whatever a damaged file runs into
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise InputError(f"{path} holds no posteriors ({reason}); test the model again") from None
+
+
+def load_seconds(path: Path, otherwise: float) -> list[float]:
+    """Length of each clip that :meth:`Posteriors.save` wrote; `otherwise` in older files."""
+    with np.load(path, allow_pickle=False) as file:
+        if "seconds" in file:
+            return file["seconds"].tolist()
+        return [otherwise] * len(file["filenames"])
+
+
+class WeakScore:
+    """Macro F1 of tags: the mean over classes, 0 for a class that is neither there nor found."""
+
+    def __init__(self, classes: int) -> None:
+        self.hits = np.zeros(classes)
+        self.total = np.zeros(classes)
+
+    def add(self, weak: Tensor, labels: Tensor) -> None:
+        """Count posteriors `(clips, classes)`, positive from 0.5 on, against 0/1 labels."""
+        found = weak.detach().cpu().numpy() >= 0.5
+        truth = labels.cpu().numpy() > 0
+        self.hits += (found & truth).sum(0)
+        self.total += found.sum(0) + truth.sum(0)
+
+    def macro_f1(self) -> float:
+        """Mean over the classes, in [0, 1]."""
+        return float(np.mean(2 * self.hits / np.maximum(self.total, 1)))
+
+
+def write_detections(
+    folder: Path, name: str, events: pd.DataFrame, points: Mapping[float, pd.DataFrame]
+) -> None:
+    """Write detections as the official baseline names them.
+
+    `predictions_05_<name>.tsv` and, for each operating point, `predictions_th_<threshold>.tsv`.
+    """
+    files = {f"predictions_05_{name}.tsv": events}
+    files.update({f"predictions_th_{k:.2f}.tsv": found for k, found in points.items()})
+    for file, found in files.items():
+        write_whole(folder / file, to_tsv(found))

@@ -1,0 +1,242 @@
+"""Generate a data set: processes, progress, resuming, and the tables at the end."""
+
+from __future__ import annotations
+
+import functools
+import json
+import numbers
+import os
+import shutil
+from pathlib import Path
+from typing import Iterator, Mapping, Tuple
+
+from lab.devices import cores
+from lab.errors import InputError
+from lab.files import PathLike, left_over, write_whole
+from lab.processes import over_files
+from lab.soundscapes import layout
+from lab.soundscapes.soundbank import RecordedSounds
+from lab.soundscapes.worker import IN_DOMAIN_SUBSETS, Bank, Banks, make_clip
+
+# Raise it when clips of one seed come out differently, so that trees are not mixed.
+FORMAT = 1
+# Settings that manifests of older trees lack, with the values under which those were made.
+_LATER_SETTINGS = {
+    "validation_soundbank": None,
+    "augment": False,
+    "density": 1.0,
+    "in_domain": None,
+}
+Clip = Tuple[str, int]
+
+
+def generate(
+    out: PathLike,
+    *,
+    strong: int = 1000,
+    weak: int = 150,
+    unlabelled: int = 600,
+    validation: int = 250,
+    test: int = 250,
+    seed: int = 0,
+    soundbank: PathLike | None = None,
+    validation_soundbank: PathLike | None = None,
+    test_soundbank: PathLike | None = None,
+    augment: bool = False,
+    density: float = 1.0,
+    in_domain: str | None = None,
+    processes: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Generate a data set of 10 s clips at 16 kHz in the layout of the DCASE 2021 baseline.
+
+    A clip depends on the seed, its subset and its number alone: the files are the same for any
+    number of processes. A run that was interrupted goes on where it stopped, and a data set that
+    is complete is returned at once.
+
+    Args:
+        out: folder of the data set; new, empty, or made with the same settings.
+        strong: number of strongly labelled training clips.
+        weak: number of weakly labelled training clips.
+        unlabelled: number of unlabelled training clips, 3 % of them without any event.
+        validation: number of strongly labelled clips like the training ones.
+        test: number of strongly labelled clips with other parameters, rooms and channels.
+        seed: non-negative.
+        soundbank: folder of recordings with ``foreground/<Class>/`` and ``background/<label>/``,
+            of any classes, instead of the parametric sounds. Every fifth recording goes to
+            ``validation`` only.
+        validation_soundbank: folder of recordings for ``validation``; then the training clips
+            take all recordings of ``soundbank``.
+        test_soundbank: folder of recordings for ``test``; ``soundbank`` when None.
+        augment: change the sounds of the training clips (strong, weak, unlabelled): pitch by up
+            to 3 semitones, duration by up to a fifth, an equaliser of 6 dB, and half of the clips
+            in a room. Validation and test clips stay as they are, so that an epoch is chosen, and
+            a system judged, on sounds as they were recorded.
+        density: factor on the number of classes in a training clip (1.6 in the mean), 1 to 3.
+        in_domain: which clips are recorded in rooms, through channels and at levels like those of
+            the test clips (the middle of their ranges): ``"weak"`` for weak and unlabelled ones,
+            as in DESED, where they come from where its test clips come from; ``"all"`` for the
+            strong and validation ones too; None for none.
+        processes: number of processes; as many as there are cores when None.
+        progress: show a progress bar, if standard error is a terminal.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: when a setting or a soundbank cannot be used, ``out`` holds something else,
+            or cannot be written.
+    """
+    counts = {
+        "strong": strong,
+        "weak": weak,
+        "unlabelled": unlabelled,
+        "validation": validation,
+        "test": test,
+    }
+    for name, value in [*counts.items(), ("seed", seed)]:
+        _check_integer(name, value, 0)
+    if processes is None:
+        processes = cores()
+    _check_integer("processes", processes, 1)
+    if not isinstance(augment, bool):
+        raise InputError(f"--augment is {augment!r}; give true or false")
+    if in_domain not in IN_DOMAIN_SUBSETS:
+        raise InputError(f"--in-domain is {in_domain!r}; give weak or all")
+    if isinstance(density, bool) or not isinstance(density, numbers.Real) or not 1 <= density <= 3:
+        raise InputError(f"--density is {density!r}; give a number from 1 to 3")
+    for part, folder in (("validation", validation_soundbank), ("test", test_soundbank)):
+        if folder is not None and soundbank is None:
+            raise InputError(
+                f"--{part}-soundbank {folder} needs --soundbank: training clips cannot be "
+                f"parametric when {part} clips are recorded"
+            )
+    recorded = [
+        None if folder is None else RecordedSounds(Path(folder))
+        for folder in (soundbank, validation_soundbank, test_soundbank)
+    ]
+    _refuse_other_classes(recorded)
+    banks = Banks(*(bank and Bank(bank.folder.resolve(), bank.fingerprint()) for bank in recorded))
+    settings: dict[str, object] = {
+        "format": FORMAT,
+        "seed": int(seed),
+        **{name: int(count) for name, count in counts.items()},
+        "soundbank": banks.train and banks.train.fingerprint,
+        "validation_soundbank": banks.validation and banks.validation.fingerprint,
+        "test_soundbank": banks.test and banks.test.fingerprint,
+        "augment": augment,
+        "density": float(density),
+        "in_domain": in_domain,
+    }
+    root = Path(out)
+    _claim(root, settings)
+
+    before = left_over(root)
+    clips = list(_missing_clips(root, counts))
+    _check_room(root, len(clips))
+    make = functools.partial(
+        make_clip,
+        out=root.resolve(),
+        seed=int(seed),
+        banks=banks,
+        augment=augment,
+        density=float(density),
+        in_domain=in_domain,
+    )
+    title = "soundscapes" if progress else None
+    for _ in over_files(make, clips, processes=processes, at_least=1, progress=title):
+        pass
+    _write_tables(root, counts)
+    # A partial file is there for milliseconds: one from before the run belongs to a killed one.
+    for path in before:
+        path.unlink(missing_ok=True)
+    return root
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise InputError(f"--{name} is {value!r}; give a whole number of at least {least}")
+
+
+def _refuse_other_classes(banks: list[RecordedSounds | None]) -> None:
+    """Raise where the soundbanks of a data set differ in their classes."""
+    given = [bank for bank in banks if bank is not None]
+    for bank in given[1:]:
+        different = sorted(set(given[0].classes) ^ set(bank.classes))
+        if different:
+            pair = given[0], bank
+            has, lacks = pair if different[0] in pair[0].classes else pair[::-1]
+            raise InputError(
+                f"the soundbank {has.folder} has the class {different[0]!r} and {lacks.folder} "
+                "has not; give soundbanks of the same classes"
+            )
+
+
+def _claim(root: Path, settings: Mapping[str, object]) -> None:
+    """Make sure that a folder holds no clips, or clips made with the same settings."""
+    manifest = root / layout.MANIFEST
+    if root.exists() and not root.is_dir():
+        raise InputError(f"--out {root} is a file; give a folder")
+    if not manifest.exists():
+        for name in ("audio", "metadata"):
+            if (root / name).exists():
+                raise InputError(
+                    f"{root / name} exists and was not made by this command (there is no "
+                    f"{layout.MANIFEST}); give another --out"
+                )
+    elif (root / "audio").exists():
+        try:
+            made_with = {**_LATER_SETTINGS, **json.loads(manifest.read_text())}
+            differing = [key for key in settings if made_with.get(key) != settings[key]]
+        except (ValueError, TypeError, OSError) as error:
+            raise InputError(f"{manifest} cannot be read ({error}); give another --out") from None
+        if differing:
+            key = differing[0]
+            raise InputError(
+                f"{root} was made with {key} {_words(made_with.get(key))}, not "
+                f"{_words(settings[key])}; give another --out, or the settings in {manifest}"
+            )
+        return
+    write_whole(manifest, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def _words(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def _missing_clips(root: Path, counts: Mapping[str, int]) -> Iterator[Clip]:
+    """List the clips that are not whole, or whose events are neither kept nor in the table."""
+    for name, count in counts.items():
+        subset = layout.SUBSETS[name]
+        tabled = subset.table is None or (root / subset.table).exists()
+        folder = root / subset.audio
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        for index in range(count):
+            whole = subset.filename(index) in there and layout.is_whole(
+                folder / subset.filename(index)
+            )
+            if not (whole and (tabled or layout.annotation_path(root, subset, index).exists())):
+                yield name, index
+
+
+def _check_room(root: Path, clips: int) -> None:
+    needed, free = clips * layout.WAV_SIZE, shutil.disk_usage(root).free
+    if needed > free:
+        raise InputError(
+            f"{root} needs {needed / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB left; make "
+            "room, ask for fewer clips, or give another --out"
+        )
+
+
+def _write_tables(root: Path, counts: Mapping[str, int]) -> None:
+    """Write the tables that are missing, once all clips are there."""
+    for name, count in counts.items():
+        subset = layout.SUBSETS[name]
+        (root / subset.audio).mkdir(parents=True, exist_ok=True)
+        if subset.table is not None and not (root / subset.table).exists():
+            paths = [layout.annotation_path(root, subset, index) for index in range(count)]
+            events = [layout.read_annotation(path) for path in paths]
+            write_whole(root / subset.table, layout.table_bytes(subset, events))
+        if subset.durations is not None and not (root / subset.durations).exists():
+            write_whole(root / subset.durations, layout.durations_bytes(subset, count))
+    shutil.rmtree(root / layout.ANNOTATIONS, ignore_errors=True)

@@ -1,0 +1,180 @@
+"""The network, against the official baseline's."""
+
+import numpy as np
+import pytest
+import torch
+
+from lab.baseline.crnn import CRNN, Dropout, SharedDropout, dropout_mask
+
+
+@pytest.fixture
+def spectrogram():
+    return torch.tensor(np.random.RandomState(6).rand(3, 128, 31), dtype=torch.float32)
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_state_dict_has_the_official_keys_and_shapes(golden_inputs, golden_json):
+    state = CRNN(**golden_inputs.OFFICIAL_NET).state_dict()
+    assert {name: list(value.shape) for name, value in state.items()} == golden_json["state_dict"]
+    assert list(state) == list(golden_json["state_dict"])
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_outputs_are_the_official_ones(golden, golden_inputs, spectrogram, attention):
+    name = "attention" if attention else "mean"
+    model = golden_inputs.fill(CRNN(**{**golden_inputs.NET, "attention": attention}))
+    with torch.no_grad():
+        strong, weak = model.eval()(spectrogram)
+    close(strong, golden[f"eval_strong_{name}"])
+    close(weak, golden[f"eval_weak_{name}"])
+    strong, weak = model.train()(spectrogram)
+    close(strong.detach(), golden[f"train_strong_{name}"])
+    close(weak.detach(), golden[f"train_weak_{name}"])
+
+
+def test_gradients_and_batch_statistics_are_the_official_ones(golden, golden_inputs, spectrogram):
+    model = golden_inputs.fill(CRNN(**golden_inputs.NET)).train()
+    strong, weak = model(spectrogram)
+    (strong.square().mean() + weak.square().mean()).backward()
+    for name, parameter in model.named_parameters():
+        # A bias before batch normalisation has no gradient but rounding.
+        if not (".conv" in name and name.endswith("bias")):
+            close(parameter.grad.norm(), golden[f"gradient/{name}"])
+    for key in ("running_mean", "running_var"):
+        for block in (0, 6):
+            buffer = model.state_dict()[f"cnn.cnn.batchnorm{block}.{key}"]
+            close(buffer, golden[f"train_{key}_{block}"])
+
+
+def test_the_tapped_output_is_batch_channels_frames_bins(golden_inputs, spectrogram):
+    model = CRNN(**golden_inputs.NET)
+    assert model.cnn(spectrogram.transpose(1, 2).unsqueeze(1)).shape == (3, 8, 7, 1)
+
+
+def test_the_papers_five_layers():
+    model = CRNN(
+        nb_filters=[16, 32, 64, 128, 128],
+        pooling=[[2, 2], [2, 2], [2, 2], [1, 4], [1, 4]],
+        kernel_size=[3] * 5,
+        padding=[1] * 5,
+        stride=[1] * 5,
+        attention=False,
+    ).eval()
+    strong, weak = model(torch.rand(1, 128, 200))
+    assert strong.shape == (1, 10, 25)
+    torch.testing.assert_close(weak, strong.mean(-1))
+    assert not any("softmax" in name for name in model.state_dict())
+
+
+def test_pooling_that_leaves_bins_is_refused(golden_inputs):
+    with pytest.raises(ValueError, match="leaves 2 of 256"):
+        CRNN(**golden_inputs.NET)(torch.rand(1, 256, 31))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("rnn_layers", 3, "n_layers_RNN: 3"),
+        ("rnn_type", "LSTM", "only BGRU"),
+        ("n_in_channel", 2, "one channel"),
+    ],
+)
+def test_what_the_official_network_ignores_is_refused(golden_inputs, key, value, words):
+    with pytest.raises(ValueError, match=words):
+        CRNN(**{**golden_inputs.NET, key: value})
+
+
+def test_official_rnn_layers_key_is_taken(golden_inputs):
+    assert CRNN(**golden_inputs.NET, rnn_layers=2).rnn.rnn.num_layers == 2
+
+
+def test_frozen_batch_normalisation_stays_frozen(golden_inputs, spectrogram):
+    model = CRNN(**golden_inputs.NET, freeze_bn=True).train()
+    before = model.cnn.cnn.batchnorm0.running_mean.clone()
+    model(spectrogram)
+    assert torch.equal(model.cnn.cnn.batchnorm0.running_mean, before)
+    assert not model.cnn.cnn.batchnorm0.weight.requires_grad
+
+
+def test_frozen_convolutions_get_no_gradient(golden_inputs, spectrogram):
+    model = CRNN(**golden_inputs.NET, train_cnn=False)
+    model(spectrogram)[0].sum().backward()
+    assert all(parameter.grad is None for parameter in model.cnn.parameters())
+    assert model.dense.weight.grad is not None
+
+
+@pytest.mark.parametrize("activation", ["relu", "leakyrelu"])
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_other_blocks(golden_inputs, spectrogram, activation, normalization):
+    net = {**golden_inputs.NET, "activation": activation, "normalization": normalization}
+    names = list(CRNN(**net).state_dict())
+    assert f"cnn.cnn.{normalization}norm0.weight" in names
+    assert CRNN(**net)(spectrogram)[1].shape == (3, 10)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.25, 0.5, 0.75])
+def test_dropout_drops_each_place_alike_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    count = 80_000
+    masks = dropout_mask(count, p)
+    assert masks.shape == (count,)
+    assert masks.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    sigma = (p * (1 - p) / count) ** 0.5
+    assert (masks == 0).float().mean() == pytest.approx(p, abs=5 * sigma)
+    # The elements that share a random word: each as likely as the others, and independent.
+    dropped = (masks.view(-1, 16) == 0).float()
+    assert (dropped.mean(0) - p).abs().max() < 5 * sigma * 4
+    assert (torch.corrcoef(dropped.T) - torch.eye(16)).abs().max() < 5 / len(dropped) ** 0.5
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_dropout_applies_one_mask_forward_and_backward(memory_format):
+    x = torch.rand(2, 3, 5, 7).add(1).contiguous(memory_format=memory_format).requires_grad_()
+    y = Dropout(0.5).train()(x)
+    y.sum().backward()
+    assert y.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(y, x * x.grad)
+    assert set(x.grad.unique().tolist()) == {0.0, 2.0}
+
+
+def test_dropout_follows_the_seed_and_rests_in_evaluation():
+    x = torch.ones(1000)
+    drop = Dropout(0.5).train()
+
+    def draw():
+        torch.manual_seed(1)
+        return drop(x)
+
+    assert torch.equal(draw(), draw())
+    assert not torch.equal(drop(x), drop(x))
+    assert torch.equal(drop.eval()(x), x)
+    assert torch.equal(Dropout(0.0).train()(x), x)
+    assert Dropout(1.0).train()(x).sum() == 0
+
+
+def test_channels_stay_innermost_in_memory(golden_inputs, spectrogram):
+    x = spectrogram.transpose(1, 2).unsqueeze(1)
+    for module in CRNN(**{**golden_inputs.NET, "dropout": 0.5}).cnn.cnn:
+        x = module(x)
+        assert x.is_contiguous(memory_format=torch.channels_last), module
+
+
+def test_shared_dropout_keeps_its_mask_over_the_frames_and_draws_one_a_clip():
+    torch.manual_seed(0)
+    y = SharedDropout(0.5)(torch.ones(4, 64, 6, 2))
+    torch.testing.assert_close(y, y[:, :, :1].expand_as(y))
+    assert set(y.unique().tolist()) == {0.0, 2.0}
+    assert not torch.equal(y[0], y[1])
+    assert not torch.equal(y[..., 0], y[..., 1])
+    x = torch.rand(1, 2, 3, 4)
+    torch.testing.assert_close(SharedDropout(0.5).eval()(x), x)
+
+
+def test_only_the_last_dropout_is_shared(golden_inputs):
+    net = CRNN(**{**golden_inputs.NET, "shared_dropout": True})
+    kinds = [type(m) for name, m in net.cnn.cnn.named_children() if name.startswith("dropout")]
+    assert kinds == [Dropout] * (len(kinds) - 1) + [SharedDropout]
+    assert list(net.state_dict()) == list(CRNN(**golden_inputs.NET).state_dict())

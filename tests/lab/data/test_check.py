@@ -1,0 +1,249 @@
+"""A data set that is well, and one fault after another."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from lab.data.check import DESED, check, overlapping, report, write_missing
+from lab.data.desed import official_layout
+from lab.errors import InputError
+
+
+@pytest.fixture
+def tree(tmp_path, dataset):
+    """A copy of the tiny data set, which claims that it was generated as it is."""
+    root = tmp_path / "tree"
+    shutil.copytree(dataset, root)
+    shutil.rmtree(root / "audio" / "eval21_16k")
+    # In the tiny set the events of a clip are of different classes and last to its end.
+    write_tags(root, lambda text: text.replace("7.wav\t\n", "7.wav\tCat\n"))
+    counts = {"strong": 6, "weak": 8, "unlabelled": 10, "validation": 3, "test": 3}
+    (root / "soundscapes.json").write_text(json.dumps(counts))
+    return root
+
+
+def write_tags(root, change):
+    path = Path(official_layout(root)["weak_tsv"])
+    path.write_text(change(path.read_text()))
+
+
+def diagnose(root):
+    found = check(root, processes=1, progress=False)
+    return {d.part.key: d for d in found}, [text for d in found for text in d.problems]
+
+
+def test_a_sound_data_set_has_no_problem(tree):
+    parts, problems = diagnose(tree)
+    assert problems == []
+    assert {key: d.found for key, d in parts.items()} == {
+        "synth": 6,
+        "weak": 8,
+        "unlabeled": 10,
+        "synth_val": 3,
+        "test": 3,
+    }
+    assert parts["unlabeled"].seconds == (0.4, 1.0, 1.5)
+    assert parts["synth"].rates == {16000: 6}
+    assert any("1 clip without events: 0.wav" in note for note in parts["synth"].notes)
+
+
+def test_clips_in_capitals_and_in_folders_are_found(renamed):
+    (renamed / "soundscapes.json").write_text(json.dumps({"strong": 6, "weak": 8, "test": 3}))
+    write_tags(renamed, lambda text: text.replace("7.wav\t\n", "7.wav\tCat\n"))
+    parts, problems = diagnose(renamed)
+    assert problems == []
+    assert parts["unlabeled"].found == 10
+    assert not any("no table" in note for d in parts.values() for note in d.notes)
+    next((renamed / "audio").rglob("a/2.wav")).unlink()
+    assert any(": a/2.wav" in text for text in diagnose(renamed)[1])
+
+
+def test_without_a_manifest_the_numbers_are_those_of_desed(tree):
+    (tree / "soundscapes.json").unlink()
+    parts, problems = diagnose(tree)
+    assert [d.expected for d in parts.values()] == [10000, 1578, 14412, 2500, 1168, 692]
+    assert [d.found for d in parts.values()] == [6, 8, 10, 3, 3, 0]
+    assert sum(", not " in text for text in problems) == len(DESED)
+
+
+def test_missing_clips_are_listed_for_the_organisers(tree, tmp_path):
+    paths = official_layout(tree)
+    Path(paths["weak_folder"], "3.wav").unlink()
+    Path(paths["test_folder"], "1.wav").unlink()
+    names = "filename\n" + "".join(f"{clip}.wav\n" for clip in range(9))
+    (tree / "metadata" / "train" / "unlabel_in_domain.tsv").write_text(names)
+    found = check(tree, processes=1, progress=False)
+    assert write_missing(found, tmp_path / "missing.tsv") == 3
+    table = pd.read_csv(tmp_path / "missing.tsv", sep="\t")
+    assert list(table.columns) == ["filename", "error", "subset"]
+    assert list(zip(table["subset"], table["filename"])) == [
+        ("weak", "3.wav"),
+        ("unlabelled", "8.wav"),
+        ("validation", "1.wav"),
+    ]
+    assert "1 clip missing: named in a table and not there: 3.wav" in report(found)
+
+
+def rewrite(root, key, change):
+    path = Path(official_layout(root)[key])
+    path.write_text(change(path.read_text()))
+
+
+def sound(root, key, name, audio, rate=16000):
+    soundfile.write(Path(official_layout(root)[key], name), audio, rate)
+
+
+@pytest.mark.parametrize(
+    ("fault", "part", "sentence"),
+    [
+        (
+            lambda root: sound(root, "synth_folder", "2.wav", np.ones(44100) / 2, 44100),
+            "synth",
+            "1 clip not at 16000 Hz",
+        ),
+        (
+            lambda root: Path(official_layout(root)["unlabeled_folder"], "2.wav").write_text("x"),
+            "unlabeled",
+            "1 clip cannot be used",
+        ),
+        (
+            lambda root: rewrite(root, "test_tsv", lambda t: t + "1.wav\t0.3\t0.4\tCat\n" * 2),
+            "test",
+            "overlapping events of one class: 1.wav",
+        ),
+        (
+            lambda root: rewrite(root, "synth_tsv", lambda t: t + "0.wav\t0.5\t1.3\tCat\n"),
+            "synth",
+            "end more than 0.2 s after the clip: 0.wav",
+        ),
+        (
+            lambda root: rewrite(root, "test_dur", lambda t: t.replace("1.wav\t1.0", "1.wav\t3")),
+            "test",
+            "1 clip more than 0.2 s longer or shorter",
+        ),
+        (
+            lambda root: rewrite(root, "test_dur", lambda t: t.replace("1.wav\t1.0\n", "")),
+            "test",
+            "1 clip without a row in",
+        ),
+        (
+            lambda root: write_tags(root, lambda t: t.replace("7.wav\tCat", "7.wav\t")),
+            "weak",
+            "1 clip without any tag: 7.wav",
+        ),
+        (
+            lambda root: write_tags(root, lambda t: t.replace("7.wav\tCat", "7.wav\tCow")),
+            "weak",
+            "'Cow' is unknown",
+        ),
+        (
+            lambda root: shutil.rmtree(official_layout(root)["synth_val_folder"]),
+            "synth_val",
+            "0 clips in",
+        ),
+        (
+            lambda root: Path(official_layout(root)["weak_folder"]).rename(
+                official_layout(root)["weak_folder_44k"]
+            ),
+            "weak",
+            "8 clips are not resampled to 16 kHz; use --resample",
+        ),
+    ],
+)
+def test_a_fault_is_found_where_it_is(tree, fault, part, sentence):
+    fault(tree)
+    parts, _ = diagnose(tree)
+    assert any(sentence in text for text in parts[part].problems), parts[part].problems
+    assert not any(d.problems for key, d in parts.items() if key != part)
+
+
+def test_silent_unused_and_other_lengths_are_notes(tree):
+    sound(tree, "weak_folder", "0.wav", np.zeros(16000))
+    sound(tree, "synth_folder", "extra.wav", np.ones(16000) / 2)
+    (tree / "soundscapes.json").write_text(json.dumps({"weak": 8, "strong": 7}))
+    parts, problems = diagnose(tree)
+    assert problems == []
+    assert any("1 clip silent from start to end: 0.wav" in n for n in parts["weak"].notes)
+    assert any("in no table, so never used: extra.wav" in n for n in parts["synth"].notes)
+    assert any("10 clips shorter than 10 s" in n for n in parts["unlabeled"].notes)
+
+
+def test_clips_that_the_training_will_cut_are_told_from_those_that_are_scored_whole(tree):
+    for key, name in (("synth", "1.wav"), ("weak", "2.wav"), ("unlabeled", "3.wav")):
+        sound(tree, f"{key}_folder", name, np.ones(24000) / 2)
+    sound(tree, "test_folder", "1.wav", np.ones(24000) / 2)
+    notes = {
+        d.part.key: " ".join(d.notes) for d in check(tree, seconds=1.0, processes=1, progress=False)
+    }
+    for key, name in (("synth", "1.wav"), ("weak", "2.wav"), ("unlabeled", "3.wav, long.wav")):
+        words = "longer than 1 s, of which the training takes a part at random, cutting the rest"
+        assert f"{words}: {name}" in notes[key]
+    assert "1 clip longer than 1 s, scored whole: 1.wav" in notes["test"]
+    assert "1 clip shorter than 1 s, which are padded: short.wav" in notes["unlabeled"]
+    assert "longer" not in notes["synth_val"]
+
+
+def test_an_event_inside_a_long_one_overlaps():
+    rows = [("a", 0, 9, "Dog"), ("a", 1, 2, "Dog"), ("a", 3, 4, "Dog"), ("a", 3, 4, "Cat")]
+    events = pd.DataFrame(rows, columns=["filename", "onset", "offset", "event_label"])
+    assert overlapping(events) == ["a"]
+    assert overlapping(events[1:]) == []
+    assert overlapping(events.drop(index=1)) == ["a"]
+
+
+def test_the_real_validation_table_overlaps_nowhere(shared):
+    from lab.data.annotations import read_strong_tsv
+
+    events = read_strong_tsv(shared / "golden" / "desed_metadata" / "validation.tsv")
+    assert overlapping(events) == []
+    assert events["filename"].nunique() == 1168
+
+
+def test_what_is_no_data_set_is_refused(tmp_path):
+    with pytest.raises(InputError, match="neither audio/ nor metadata/"):
+        check(tmp_path)
+    with pytest.raises(InputError, match="is no folder"):
+        check(tmp_path / "gone")
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "soundscapes.json").write_text("{")
+    with pytest.raises(InputError, match=r"soundscapes\.json cannot be read"):
+        check(tmp_path)
+
+
+def test_own_classes_are_those_of_the_training_table(own_dataset, own_classes):
+    parts, problems = diagnose(own_dataset)
+    assert problems == []
+    # Nothing says how many clips there should be, and a part that is nowhere is none.
+    assert {d.expected for d in parts.values()} == {None}
+    assert list(parts) == ["synth", "weak", "unlabeled", "synth_val", "test"]
+    assert report(list(parts.values())).splitlines()[0] == f"classes: {', '.join(own_classes)}"
+    shutil.rmtree(official_layout(own_dataset)["synth_folder"])
+    parts, _ = diagnose(own_dataset)
+    assert any("missing" in text for text in parts["synth"].problems)
+
+
+def test_classes_that_are_given_are_held_against_the_tables(own_dataset, own_classes):
+    found = check(own_dataset, classes=own_classes[1:], processes=1, progress=False)
+    said = {d.part.key: d.problems for d in found}
+    assert any("'car_horn' is unknown; " in text for text in said["synth"])
+    assert any("'car_horn' is unknown; " in text for text in said["weak"])
+    more = check(own_dataset, classes=[*own_classes, "rain"], processes=1, progress=False)
+    assert not any(d.problems for d in more)
+    assert any("no event of rain: nothing to learn" in text for text in more[0].notes)
+
+
+def test_segments_of_soft_labels_may_touch_and_overlap(own_dataset):
+    head = "filename\tonset\toffset\tevent_label\tconfidence\n"
+    rows = "1.wav\t0\t0.5\tsiren\t0.5\n1.wav\t0.4\t1\tsiren\t0.9\n"
+    rewrite(own_dataset, "test_tsv", lambda text: f"{head}0.wav\n2.wav\n{rows}")
+    assert diagnose(own_dataset)[1] == []
+
+
+def test_a_misspelled_class_of_desed_s_is_found(tree):
+    rewrite(tree, "synth_tsv", lambda text: text.replace("Vacuum_cleaner", "Vaccum_cleaner"))
+    assert any("did you mean 'Vacuum_cleaner'?" in text for text in diagnose(tree)[1])

@@ -1,0 +1,215 @@
+"""Resampling a tree, and laying a test set into one."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from lab.data.audio import read_audio
+from lab.data.desed import official_layout
+from lab.data.prepare import SETS, add_set, resample_tree
+from lab.errors import InputError
+
+
+def write(path, seconds=1.0, rate=16000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(int(seconds * rate)) / rate
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 500 * time), rate)
+
+
+def table(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+HEAD = ("filename", "onset", "offset", "event_label")
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Three clips in other formats, and the arguments that name them."""
+    folder = tmp_path / "recordings"
+    write(folder / "a.ogg", 1.0, 16000)
+    write(folder / "b.flac", 0.5, 44100)
+    write(folder / "c.wav", 0.25, 8000)
+    events = table(
+        tmp_path / "events.tsv",
+        HEAD,
+        ("a.wav", 0.1, 0.9, "Dog"),
+        ("b.wav", 0.0, 0.25, "Cat"),
+        ("c.wav", "", "", ""),
+        ("a.wav", 0.2, 0.5, "Cat"),
+    )
+    return folder, events
+
+
+def test_a_test_set_is_laid_into_the_official_layout(tmp_path, recordings):
+    assert add_set("test", tmp_path / "out", *recordings, progress=False) == 3
+    paths = official_layout(tmp_path / "out")
+    for name, samples in (("a.wav", 16000), ("b.wav", 8000), ("c.wav", 4000)):
+        assert len(read_audio(f"{paths['test_folder']}/{name}")) == samples
+    pd.testing.assert_frame_equal(
+        pd.read_csv(paths["test_tsv"], sep="\t"), pd.read_csv(recordings[1], sep="\t")
+    )
+    durations = pd.read_csv(paths["test_dur"], sep="\t", index_col="filename")["duration"]
+    assert durations.to_dict() == {"a.wav": 1.0, "b.wav": 0.5, "c.wav": 0.25}
+    # Again: nothing changes, nothing is refused.
+    assert add_set("test", tmp_path / "out", *recordings, progress=False) == 3
+
+
+def test_a_second_set_is_the_public_one(tmp_path, recordings):
+    add_set("public", tmp_path / "out", *recordings, progress=False)
+    paths = official_layout(tmp_path / "out")
+    assert sorted(path.name for path in Path(paths["public_folder"]).iterdir()) == [
+        "a.wav",
+        "b.wav",
+        "c.wav",
+    ]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(paths["public_tsv"], sep="\t"), pd.read_csv(recordings[1], sep="\t")
+    )
+    assert len(pd.read_csv(paths["public_dur"], sep="\t")) == 3
+    assert not Path(paths["test_tsv"]).exists()
+
+
+def test_given_durations_are_taken(tmp_path, recordings):
+    rows = [("filename", "duration"), ("c.wav", 0.25), ("a.wav", 1.0), ("b.wav", 0.5), ("d.wav", 1)]
+    durations = table(tmp_path / "durations.tsv", *rows)
+    add_set("test", tmp_path / "out", *recordings, durations, progress=False)
+    found = pd.read_csv(official_layout(tmp_path / "out")["test_dur"], sep="\t")
+    assert found["filename"].tolist() == ["c.wav", "a.wav", "b.wav"]
+    table(durations, *rows[:3])
+    with pytest.raises(InputError, match=r"durations\.tsv has no row for b\.wav"):
+        add_set("test", tmp_path / "other", *recordings, durations, progress=False)
+
+
+def test_another_test_set_is_not_overwritten(tmp_path, recordings):
+    add_set("test", tmp_path / "out", *recordings, progress=False)
+    folder, events = recordings
+    table(events, HEAD, ("a.wav", 0.1, 0.9, "Dog"))
+    with pytest.raises(InputError, match=r"validation\.tsv holds another set"):
+        add_set("test", tmp_path / "out", folder, events, progress=False)
+    other = official_layout(tmp_path / "other")
+    write(type(tmp_path)(other["test_folder"]) / "z.wav")
+    with pytest.raises(InputError, match="1 clips of another set, such as z"):
+        add_set("test", tmp_path / "other", folder, events, progress=False)
+
+
+def test_names_stay_as_the_table_has_them(tmp_path):
+    folder = tmp_path / "recordings"
+    for name in ("a.WAV", "x/a.WAV", "x/y/b.flac", "c.wav"):
+        write(folder / name, 1.0, 16000)
+    names = ["a.WAV", "x/a.WAV", "x/y/b.wav", "c.wav"]
+    rows = [(name, 0.1, 0.9, "Dog") for name in names]
+    events = table(tmp_path / "events.tsv", HEAD, *rows)
+    assert add_set("test", tmp_path / "out", folder, events, progress=False) == 4
+    paths = official_layout(tmp_path / "out")
+    assert pd.read_csv(paths["test_tsv"], sep="\t")["filename"].tolist() == names
+    assert pd.read_csv(paths["test_dur"], sep="\t")["filename"].tolist() == sorted(names)
+    for name in names:
+        assert len(read_audio(f"{paths['test_folder']}/{name}")) == 16000
+    events = table(tmp_path / "twice.tsv", HEAD, rows[0], ("a.wav", 0.1, 0.9, "Dog"))
+    with pytest.raises(InputError, match=r"names a\.WAV and a\.wav, the same clip"):
+        add_set("test", tmp_path / "other", folder, events, progress=False)
+
+
+def test_a_tree_is_resampled_with_its_folders(tmp_path):
+    paths = {name: type(tmp_path)(path) for name, path in official_layout(tmp_path).items()}
+    write(paths["test_folder_44k"] / "x" / "a.WAV", 0.5, 44100)
+    assert resample_tree(tmp_path, progress=False) == {str(paths["test_folder"]): 1}
+    assert len(read_audio(paths["test_folder"] / "x" / "a.WAV")) == 8000
+    assert paths["test_dur"].read_text() == "filename\tduration\nx/a.WAV\t0.5\n"
+
+
+def test_a_table_without_a_clip_gives_way(tmp_path, recordings):
+    path = official_layout(tmp_path / "out")["test_tsv"]
+    table(type(tmp_path)(path), HEAD)
+    assert add_set("test", tmp_path / "out", *recordings, progress=False) == 3
+
+
+def test_missing_and_ambiguous_clips_are_named(tmp_path, recordings):
+    folder, events = recordings
+    write(folder / "a.flac")
+    with pytest.raises(InputError, match=r"a\.flac and a\.ogg for a\.wav"):
+        add_set("test", tmp_path / "out", folder, events, progress=False)
+    (folder / "a.flac").unlink()
+    (folder / "a.ogg").unlink()
+    with pytest.raises(InputError, match=r"1 of 3 clips .* a\.wav"):
+        add_set("test", tmp_path / "out", folder, events, progress=False)
+    with pytest.raises(InputError, match="names no clip"):
+        add_set("test", tmp_path / "out", folder, table(events, HEAD), progress=False)
+
+
+def test_a_tree_is_resampled_once_and_gets_its_durations(tmp_path):
+    paths = {name: type(tmp_path)(path) for name, path in official_layout(tmp_path).items()}
+    write(paths["weak_folder_44k"] / "a.wav", 0.5, 44100)
+    write(paths["synth_val_folder_44k"] / "b.wav", 0.5, 44100)
+    paths["weak_folder"].mkdir(parents=True)
+    (paths["weak_folder"] / ".a-partial-killed.wav").write_bytes(b"RIFF")
+    done = resample_tree(tmp_path, progress=False)
+    assert done == {str(paths["weak_folder"]): 1, str(paths["synth_val_folder"]): 1}
+    assert len(read_audio(paths["weak_folder"] / "a.wav")) == 8000
+    assert [path.name for path in paths["weak_folder"].iterdir()] == ["a.wav"]
+    assert paths["synth_val_dur"].read_text() == "filename\tduration\nb.wav\t0.5\n"
+    before = (paths["weak_folder"] / "a.wav").stat().st_mtime_ns
+    resample_tree(tmp_path, progress=False)
+    assert (paths["weak_folder"] / "a.wav").stat().st_mtime_ns == before
+
+
+def test_a_tree_without_audio_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no audio to resample"):
+        resample_tree(tmp_path, progress=False)
+
+
+def test_own_recordings_become_every_set(tmp_path, recordings):
+    folder, events = recordings
+    out, paths = tmp_path / "out", official_layout(tmp_path / "out")
+    text = events.read_text().replace("Dog", "siren").replace("Cat", "drill")
+    events.write_text(text)
+    tags = table(tmp_path / "tags.tsv", ("filename", "event_labels"), ("b.wav", "siren,drill"))
+    for name in SETS:
+        given = {"weak": tags, "unlabelled": None}.get(name, events)
+        clips = add_set(name, out, folder, given, progress=False)
+        assert clips == (1 if name == "weak" else 3)
+    for part in SETS.values():
+        assert len(read_audio(f"{paths[f'{part}_folder']}/b.wav")) == 8000
+        if part not in ("weak", "unlabeled"):
+            pd.testing.assert_frame_equal(
+                pd.read_csv(paths[f"{part}_tsv"], sep="\t"), pd.read_csv(events, sep="\t")
+            )
+        if f"{part}_dur" in paths:
+            assert len(pd.read_csv(paths[f"{part}_dur"], sep="\t")) == 3
+    assert pd.read_csv(paths["weak_tsv"], sep="\t")["event_labels"].tolist() == ["siren,drill"]
+
+
+def test_a_set_of_a_class_that_the_training_lacks_is_refused(tmp_path, recordings):
+    folder, events = recordings
+    out = tmp_path / "out"
+    events.write_text(events.read_text().replace("Dog", "siren"))
+    add_set("training", out, folder, events, progress=False)
+    events.write_text(events.read_text().replace("Cat", "rain"))
+    said = r"events\.tsv, line 3: the class 'rain' is unknown; the classes are Cat, siren"
+    with pytest.raises(InputError, match=said):
+        add_set("test", out, folder, events, progress=False)
+    classes = ["Cat", "siren", "rain"]
+    assert add_set("test", out, folder, events, classes=classes, progress=False) == 3
+
+
+def test_sets_without_clips_or_tables_are_refused(tmp_path, recordings):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no wav, flac or ogg file"):
+        add_set("unlabelled", tmp_path / "out", tmp_path / "empty", None, progress=False)
+    with pytest.raises(InputError, match="there is no table of labels; give one"):
+        add_set("training", tmp_path / "out", recordings[0], None, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_confidences_are_laid_in_with_their_events(tmp_path, recordings):
+    folder, events = recordings
+    table(events, (*HEAD, "confidence"), ("a.wav", 0.1, 0.9, "Dog", 0.25))
+    add_set("training", tmp_path / "out", folder, events, progress=False)
+    found = pd.read_csv(official_layout(tmp_path / "out")["synth_tsv"], sep="\t")
+    assert found["confidence"].tolist() == [0.25]

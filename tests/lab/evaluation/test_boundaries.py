@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dcase_coherence.functional import (
+    comparable_features,
+    label_transitions,
+    transition_distances,
+)
+from lab.errors import InputError
+from lab.evaluation.boundaries import (
+    edge_errors,
+    growth_ratios,
+    histogram,
+    inside_change,
+    profile,
+    rise_times,
+    stable_events,
+    step_distances,
+)
+
+CLASSES = ["Cat", "Dog"]
+NAMES = ["a.wav", "b.wav"]
+COLUMNS = ["filename", "onset", "offset", "event_label"]
+STEP = 0.1
+FRAMES = 100
+TIME = (np.arange(FRAMES) + 0.5) * STEP
+
+
+def table(*rows):
+    return pd.DataFrame(list(rows), columns=COLUMNS)
+
+
+REFERENCE = table(
+    ["a.wav", 2.0, 5.0, "Dog"],
+    ["a.wav", 7.0, 7.3, "Dog"],  # too short for a stable region
+    ["b.wav", 0.0, 4.0, "Cat"],  # starts with the clip
+    ["b.wav", 6.0, 9.0, "Dog"],
+)
+
+
+def trapezium(onset, offset, ramp, top=0.9):
+    """Rises linearly over `ramp` seconds around the onset, falls the same way."""
+    up = np.clip((TIME - onset) / ramp + 0.5, 0, 1)
+    down = np.clip((offset - TIME) / ramp + 0.5, 0, 1)
+    return top * np.minimum(up, down)
+
+
+def posteriors(ramp):
+    values = np.zeros((2, FRAMES, 2))
+    values[0, :, 1] = trapezium(2, 5, ramp)
+    values[1, :, 0] = trapezium(-5, 4, ramp)
+    values[1, :, 1] = trapezium(6, 9, ramp)
+    return values
+
+
+MODELS = {"baseline": posteriors(1.0), "coherence": posteriors(0.4)}
+ARGUMENTS = (NAMES, REFERENCE, CLASSES)
+
+
+def found(models=MODELS):
+    return stable_events(models, *ARGUMENTS, frame_seconds=STEP)
+
+
+def test_stable_events_are_long_enough_and_detected_by_all():
+    assert found()[["filename", "onset", "clip", "label"]].to_numpy().tolist() == [
+        ["a.wav", 2.0, 0, 1],
+        ["b.wav", 0.0, 1, 0],
+        ["b.wav", 6.0, 1, 1],
+    ]
+    deaf = {**MODELS, "coherence": MODELS["coherence"].copy()}
+    deaf["coherence"][1, :, 1] *= 0.5
+    assert found(deaf)["onset"].tolist() == [2.0, 0.0]
+    # Only what happens 200 ms from the boundaries counts.
+    edges = {**MODELS, "coherence": MODELS["coherence"].copy()}
+    edges["coherence"][0, TIME < 2.2, 1] = 0
+    edges["coherence"][0, TIME > 4.8, 1] = 0
+    assert len(found(edges)) == 3
+
+
+def test_profile_is_the_mean_over_events_with_its_standard_error():
+    onset = profile(MODELS, found(), "onset", frame_seconds=STEP)
+    assert onset.events == 2  # not the one that starts with the clip
+    assert onset.seconds[[0, -1]] == pytest.approx([-1, 1])
+    at = np.abs(onset.seconds) < 1e-9
+    assert onset.mean["baseline"][at] == pytest.approx(0.45)
+    expected = 0.9 * np.clip(onset.seconds / 1.0 + 0.5, 0, 1)
+    np.testing.assert_allclose(onset.mean["baseline"], expected, atol=0.03)
+    np.testing.assert_allclose(onset.standard_error["baseline"], 0, atol=1e-12)
+    offset = profile(MODELS, found(), "offset", frame_seconds=STEP)
+    assert offset.events == 3
+    assert offset.mean["coherence"][0] == pytest.approx(0.9)
+    assert offset.mean["coherence"][-1] == pytest.approx(0)
+
+
+def test_standard_error_by_hand():
+    models = {"only": np.concatenate([posteriors(1.0)[:1], 0.8 * posteriors(1.0)[:1]])}
+    reference = REFERENCE[:1]
+    reference = pd.concat([reference, reference.assign(filename="b.wav")])
+    events = stable_events(models, NAMES, reference, CLASSES, frame_seconds=STEP)
+    shown = profile(models, events, "onset", frame_seconds=STEP)
+    assert shown.mean["only"][-1] == pytest.approx(0.81)
+    assert shown.standard_error["only"][-1] == pytest.approx(0.09)
+
+
+def test_times_outside_the_clip_do_not_count():
+    reference = table(["a.wav", 0.5, 5.0, "Dog"])
+    models = {"only": np.full((2, FRAMES, 2), 0.8)}
+    events = stable_events(models, NAMES, reference, CLASSES, frame_seconds=STEP)
+    shown = profile(models, events, "onset", frame_seconds=STEP)
+    assert np.isnan(shown.mean["only"][0])
+    assert shown.mean["only"][-1] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("ramp", [0.4, 1.0])
+def test_rise_and_fall_of_a_linear_ramp(ramp):
+    times = rise_times(posteriors(ramp), found(), frame_seconds=STEP)
+    # From 10 to 90 % of a linear ramp; the corners are rounded by a frame at most.
+    assert times["rise"][[0, 2]].tolist() == pytest.approx([0.8 * ramp] * 2, abs=0.05)
+    assert times["fall"].tolist() == pytest.approx([0.8 * ramp] * 3, abs=0.05)
+    assert np.isnan(times["rise"][1])  # it was there from the start
+
+
+def test_a_step_rises_within_a_frame():
+    step = {"only": np.zeros((2, FRAMES, 2))}
+    step["only"][0, 20:50, 1] = 0.9
+    events = stable_events(step, *ARGUMENTS, frame_seconds=STEP)
+    assert rise_times(step["only"], events, frame_seconds=STEP).iloc[0].tolist() == (
+        pytest.approx([0.8 * STEP] * 2)
+    )
+
+
+def test_edge_errors_take_the_largest_intersection():
+    estimated = table(
+        ["a.wav", 1.8, 2.2, "Dog"],
+        ["a.wav", 2.3, 5.5, "Dog"],
+        ["a.wav", 2.0, 5.0, "Cat"],
+        ["b.wav", 0.0, 3.5, "Cat"],
+        ["b.wav", 9.0, 9.5, "Dog"],  # touches, does not intersect
+    )
+    errors = edge_errors(REFERENCE, estimated)
+    assert errors["event_label"].tolist() == ["Dog", "Cat"]
+    assert errors["onset_error"].tolist() == pytest.approx([0.3, 0.0])
+    assert errors["offset_error"].tolist() == pytest.approx([0.5, -0.5])
+    assert edge_errors(REFERENCE, table()).empty
+
+
+def test_change_inside_events_only():
+    z = np.array([[0.0, 0], [1, 0], [3, 1], [4, 4], [9, 9], [9, 8]])
+    y = np.array([[0, 0], [0, 0], [1, 0], [1, 0], [1, 1], [1, 1]])
+    # t = 1 is outside, 2 and 4 are boundaries.
+    assert inside_change([z], [y]).tolist() == [4.0, 1.0]
+    mean_norm = np.abs(z).sum() / 6
+    assert inside_change([z], [y], relative=True).tolist() == pytest.approx(
+        [4 / mean_norm, 1 / mean_norm]
+    )
+    assert inside_change([z * 5], [y], relative=True) == pytest.approx(
+        inside_change([z], [y], relative=True)
+    )
+
+
+def test_histogram():
+    values = {"baseline": np.arange(1000.0), "coherence": np.arange(1000.0) / 2}
+    shown = histogram(values, bins=10)
+    assert shown.density["baseline"].sum() == pytest.approx(0.99, abs=0.005)
+    assert shown.density["coherence"].sum() == 1
+    assert shown.mean["baseline"] == pytest.approx(499.5)
+    assert shown.variance["coherence"] == pytest.approx(np.var(values["coherence"]))
+    assert histogram({"still": np.zeros(3)}).density["still"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: stable_events({}, *ARGUMENTS, frame_seconds=STEP), "models is empty"),
+        (
+            lambda: stable_events(
+                {**MODELS, "coherence": MODELS["coherence"][:, :50]}, *ARGUMENTS, frame_seconds=STEP
+            ),
+            "the same clips of each model",
+        ),
+        (
+            lambda: stable_events(MODELS, NAMES, REFERENCE, ["Cat", "Bell"], frame_seconds=STEP),
+            "'Dog', which is none of Cat, Bell",
+        ),
+        (lambda: profile(MODELS, found(), "middle", frame_seconds=STEP), "edge is 'middle'"),
+        (lambda: profile(MODELS, found()[:0], "onset", frame_seconds=STEP), "no event"),
+        (lambda: inside_change([np.zeros((5, 2))], [np.zeros((4, 2))]), "shape"),
+        (lambda: inside_change([], []), "at least one clip"),
+        (lambda: histogram({"baseline": np.zeros(0)}), "no value of baseline"),
+    ],
+)
+def test_bad_input_is_named(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+def loss_of(z, y, alpha1, alpha2):
+    """The exact loss, summed step by step."""
+    total = 0.0
+    for features, labels in zip(z, y):
+        for t in range(1, len(features)):
+            size = np.sum((features[t] - features[t - 1]) ** 2)
+            total += -alpha1 * size if (labels[t] != labels[t - 1]).any() else alpha2 * size
+    return total
+
+
+def features_with_a_detector():
+    """Random features; one oblique direction answers to label changes somewhat more."""
+    rng = np.random.default_rng(0)
+    y = [(rng.random((60, 3)) < 0.5).repeat(5, axis=0) for _ in range(4)]
+    z = [rng.standard_normal((300, 4)) for _ in y]
+    for features, labels in zip(z, y):
+        features += np.outer(2.0 * labels[:, 0], [1, -1, 0.5, 0])
+    return z, y
+
+
+def test_the_largest_ratio_is_where_the_exact_loss_loses_its_bound():
+    z, y = features_with_a_detector()
+    overall, best = growth_ratios(z, y)
+    assert best > 1.2 * overall
+    step = 1e-6
+    assert loss_of(z, y, 1.0, overall - step) < 0 < loss_of(z, y, 1.0, overall + step)
+    rng = np.random.default_rng(1)
+    maps = [rng.standard_normal((4, 4)) for _ in range(50)]
+    assert all(loss_of([f @ a for f in z], y, 1.0, best) >= 0 for a in maps)
+    # The direction itself, found by another way: the best of W^-1 B.
+    steps = [(np.diff(f, axis=0), (t[1:] != t[:-1]).any(axis=1)) for f, t in zip(z, y)]
+    at_change = sum(d[c].T @ d[c] for d, c in steps)
+    elsewhere = sum(d[~c].T @ d[~c] for d, c in steps)
+    values, vectors = np.linalg.eig(np.linalg.solve(elsewhere, at_change))
+    best_direction = np.real(vectors[:, np.argmax(np.real(values))])
+    along = [(f @ best_direction)[:, None] for f in z]
+    assert loss_of(along, y, 1.0, best - step) < 0 < loss_of(along, y, 1.0, best + step)
+
+
+def test_growth_of_features_that_do_not_change():
+    y = [np.array([[0], [1], [1]])]
+    assert np.isnan(growth_ratios([np.ones((3, 2))], y)).all()
+    assert growth_ratios([np.array([[0.0], [1.0], [1.0]])], y) == (np.inf, np.inf)
+    assert growth_ratios([np.array([[0.0], [0.0], [1.0]])], y) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_distances_by_lag_are_those_of_the_loss(lag):
+    z, y = features_with_a_detector()
+    table = step_distances(z, y, lags=[1, 3])
+    batch = [torch.as_tensor(np.stack(values)) for values in (z, y)]
+    unit = comparable_features(batch[0], center=True, normalize=True)
+    expected = transition_distances(unit, lag=lag)
+    changed = label_transitions(batch[1].float(), lag=lag)
+    assert table.loc[lag, "boundary"] == pytest.approx(float(expected[changed].mean()))
+    assert table.loc[lag, "inside"] == pytest.approx(float(expected[~changed].mean()))
+
+
+def test_distances_of_what_is_not_there():
+    table = step_distances([np.eye(2)], [np.array([[0], [0]])], lags=[1, 2])
+    # No label changes, and no clip is long enough.
+    assert table["boundary"].isna().all()
+    assert table["inside"].isna().tolist() == [False, True]
+
+
+def test_growth_ratios_need_labels_of_the_same_frames():
+    with pytest.raises(InputError, match=r"shape \(3, 2\) and labels of the shape \(4, 1\)"):
+        growth_ratios([np.ones((3, 2))], [np.ones((4, 1))])

@@ -1,0 +1,124 @@
+"""Figures and numbers at the boundaries of events, of two trained networks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lab.baseline.config import load_config
+from lab.baseline.experiment import build
+from lab.data.desed import CLASSES, official_layout
+from lab.runs.trials import Trial, run_trial
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checkpoints(dataset, conf_file, tmp_path_factory):
+    """Of a baseline and a coherence model that have learned the tones."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    config = load_config(conf_file, {"data": official_layout(dataset)})
+    config["training"].update(n_epochs=20, validation_interval=20)
+    for arm in (False, True):
+        run_trial(Trial("", config, arm, 0, folder / str(arm)), "cpu")
+    return [folder / str(arm) / "last.ckpt" for arm in (False, True)]
+
+
+@pytest.fixture
+def analyse(tmp_path, main):
+    def analyse(*arguments):
+        main("analyse_boundaries.py", *arguments, "--log_dir", tmp_path / "out", "--gpus", "cpu")
+        return json.loads((tmp_path / "out" / "boundaries.json").read_text())
+
+    return analyse
+
+
+def test_every_figure_is_drawn(analyse, checkpoints, dataset, tmp_path, capsys):
+    numbers = analyse(*checkpoints, "--data", dataset)
+    drawn = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {
+        "event_f1_by_class",
+        "change_of_z_inside_events",
+        "relative_change_of_z_inside_events",
+        "mean_posterior_around_boundaries",
+        "errors_of_onsets_and_offsets",
+        "error_profile",
+        "posteriors_of_a_clip",
+    } <= drawn
+    kinds = [path.suffix for path in (tmp_path / "out" / "figures").iterdir()]
+    assert kinds.count(".png") == kinds.count(".svg") == len(drawn)
+    said = capsys.readouterr().out
+    assert "event_f1_macro" in said
+    assert "What became of the reference events (%)" in said
+    for counts in numbers["profiles"].values():
+        assert counts["events"] == 8
+        assert counts["missed"] < 8
+    assert set(numbers["scores"]) == {
+        f"{model}, {name}"
+        for model in ("baseline", "coherence")
+        for name in ("validation", "public")
+    }
+    for found in numbers["events"].values():
+        assert found["events in common"] > 0
+        assert found["events found"] > 0
+        assert abs(found["onset error (s), median"]) < 0.2
+    for by_lag in numbers["distances"].values():
+        assert set(by_lag) == {"1", "2", "4", "8"}
+        assert 0 < by_lag["1"]["inside"] < 4
+    change = numbers["Change of z inside events"]
+    assert all(change["mean"][name] > 0 for name in ("baseline", "coherence"))
+    assert "Figure 4c" in (tmp_path / "out" / "report.md").read_text()
+    assert "data:audio/flac;base64," in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_model_against_itself_gains_nothing(analyse, checkpoints):
+    numbers = analyse(checkpoints[0], checkpoints[0], "--names", "one", "two")
+    assert numbers["gained"] == {}
+    assert numbers["events"]["one"] == numbers["events"]["two"]
+    assert len(set(numbers["Change of z inside events"]["mean"].values())) == 1
+
+
+def test_chosen_classes_and_clip(analyse, checkpoints, dataset):
+    numbers = analyse(*checkpoints, "--data", dataset, "--clip", "1.wav", "--classes", *CLASSES[:2])
+    assert numbers["posteriors"]["clip"] == "1.wav"
+
+
+def test_models_that_find_nothing(analyse, checkpoints, dataset, tmp_path, capsys):
+    silent = torch.load(checkpoints[0], weights_only=True)
+    silent["state_dict"]["sed_student.dense.bias"] -= 100
+    torch.save(silent, tmp_path / "silent.ckpt")
+    numbers = analyse(tmp_path / "silent.ckpt", tmp_path / "silent.ckpt", "--data", dataset)
+    said = capsys.readouterr().out
+    assert "no Figure 4a and 4b: no event" in said
+    assert "has found no event" in said
+    assert numbers["scores"]["baseline, validation"]["event_f1_macro"] == 0
+    assert numbers["events"]["baseline"]["onset error (s), median"] is None
+    assert numbers["profiles"]["baseline"]["missed"] == 8
+
+
+def test_bad_arguments(analyse, checkpoints, conf_file, dataset, tmp_path, capsys):
+    config = load_config(conf_file, {"data": official_layout(dataset)})
+    config["feats"].update(hop_length=128)
+    config["data"].update(net_subsample=4)
+    config["net"].update(pooling=[[2, 4], [2, 4]])
+    config["scaler"].update(statistic="instance", normtype="standard")
+    module = build(config, coherence=False, log_dir=tmp_path / "run", train=False).module
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    torch.save(content, tmp_path / "other.ckpt")
+    np.savetxt(tmp_path / "text.ckpt", [1])
+    for arguments, words in (
+        ((checkpoints[0], tmp_path / "other.ckpt"), "the models differ in frame_hop"),
+        ((checkpoints[0], tmp_path / "text.ckpt"), "cannot be loaded"),
+        ((*checkpoints, "--clip", "99.wav"), "--clip 99.wav"),
+        ((*checkpoints, "--class", "Snow"), "--class Snow"),
+        ((*checkpoints, "--names", "a", "a"), "--names"),
+        ((*checkpoints, "--data", tmp_path / "nowhere"), "nowhere"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            analyse(*arguments)
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert len(said.splitlines()) == 1

@@ -1,0 +1,90 @@
+"""The command line: exit codes and sentences."""
+
+import importlib.util
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+SCRIPT = Path(__file__).parents[3] / "recipes" / "prepare_desed.py"
+
+
+@pytest.fixture
+def main():
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT))).main
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Three recordings with their events, as command-line arguments."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for clip in range(3):
+        soundfile.write(folder / f"{clip}.flac", 0.1 * rng.standard_normal(44100), 44100)
+        rows.append((f"{clip}.wav", 0.25, 0.5, "Dog"))
+    table = tmp_path / "events.tsv"
+    columns = ["filename", "onset", "offset", "event_label"]
+    pd.DataFrame(rows, columns=columns).to_csv(table, sep="\t", index=False)
+    return ["--audio", str(folder), "--tsv", str(table)]
+
+
+def test_a_test_set_is_added_then_checked(main, recordings, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["--add", "test", *recordings, "--out", out, "--quiet"]) == 0
+    (tmp_path / "out" / "soundscapes.json").write_text(json.dumps({"test": 3}))
+    assert main(["--check", out, "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "validation                   3         3   16000   1.00, 1.00, 1.00" in said
+    assert "problems: none" in said
+
+
+def test_a_public_set_is_added(main, recordings, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--add", "public", *recordings, "--out", str(out), "--quiet"]) == 0
+    assert capsys.readouterr().out == f"3 clips are the public set of {out}\n"
+    assert (out / "metadata" / "eval" / "public.tsv").is_file()
+
+
+def test_a_fault_is_exit_code_1_and_missing_clips_a_file(main, recordings, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["--add", "test", *recordings, "--out", str(out), "--quiet"])
+    (out / "audio" / "validation" / "validation_16k" / "1.wav").unlink()
+    missing = tmp_path / "missing.tsv"
+    assert main(["--check", str(out), "--missing", str(missing), "--quiet"]) == 1
+    assert missing.read_text().splitlines()[1:] == ["1.wav\tmissing\tvalidation"]
+    assert "2 clips in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--check", "/nowhere"], "is no folder"),
+        (["--check", "/tmp", "--processes", "0"], "--processes is 0"),
+        (["--resample", "/nowhere"], "holds no audio to resample"),
+        (["--generate", "/nowhere", "--clips", "1", "-1"], "--clips is"),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_a_sentence(main, arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert sentence in said
+
+
+@pytest.mark.skipif(importlib.util.find_spec("desed") is not None, reason="desed is installed")
+@pytest.mark.parametrize("what", ["--download", "--generate"])
+def test_without_the_desed_package_the_extra_is_named(main, what, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([what, str(tmp_path / "new")])
+    assert stop.value.code == 2
+    assert "dcase-coherence[desed]" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,236 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dcase_coherence.lightning import DEFAULTS
+from lab.soundscapes import generate
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+RECIPE = "train_sed_coherence.py"
+TINY = {
+    "training": {
+        "batch_size": [2, 1, 1],
+        "batch_size_val": 4,
+        "n_epochs": 4,
+        "n_epochs_warmup": 1,
+        "num_workers": 0,
+        "n_test_thresholds": 3,
+        "obj_metric_synth_type": "event",
+    },
+    "scaler": {"savepath": None},
+    "data": {"net_subsample": 8},
+    "feats": {"n_mels": 16, "n_window": 1024, "n_filters": 1024, "hop_length": 512},
+    "net": {
+        "n_RNN_cell": 8,
+        "kernel_size": [3, 3],
+        "padding": [1, 1],
+        "stride": [1, 1],
+        "nb_filters": [4, 8],
+        "pooling": [[4, 4], [2, 4]],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with a data set `data` and a configuration `tiny.yaml`."""
+    path = tmp_path_factory.mktemp("work")
+    generate(path / "data", strong=6, weak=4, unlabelled=4, validation=3, test=3, progress=False)
+    (path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return path
+
+
+OPTIONS = ("--conf_file", "tiny.yaml", "--data", "data", "--gpus", "cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(run, folder):
+    """An uninterrupted run of both arms in `exp/tiny`: what it printed."""
+    done = run(RECIPE, *OPTIONS, cwd=folder)
+    assert re.fullmatch(r"((baseline|coherence) 1: epoch [\d.]+ of 4, .*\n)+", done.stderr)
+    return done.stdout
+
+
+def scores(folder, log_dir):
+    trials = json.loads((folder / log_dir / "metrics.json").read_text())["trials"]
+    return {trial.pop("arm"): {k: v for k, v in trial.items() if k != "folder"} for trial in trials}
+
+
+def test_compares_both_models_and_leaves_everything_behind(finished, folder):
+    assert "bundled baseline" in finished
+    for words in ("baseline", "coherence", "difference", "event F1, macro (%)", "PSDS 1", "PSDS 2"):
+        assert words in finished
+    results = folder / "exp" / "tiny"
+    for arm in ("baseline", "coherence"):
+        trial = results / arm / "trial_0"
+        for name in ("last.ckpt", "hparams.yaml", "trial.json", "epochs.tsv"):
+            assert (trial / name).is_file(), name
+        assert list(trial.glob("epoch=*.ckpt"))
+        assert list(trial.glob("events.out.tfevents.*"))
+        detections = pd.read_csv(
+            trial / "metrics_test" / "teacher" / "predictions_05_teacher.tsv", sep="\t"
+        )
+        assert list(detections.columns) == ["event_label", "onset", "offset", "filename"]
+        epochs = pd.read_csv(trial / "epochs.tsv", sep="\t")
+        assert epochs["epoch"].tolist() == [0, 1, 2, 3]
+        assert ("d_boundary" in epochs) == (arm == "coherence")
+    for figure in ("posteriors.png", "curves.png"):
+        assert (results / figure).stat().st_size > 10_000
+        assert f"exp/tiny/{figure}\n" in finished
+    assert (results / "comparison.txt").read_text().strip() in finished
+    # The error profile of both arms beside the official one, printed, drawn and kept.
+    assert "What became of the reference events (%)" in finished
+    assert "official, on DESED" in finished
+    assert (results / "profile.png").stat().st_size > 10_000
+    profiles = json.loads((results / "metrics.json").read_text())["profiles"]
+    reference = pd.read_csv(folder / "data/metadata/validation/validation.tsv", sep="\t")
+    for found in profiles.values():
+        assert found["events"] == reference["event_label"].count()
+    assert set(profiles) == {"baseline", "coherence"}
+
+
+def test_a_second_run_shows_the_first_ones_scores(run, finished, folder):
+    before = scores(folder, "exp/tiny")
+    checkpoint = folder / "exp" / "tiny" / "baseline" / "trial_0" / "last.ckpt"
+    written = checkpoint.stat().st_mtime_ns
+    again = run(RECIPE, *OPTIONS, cwd=folder).stdout
+    assert scores(folder, "exp/tiny") == before
+    assert checkpoint.stat().st_mtime_ns == written
+    assert (folder / "exp" / "tiny" / "comparison.txt").read_text().strip() in again
+
+
+def test_killed_and_resumed_it_ends_with_the_same_scores(run, finished, folder):
+    log_dir = folder / "exp" / "killed"
+    command = [sys.executable, ROOT / "recipes" / RECIPE, *OPTIONS, "--log_dir", log_dir]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    table = log_dir / "coherence" / "trial_0" / "epochs.tsv"
+    deadline = time.time() + 200
+    while time.time() < deadline and not (
+        table.exists() and len(table.read_text().splitlines()) > 2
+    ):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (log_dir / "metrics.json").exists()
+    run(RECIPE, *OPTIONS, "--log_dir", log_dir, cwd=folder)
+    assert scores(folder, "exp/killed") == scores(folder, "exp/tiny")
+
+
+def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(
+    main, finished, folder, monkeypatch, capfd
+):
+    monkeypatch.chdir(folder)
+    main(RECIPE, *OPTIONS, "--log_dir", "exp/again", "--quiet")
+    said = capfd.readouterr()
+    assert said.err == ""
+    table = (folder / "exp" / "again" / "comparison.txt").read_text()
+    endings = [
+        "posteriors of both models: exp/again/posteriors.png",
+        "curves of the training: exp/again/curves.png",
+        "results, checkpoints, logs and detections in exp/again",
+    ]
+    assert said.out.splitlines() == ["", *table.splitlines(), "", *endings]
+    assert scores(folder, "exp/again") == scores(folder, "exp/tiny")
+
+
+def test_another_machine_reports_what_this_one_trained(main, finished, folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
+    options = (*OPTIONS, "--storage", f"sqlite:///{folder}/study.db?timeout=60")
+    main(RECIPE, *options)
+    assert "left to other workers" not in capfd.readouterr().out
+    main(RECIPE, *options, "--log_dir", "exp/elsewhere")
+    said = capfd.readouterr().out
+    table = (folder / "exp" / "tiny" / "comparison.txt").read_text()
+    assert table.strip() in said
+    assert (folder / "exp" / "elsewhere" / "comparison.txt").read_text() == table
+    assert scores(folder, "exp/elsewhere") == scores(folder, "exp/tiny")
+    assert "posteriors of both models: none, as no seed was tested here with both" in said
+    curves = [folder / "exp" / name / "curves.png" for name in ("elsewhere", "tiny")]
+    assert curves[0].read_bytes() == curves[1].read_bytes()
+    assert not (folder / "exp" / "elsewhere" / "posteriors.png").exists()
+    assert not list((folder / "exp" / "elsewhere").rglob("*.ckpt"))
+
+
+def test_the_official_test_and_evaluation_flags(run, finished, folder):
+    best = next((folder / "exp" / "tiny" / "coherence" / "trial_0").glob("epoch=*.ckpt"))
+    said = run(RECIPE, *OPTIONS, "--test_from_checkpoint", best, cwd=folder).stdout
+    expected = scores(folder, "exp/tiny")["coherence"]["test/teacher/event_f1_macro"]
+    assert f"test/teacher/event_f1_macro: {expected:.4f}" in said
+    (folder / "data" / "audio" / "eval21_16k").symlink_to(
+        folder / "data" / "audio" / "validation" / "validation_16k"
+    )
+    run(RECIPE, *OPTIONS, "--eval_from_checkpoint", best, "--log_dir", "exp/evaluated", cwd=folder)
+    assert list((folder / "exp" / "evaluated").rglob("predictions_05_teacher.tsv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--trials", "0"), "--trials is 0; give at least 1"),
+        (("--conf_file", "nowhere.yaml"), "nowhere.yaml does not exist"),
+        (("--data", "nowhere"), "nowhere"),
+        (("--set", "training.n_epoch=3"), "did you mean 'n_epochs'?"),
+        (("--set", "training.n_epochs=many"), "training.n_epochs is 'many'"),
+        (("--set", "training.n_epochs=3"), "training.n_epochs was 4, is 3"),
+        (("--set", "data.test_tsv=none.tsv"), "data.test_tsv is none.tsv, and there is no such"),
+        (("--resume_from_checkpoint", "tiny.yaml"), "give the last.ckpt in a trial's folder"),
+        (("--test_from_checkpoint", "tiny.yaml"), "tiny.yaml"),
+        (("--gpus", "7"), "--gpus is '7'"),
+        (("--storage", "nonsense"), "the study's storage nonsense cannot be used"),
+        (("--storage", "sqlite:///x.db", "--resume_from_checkpoint", "x"), "leave out one of the"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_overwrites_nothing(
+    run, finished, folder, arguments, sentence
+):
+    before = {p: p.stat().st_mtime_ns for p in (folder / "exp" / "tiny").rglob("*") if p.is_file()}
+    said = run(RECIPE, *OPTIONS, *arguments, cwd=folder, code=2)
+    assert said.stderr.startswith("error: ")
+    assert sentence in said.stderr
+    assert said.stderr.count("\n") == 1
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(run, folder):
+    # Of a student alone: it is then the student that is compared.
+    settings = ("training.validation_interval=4", "training.teacher=false")
+    options = (*OPTIONS, "--fast_dev_run", "--set", *settings)
+    run(RECIPE, *options, "--arm", "baseline", cwd=folder)
+    log_dir = folder / "exp" / "tiny_fast_dev_run"
+    before = scores(folder, log_dir)
+    record = log_dir / "baseline" / "trial_0" / "trial.json"
+    content = json.loads(record.read_text())
+    del content["scores"]
+    record.write_text(json.dumps(content))
+    last = record.parent / "last.ckpt"
+    run(RECIPE, *options, "--resume_from_checkpoint", last, cwd=folder)
+    assert scores(folder, log_dir) == before
+
+
+def test_the_loss_stays_in_bounds_unless_the_papers_is_asked_for(run, finished, folder):
+    def settings(log_dir):
+        record = folder / "exp" / log_dir / "coherence" / "trial_0" / "trial.json"
+        return json.loads(record.read_text())["settings"]["config"]["coherence"]
+
+    assert settings("tiny")["lags"] == [1, 2, 4, 8]
+    flags = ("--preset", "exact", "--arm", "coherence", "--fast_dev_run")
+    run(RECIPE, *OPTIONS, *flags, cwd=folder)
+    assert settings("tiny_exact_fast_dev_run") == DEFAULTS
+
+
+def test_unknown_flags_are_refused_without_the_official_code(run, folder):
+    assert "unknown arguments: --hop" in run(RECIPE, "--hop", cwd=folder, code=2).stderr

@@ -1,0 +1,147 @@
+"""The table of a training's epochs: means of batches, validations, and a resumed run."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from lab.runs.epochs import (
+    EpochTable,
+    feature_table,
+    mean_epochs,
+    read_epochs,
+    tables_of,
+)
+
+NAN = float("nan")
+
+
+def trainer_at(epoch, objective=0.5, interval=1, first=True):
+    return SimpleNamespace(
+        current_epoch=epoch,
+        max_epochs=4,
+        num_training_batches=2,
+        check_val_every_n_epoch=interval,
+        is_global_zero=first,
+        callback_metrics={"val/obj_metric": objective, "train/loss": 9.0},
+    )
+
+
+def train(table, trainer, *losses, monitor=None):
+    """An epoch with a batch for each loss."""
+    module = SimpleNamespace(coherence=None)
+    for index, loss in enumerate(losses):
+        if monitor:
+            module.coherence = SimpleNamespace(metrics={"z_norm": monitor[index]})
+        table.on_train_batch_end(trainer, module, {"loss": loss}, None, index)
+    table.on_train_epoch_end(trainer, module)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "trial" / "epochs.tsv"
+
+
+def read(path):
+    return pd.read_csv(path, sep="\t")
+
+
+def test_means_of_the_losses_and_the_monitor_beside_the_validation(path):
+    table = EpochTable(path)
+    table.on_train_start(trainer_at(0), None)
+    train(table, trainer_at(0, 0.25), 1.0, 3.0, monitor=[2.0, 4.0])
+    train(table, trainer_at(1, 0.75), 0.5, 1.5, monitor=[1.0, 1.0])
+    found = read(path)
+    assert list(found) == ["epoch", "loss", "z_norm", "val/obj_metric"]
+    assert found.to_numpy().tolist() == [[0, 2.0, 3.0, 0.25], [1, 1.0, 1.0, 0.75]]
+
+
+def test_what_a_batch_does_not_have_is_not_in_its_mean(path):
+    table = EpochTable(path)
+    # A batch without any boundary has no distance there.
+    train(table, trainer_at(0), 1.0, 2.0, monitor=[NAN, 4.0])
+    assert read(path)["z_norm"].tolist() == [4.0]
+
+
+def test_the_baseline_has_no_monitor(path):
+    train(EpochTable(path), trainer_at(0), 1.0)
+    assert list(read(path)) == ["epoch", "loss", "val/obj_metric"]
+
+
+def test_an_epoch_without_a_validation_has_an_empty_cell(path):
+    table = EpochTable(path)
+    # Lightning still holds the scores of the validation before.
+    train(table, trainer_at(0, interval=2), 1.0)
+    train(table, trainer_at(1, 0.5, interval=2), 1.0)
+    train(table, trainer_at(2, 0.5, interval=2), 1.0)
+    assert read(path)["val/obj_metric"].isna().tolist() == [True, False, True]
+
+
+def test_a_resumed_run_goes_on_in_the_table(path):
+    table = EpochTable(path)
+    for epoch in range(3):
+        train(table, trainer_at(epoch, 0.1 * epoch), float(epoch), monitor=[1.0])
+    # It was killed before the checkpoint of the second epoch.
+    resumed = EpochTable(path)
+    resumed.on_train_start(trainer_at(1), None)
+    train(resumed, trainer_at(1, 0.9), 7.0, monitor=[5.0])
+    found = read(path)
+    assert found["epoch"].tolist() == [0, 1]
+    assert found["loss"].tolist() == [0.0, 7.0]
+    assert found["val/obj_metric"].tolist() == [0.0, 0.9]
+
+
+def test_a_new_run_begins_the_table_anew(path):
+    train(EpochTable(path), trainer_at(1), 5.0)
+    table = EpochTable(path)
+    table.on_train_start(trainer_at(0), None)
+    train(table, trainer_at(0), 1.0)
+    assert read(path)["epoch"].tolist() == [0]
+
+
+def test_one_of_several_processes_writes(path):
+    train(EpochTable(path), trainer_at(0, first=False), 1.0)
+    assert not path.exists()
+
+
+def test_progress_is_told_after_batches_and_epochs(path):
+    said = []
+    table = EpochTable(path, lambda *what: said.append(what))
+    train(table, trainer_at(1, 0.25), 1.0, 2.0)
+    assert said == [
+        (1.5, 4, "loss 1.000"),
+        (2.0, 4, "loss 2.000"),
+        (2, 4, "loss 1.500, validation 0.250"),
+    ]
+
+
+def test_tables_are_read_and_averaged_over_trials(tmp_path):
+    for name, losses in (("a", [1.0, 2.0]), ("b", [3.0, 4.0, 5.0])):
+        table = EpochTable(tmp_path / name / "epochs.tsv")
+        for epoch, loss in enumerate(losses):
+            train(table, trainer_at(epoch), loss)
+    # One that diverged in its first epoch has no table.
+    folders = [tmp_path / name for name in ("a", "none", "b")]
+    assert [list(read_epochs(folder).index) for folder in folders] == [[0, 1], [], [0, 1, 2]]
+    tables = tables_of(folders)
+    assert [len(table) for table in tables] == [2, 3]
+    # The last epoch is that of the one trial which got there.
+    assert mean_epochs(tables)["loss"].tolist() == [2.0, 3.0, 5.0]
+
+
+def test_features_are_those_of_the_last_epoch():
+    several = [
+        pd.DataFrame({"z_norm": norms, "d_boundary": 9.0, "d_inside": 0.5, "pulse_share": 0.0})
+        for norms in ([1.0, 8.0, 3.0], [2.0, 4.0])
+    ]
+    several[1].loc[1, "d_boundary"] = 1.0
+    found = feature_table({"one": several, "diverged": []})
+    assert found.loc["one"].to_dict() == {
+        "z_norm": "3.5",
+        "d_boundary": "5",
+        "d_inside": "0.5",
+        "pulse_share": "0",
+        "growth": "2.5",
+        "largest |z|": "8",
+    }
+    assert set(found.loc["diverged"]) == {"-"}

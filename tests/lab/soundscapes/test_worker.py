@@ -1,0 +1,174 @@
+"""A clip depends on its seed, subset and number alone, and is never there without its events."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from lab.data.desed import CLASSES
+from lab.soundscapes import layout, worker
+from lab.soundscapes.augmentation import ROOM, AugmentedSounds
+from lab.soundscapes.mixing import CLIP_SAMPLES, IN_DOMAIN, TEST, TRAINING
+from lab.soundscapes.soundbank import ParametricSounds, RecordedSounds
+from lab.soundscapes.waves import RATE, noise
+from lab.soundscapes.worker import Bank, Banks, make_clip, open_bank
+
+
+def made(out, name="strong", index=0, seed=0, bank=None):
+    """Audio and annotation of a clip, as bytes."""
+    make_clip((name, index), out, seed, Banks(bank), augment=False, density=1.0)
+    subset = layout.SUBSETS[name]
+    audio = out / subset.audio / subset.filename(index)
+    assert layout.is_whole(audio)
+    return audio.read_bytes(), layout.annotation_path(out, subset, index).read_bytes()
+
+
+def test_the_same_clip_whatever_was_made_before(tmp_path):
+    first = made(tmp_path / "a", index=3)
+    np.random.seed(5)
+    made(tmp_path / "b", index=2)
+    made(tmp_path / "b", "weak", 3)
+    assert made(tmp_path / "b", index=3) == first
+
+
+def test_seed_subset_and_number_each_make_another_clip(tmp_path):
+    clips = [
+        made(tmp_path / "a"),
+        made(tmp_path / "b", index=1),
+        made(tmp_path / "c", "validation"),
+        made(tmp_path / "d", seed=1),
+    ]
+    assert len({audio for audio, _ in clips}) == len({events for _, events in clips}) == 4
+
+
+def test_events_are_written_before_the_audio(tmp_path, monkeypatch):
+    written = []
+
+    def full(path, content):
+        written.append(path)
+        if path.suffix == ".wav":
+            raise OSError("No space left on device")
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+
+    monkeypatch.setattr(worker, "write_whole", full)
+    with pytest.raises(OSError, match="No space"):
+        make_clip(("strong", 0), tmp_path, 0, Banks(), augment=False, density=1.0)
+    kept = layout.annotation_path(tmp_path, layout.SUBSETS["strong"], 0)
+    assert written[0] == kept
+    assert layout.read_annotation(kept)
+
+
+def test_parametric_sounds_of_the_test_have_the_whole_range():
+    spreads = {part: open_bank(part, Banks()) for part in ("train", "validation", "test")}
+    assert all(type(sounds) is ParametricSounds for sounds in spreads.values())
+    assert spreads["test"].spread == 1.0
+    assert spreads["train"].spread == spreads["validation"].spread < 1.0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A soundbank of five recordings a class."""
+    rng = np.random.default_rng(0)
+    for place in [f"foreground/{label}" for label in CLASSES] + ["background/room"]:
+        (tmp_path / "bank" / place).mkdir(parents=True)
+        for number in range(5):
+            sound = 0.1 * rng.standard_normal(RATE // 4)
+            soundfile.write(tmp_path / "bank" / place / f"{number}.wav", sound, RATE)
+    return tmp_path / "bank"
+
+
+def bank_of(folder):
+    return Bank(folder, RecordedSounds(folder).fingerprint())
+
+
+def test_a_bank_is_read_once_and_again_when_its_folder_has_changed(folder):
+    before = bank_of(folder)
+    sounds = open_bank("train", Banks(before))
+    assert open_bank("train", Banks(bank_of(folder))) is sounds
+    shutil.copy(folder / "foreground" / "Dog" / "0.wav", folder / "foreground" / "Dog" / "x.wav")
+    after = bank_of(folder)
+    assert after != before
+    again = open_bank("train", Banks(after))
+    assert len(again.files["Dog"]) == len(sounds.files["Dog"]) + 1
+
+
+def test_recordings_of_the_validation_are_not_those_of_the_training(folder):
+    bank = bank_of(folder)
+    train, validation = (
+        open_bank(part, Banks(bank)).files["Cat"] for part in ("train", "validation")
+    )
+    assert (len(train), len(validation)) == (4, 1)
+    assert set(train).isdisjoint(validation)
+    assert len(open_bank("test", Banks(bank)).files["Cat"]) == 5
+
+
+def test_the_test_may_have_a_bank_of_its_own(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    bank, test_bank = bank_of(folder), bank_of(other)
+    assert open_bank("test", Banks(bank, test=test_bank)).folder == other
+    assert open_bank("test", Banks(bank)).folder == folder
+    assert open_bank("validation", Banks(bank, test=test_bank)).folder == folder
+
+
+def test_a_clip_of_recordings(folder, tmp_path):
+    bank = bank_of(folder)
+    recorded = made(tmp_path / "a", bank=bank)
+    assert recorded == made(tmp_path / "b", bank=bank)
+    assert recorded[0] != made(tmp_path / "c")[0]
+
+
+def test_no_recording_is_held_out_where_validation_has_its_own(tmp_path):
+    for folder in [f"foreground/{label}" for label in CLASSES] + ["background/room"]:
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(10):
+            wave = 0.1 * noise(RATE, np.random.default_rng(i))
+            soundfile.write(tmp_path / folder / f"{i}.wav", wave, RATE)
+    bank = Bank(tmp_path, "")
+    for banks, train, validation in ((Banks(bank), 8, 2), (Banks(bank, bank), 10, 10)):
+        assert len(open_bank("train", banks).files["Dog"]) == train
+        assert len(open_bank("validation", banks).files["Dog"]) == validation
+        assert len(open_bank("test", banks).files["Dog"]) == 10
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What clips are made of."""
+    calls = []
+
+    def record(source, rng, conditions, empty, density):
+        calls.append((isinstance(source, AugmentedSounds), conditions, density))
+        return np.zeros(CLIP_SAMPLES), []
+
+    monkeypatch.setattr(worker, "soundscape", record)
+    return calls
+
+
+def test_half_of_the_augmented_clips_are_in_a_room(tmp_path, asked):
+    for index in range(100):
+        make_clip(("strong", index), tmp_path, 0, Banks(), augment=True, density=2.0)
+    rooms = [conditions.reverberation for _, conditions, _ in asked]
+    assert 35 < rooms.count(ROOM) < 65
+    assert rooms.count(None) == 100 - rooms.count(ROOM)
+    assert {(augmented, density) for augmented, _, density in asked} == {(True, 2.0)}
+
+
+def test_clips_can_be_in_the_domain_of_the_test_clips(tmp_path, asked):
+    for name in ("strong", "weak", "unlabelled", "validation", "test"):
+        for which in ("weak", "all"):
+            make_clip((name, 0), tmp_path, 0, Banks(), False, 1.0, in_domain=which)
+    conditions = [c for _, c, _ in asked]
+    assert conditions[::2] == [TRAINING, IN_DOMAIN, IN_DOMAIN, TRAINING, TEST]
+    assert conditions[1::2] == [IN_DOMAIN, IN_DOMAIN, IN_DOMAIN, IN_DOMAIN, TEST]
+    asked.clear()
+    for index in range(20):
+        make_clip(("weak", index), tmp_path, 0, Banks(), True, 1.0, in_domain="weak")
+    assert asked == [(True, IN_DOMAIN, 1.0)] * 20  # no second room
+
+
+def test_validation_and_test_clips_are_never_augmented(tmp_path, asked):
+    for name in ("validation", "test"):
+        for index in range(8):
+            make_clip((name, index), tmp_path, 0, Banks(), augment=True, density=2.0)
+    assert asked == [(False, TRAINING, 1.0)] * 8 + [(False, TEST, 1.0)] * 8

@@ -1,0 +1,186 @@
+"""The coherence subclass of each yearly trainer, step by step, against the official class."""
+
+import random
+import sys
+
+import pytest
+import torch
+
+from dcase_coherence import coherence_loss, pseudo_labels
+from dcase_coherence.lightning import CoherenceMixin
+from dcase_coherence.official import shims, trainers
+from lab.errors import InputError
+
+pl = pytest.importorskip("pytorch_lightning")
+
+
+@pytest.fixture
+def baseline(case, checkout):
+    return trainers.load_baseline(checkout, case.recipe, case.trainer)
+
+
+def test_the_subclass_copies_no_step(baseline):
+    assert issubclass(baseline.coherence.__bases__[0], CoherenceMixin)
+    assert baseline.coherence.__bases__[1] is baseline.official
+    kept = {name for name in vars(baseline.coherence) if not name.startswith("_")}
+    assert kept <= {"coherence", "preset"}
+    left = [name for name in sys.modules if name.split(".")[0] in ("local", "desed_task")]
+    assert left == []
+
+
+def test_two_years_in_one_process(case, checkout, baseline):
+    others = {
+        "2021": ("dcase2022_task4_baseline", "sed_trainer"),
+        "2023": ("dcase2024_task4_baseline", "sed_trainer_pretrained"),
+    }
+    if case.year not in others:
+        pytest.skip("tried with the pairs 2021 and 2022, 2023 and 2024")
+    other = trainers.load_baseline(checkout, *others[case.year])
+    assert other.official is not baseline.official
+    assert issubclass(other.coherence, other.official)
+    assert not issubclass(other.coherence, baseline.official)
+
+
+@pytest.mark.parametrize("mixup", [None, "soft", "hard"])
+def test_labels_are_those_of_the_supervised_loss(
+    case, baseline, tiny_config, make_module, make_batch, monkeypatch, mixup
+):
+    monkeypatch.setattr(random, "random", lambda: 0.0)  # the dice that decide whether to mix
+    everything = {"strong": ["maestro", "synthetic", "real"]} if case.year == "2024" else {}
+    config = tiny_config(mixup=mixup)
+    module = make_module(baseline.coherence, config, **everything)
+    batch, seen, used = make_batch(config), [], []
+    before = batch[1].clone()
+    module.supervised_loss.register_forward_hook(lambda m, inputs, out: seen.append(inputs[1]))
+    regularizer = module.coherence
+    module.coherence = lambda labels, **kwargs: used.append(labels) or regularizer(labels, **kwargs)
+    module.coherence.__dict__.update(tap=regularizer.tap, metrics=regularizer.metrics)
+    torch.manual_seed(0)
+    module.training_step(batch, 0)
+    assert torch.equal(used[0], seen[0].transpose(1, 2))
+    assert torch.equal(before, batch[1]) == (mixup is None)
+    if mixup == "soft":
+        assert ((used[0] > 0) & (used[0] < 1)).any()
+
+
+def test_2024_uses_the_synthetic_rows_unless_told(
+    case, baseline, tiny_config, make_module, make_batch
+):
+    if case.year != "2024":
+        pytest.skip("one strongly labelled set only")
+    config = tiny_config()
+    module = make_module(baseline.coherence, config)
+    batch, seen = make_batch(config), []
+    module.supervised_loss.register_forward_hook(lambda m, inputs, out: seen.append(inputs[1]))
+    module.training_step(batch, 0)
+    rows, labels = module.strong_labels(batch)
+    assert rows.tolist() == [2, 3]
+    assert torch.equal(labels, seen[0][2:4].transpose(1, 2))
+    with pytest.raises(InputError, match="strong holds 'weak'"):
+        make_module(baseline.coherence, config, strong=["weak"])
+
+
+def test_the_teacher_never_reaches_the_tap(baseline, tiny_config, make_module, make_batch):
+    config = tiny_config()
+    module = make_module(baseline.coherence, config)
+    assert len(module.sed_student.cnn._forward_hooks) == 1
+    assert len(module.sed_teacher.cnn._forward_hooks) == 0
+    with torch.no_grad():
+        for parameter in module.sed_teacher.parameters():
+            parameter.mul_(-3.0)
+    outputs, taken = [], []
+    module.sed_student.cnn.register_forward_hook(lambda m, i, output: outputs.append(output))
+    pop = module.coherence.tap.pop
+    module.coherence.tap.pop = lambda: taken.append(pop()) or taken[-1]
+    module.training_step(make_batch(config), 0)
+    assert len(outputs) == len(taken) == 1
+    assert torch.equal(taken[0], outputs[0].squeeze(-1).transpose(1, 2))
+    assert taken[0].requires_grad
+
+
+def test_with_both_alphas_zero_every_logged_loss_is_the_official_one(
+    baseline, tiny_config, make_module, train_steps
+):
+    config = tiny_config()
+    official = make_module(baseline.official, config)
+    expected = train_steps(official)
+    ours = make_module(baseline.coherence, config, alpha1=0.0, alpha2=0.0)
+    losses = train_steps(ours)
+    assert all(torch.equal(a, b) for a, b in zip(losses, expected))
+    assert set(official.logged) <= set(ours.logged)
+    for name, values in official.logged.items():
+        assert all(torch.equal(a, b) for a, b in zip(ours.logged[name], values)), name
+    for (name, a), (_, b) in zip(
+        sorted(ours.state_dict().items()), sorted(official.state_dict().items())
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_the_loss_is_the_official_one_plus_the_logged_term(
+    baseline, tiny_config, make_module, train_steps
+):
+    config = tiny_config()
+    expected = train_steps(make_module(baseline.official, config), count=1)
+    ours = make_module(baseline.coherence, config)
+    losses = train_steps(ours, count=1)
+    term = ours.logged["train/coherence/term"][0]
+    assert term != 0
+    torch.testing.assert_close(losses[0], expected[0] + term)
+
+
+def test_pseudo_labels_are_of_the_teachers_one_forward(
+    case, baseline, tiny_config, make_module, train_steps
+):
+    config = tiny_config()
+    pseudo = {"band": 0.001}  # an untrained teacher is near 0.5
+    if case.year == "2024":
+        with pytest.raises(InputError, match="recipes of 2021 to 2023"):
+            make_module(baseline.coherence, config, pseudo=pseudo)
+        return
+    plain = make_module(baseline.coherence, config)
+    expected = train_steps(plain, count=1)
+    ours = make_module(baseline.coherence, config, pseudo=pseudo)
+    outputs, z = [], []
+    ours.sed_teacher.register_forward_hook(lambda m, inputs, output: outputs.append(output))
+    ours.sed_student.cnn.register_forward_hook(lambda m, inputs, output: z.append(output))
+    losses = train_steps(ours, count=1)
+    assert len(outputs) == 1
+    assert all(torch.equal(ours.logged[name][0], plain.logged[name][0]) for name in plain.logged)
+    labels, valid = pseudo_labels(
+        outputs[0][0][2:].transpose(1, 2),
+        band=0.001,
+        median_window=config["training"]["median_window"],
+    )
+    assert labels.shape == (4, 156, 10)
+    assert 0 < labels.mean() < 1
+    assert 0 < valid.float().mean() < 1
+    features = z[0].squeeze(-1).transpose(1, 2)[2:]
+    term = coherence_loss(features.detach(), labels, valid=valid)
+    assert term != 0
+    torch.testing.assert_close(losses[0], expected[0] + term)
+
+
+def test_the_state_dict_loads_in_the_official_class(baseline, tiny_config, make_module):
+    config = tiny_config()
+    state = make_module(baseline.coherence, config).state_dict()
+    make_module(baseline.official, config).load_state_dict(state, strict=True)
+
+
+def test_head_is_no_2021_baseline(checkouts):
+    head = checkouts("head")
+    with pytest.raises(InputError) as error:
+        trainers.load_baseline(head, "dcase2021_task4_baseline")
+    assert "[-1, 1] instead of [0, 1]" in str(error.value)
+    # torchaudio 0.8 of the 2021 environment cannot even build the masks of HEAD's SpecAugment.
+    assert "SpecAugment" in str(error.value) or "CRNN does not run here" in str(error.value)
+    assert "63d8b3b" in str(error.value)
+    assert "--allow-drift" in str(error.value)
+
+
+def test_the_pinned_commit_has_not_drifted(checkouts):
+    if pl.__version__.startswith("1."):
+        pytest.importorskip("asteroid")
+    pinned = checkouts("pinned")
+    folder = trainers.recipe_folder(pinned, "dcase2021_task4_baseline")
+    with shims.shims(), trainers.importable(pinned):
+        assert trainers.find_drift(trainers.default_config(folder, "sed_trainer")) == []

@@ -32,15 +32,15 @@ DEFAULTS: dict[str, Any] = {
     # posteriors. The ramp's length in steps counts where it is not empty.
     **{"annealing_epochs": None, "annealing_steps": None},
 }
-_Z = {name: DEFAULTS[name] for name in ("margin", "normalize", "center")}
+_NOTHING = {
+    name: DEFAULTS[name]
+    for name in "alpha1 alpha2 margin normalize center transition_weight boundary_weight head".split()
+}
 #: Settings by name, for `preset`.
 PRESETS: dict[str, dict[str, Any]] = {
-    "exact": {**_Z, **EXACT, "lags": list(EXACT["lags"])},
-    "steps": {**_Z, **STEPS, "lags": list(STEPS["lags"])},
-    "transitions": {
-        **{"alpha1": 0.0, "alpha2": 0.0, "transition_weight": 5.0},
-        "transition_lags": [1, 2, 4],
-    },
+    "exact": {**_NOTHING, **EXACT, "lags": list(EXACT["lags"])},
+    "steps": {**_NOTHING, **STEPS, "lags": list(STEPS["lags"])},
+    "transitions": {**_NOTHING, "transition_weight": 5.0, "transition_lags": [1, 2, 4]},
 }
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from dcase_coherence.settings import DEFAULTS as COHERENCE
 from dcase_coherence.settings import Settings, preset_laid_out
+from lab.baseline.controls import CONTROLS
 from lab.data.annotations import wrong_name
 from lab.data.classes import check_number
 from lab.data.desed import official_layout
@@ -82,6 +83,14 @@ WHOLES = _list_of(WHOLE, "a list of whole numbers of at least 0")
 DIMS = _list_of(Kind("1 or 2", lambda value: value in (1, 2)), "a list of 1 (mels) and 2 (frames)")
 ANYTHING = Kind("any value", lambda value: True)
 PAIRS = _list_of(_list_of(COUNT, "", 2), "a list of pairs [time, frequency] of whole numbers")
+CONTROL = Kind(
+    f"one of {', '.join(CONTROLS)} with a number above 0, as {{positive: 2}}",
+    lambda value: (
+        isinstance(value, dict)
+        and len(value) == 1
+        and all(name in CONTROLS and POSITIVE.test(size) for name, size in value.items())
+    ),
+)
 
 
 #: Every key with what it must be and its default: the value of the official `confs/sed.yaml`.
@@ -113,6 +122,8 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: "test" chooses the epoch on the test set, as the paper's Table 1 does; empty is the
         # baseline's choice on synth_val_*.
         "select_on": (_or_empty(_choice("test")), None),
+        # Ours: another strong loss, to tell what the term does from what it does.
+        "control": (_or_empty(CONTROL), None),
         # Ours: of the loss of weak labels; a few clips a batch give noisy gradients.
         "weak_weight": (NOT_NEGATIVE, 1),
         # Ours: augmentation of the training's clips; 0 leaves it out.

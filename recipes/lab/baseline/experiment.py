@@ -17,8 +17,6 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import ConcatDataset
 
 from dcase_coherence.lightning import CoherenceMixin
-from dcase_coherence.pseudo import TeacherLabels
-from dcase_coherence.regularizer import CoherenceRegularizer
 from lab.baseline.checkpoints import (
     MovableCheckpoint,
     OwnPatience,

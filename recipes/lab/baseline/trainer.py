@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dcase_coherence.lightning import rows_of
 from lab.baseline.augment import equalise, frequency_mask, gain, mixup, time_shift
 from lab.baseline.checkpoints import load_statistics, save_statistics
+from lab.baseline.controls import strong_loss
 from lab.baseline.features import MelSpectrogram, Scaler, take_log
 from lab.baseline.results import validation_scores, write_test
 from lab.data.datasets import (
@@ -171,7 +172,8 @@ class MeanTeacher(pl.LightningModule):
             features = frequency_mask(features, training["frequency_mask"])
 
         def supervised(name: str, strong: Tensor, weak: Tensor) -> Tensor:
-            loss = self.supervised_loss(strong[strong_rows], labels[strong_rows])
+            control = training.get("control")
+            loss = strong_loss(strong[strong_rows], labels[strong_rows], control)
             self.log(f"train/{name}/loss_strong", loss)
             if len(labels_weak):
                 loss_weak = self.supervised_loss(weak[weak_rows], labels_weak)

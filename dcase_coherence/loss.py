@@ -247,7 +247,7 @@ class TransitionLoss(nn.Module):
         >>> term = TransitionLoss(weight=5.0)
         >>> y = torch.tensor([[[0.0], [1.0], [1.0], [0.0]]])
         >>> term(torch.full_like(y, 0.5), y)
-        tensor(3.3333)
+        tensor(1.6667)
         >>> term(0.8 * y + 0.1, y) < term(0.6 * y + 0.2, y)
         tensor(True)
     """

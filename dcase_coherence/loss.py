@@ -401,7 +401,10 @@ def cross_entropy(
     posteriors: Tensor, labels: Tensor, valid: Tensor | None = None, weight: Tensor | None = None
 ) -> Tensor:
     """Mean binary cross-entropy over the valid frames, at least float32."""
-    p = posteriors.float() if posteriors.dtype in (torch.float16, torch.bfloat16) else posteriors
+    p = posteriors
+    if p.dtype in (torch.float16, torch.bfloat16):
+        # Half of float16's last digit below 1: a posterior of 1 would pass infinity to a sigmoid.
+        p = p.float().clamp(2.0**-12, 1 - 2.0**-12)
     y = labels.detach().to(p.dtype)
     if valid is None:
         elements = y.numel()

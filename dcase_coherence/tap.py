@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from types import FrameType
@@ -15,22 +16,23 @@ LAYOUT = "one letter an axis: b for the batch, t for the frames, others for the 
 
 
 class _Hook:
-    """Forward hook of a tap. A copy or pickle of the model has one that does nothing."""
+    """Forward hook of a tap."""
 
-    def __init__(self, tap: FeatureTap | None = None) -> None:
+    def __init__(self, tap: FeatureTap) -> None:
         self.tap = tap
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self.tap is not None:
-            self.tap._capture(output, getattr(module, "_is_replica", False))
+        self.tap._capture(output, getattr(module, "_is_replica", False))
 
     def __reduce__(self) -> Any:
-        return _Hook, ()
+        # A copy or pickle of the model has a hook that takes anything, does nothing and needs
+        # nothing of this package.
+        return getattr, (contextlib.nullcontext(), "__exit__")
 
     def __getattr__(self, name: str) -> Any:
         if name == "__name__":  # what torch.jit.script asks a hook for first
             raise AttributeError(
-                "torch.jit.script cannot take a model that is or was tapped: remove() the tap first"
+                "torch.jit.script cannot take a tapped model, or a copy of one: remove() the tap first"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

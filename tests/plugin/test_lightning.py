@@ -5,15 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from dcase_coherence import CoherenceMixin, coherence_loss, pseudo_labels
-from dcase_coherence.lightning import (
-    DEFAULTS,
-    PSEUDO,
-    build_regularizer,
-    rows_of,
-    settings_of,
-    teacher_labels_of,
-)
+from dcase_coherence import CoherenceMixin, TransitionLoss, coherence_loss
+from dcase_coherence.lightning import HEADS, rows_of
 
 pl = pytest.importorskip("pytorch_lightning", reason="needs pytorch-lightning")
 
@@ -87,14 +80,23 @@ def settings(**coherence):
     return {"training": TRAINING, "coherence": coherence}
 
 
-def fit(kind, epochs=2, **coherence):
+def fit(kind, epochs=2, max_steps=None, **coherence):
     torch.manual_seed(0)
     module = kind(settings(**coherence))
     trainer = (
-        pl.Trainer(max_epochs=epochs, logger=False, num_sanity_val_steps=0, weights_summary=None)
+        pl.Trainer(
+            max_epochs=epochs or 1,
+            max_steps=max_steps,
+            logger=False,
+            num_sanity_val_steps=0,
+            weights_summary=None,
+            limit_val_batches=0 if max_steps else 1.0,
+        )
         if pl.__version__ < "1.5"
         else pl.Trainer(
             max_epochs=epochs,
+            max_steps=max_steps or -1,
+            limit_val_batches=0 if max_steps else 1.0,
             logger=False,
             num_sanity_val_steps=0,
             enable_checkpointing=False,
@@ -108,10 +110,18 @@ def fit(kind, epochs=2, **coherence):
     return module
 
 
-def test_zero_alphas_are_the_trainer_alone_bit_for_bit(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"alpha1": 0.0, "alpha2": 0.0},
+        {"transition_weight": 0.0, "boundary_weight": 1.0},
+        {"preset": "transitions", "transition_weight": 0.0},
+    ],
+)
+def test_zero_weights_are_the_trainer_alone_bit_for_bit(tmp_path, monkeypatch, section):
     monkeypatch.chdir(tmp_path)
     plain = fit(Trainer)
-    ours = fit(Coherence, alpha1=0.0, alpha2=0.0)
+    ours = fit(Coherence, **section)
     losses = [item for item in ours.history if "coherence" not in item[0]]
     assert losses == plain.history
     assert len(losses) == 8
@@ -121,7 +131,7 @@ def test_zero_alphas_are_the_trainer_alone_bit_for_bit(tmp_path, monkeypatch):
 
 def test_the_term_changes_training_and_is_logged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plain, ours = fit(Trainer), fit(Coherence, annealing_epochs=1)
+    plain, ours = fit(Trainer), fit(Coherence, preset="exact", annealing_epochs=1)
     assert not torch.equal(plain.sed_student.dense.weight, ours.sed_student.dense.weight)
     weights = [value for name, value in ours.history if name == "train/coherence/weight"]
     assert weights == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]
@@ -145,94 +155,15 @@ def test_loss_is_the_trainers_plus_the_term_on_the_strong_rows_with_the_mixed_la
     clean = labels.clone()
     loss = module.training_step((audio, labels), 0)
     own = Trainer.training_step(module, (audio, clean), 0)
-    module.coherence.tap.clear()
+    module.coherence[0].tap.clear()
     z = module.sed_student.cnn(audio.transpose(1, 2).unsqueeze(1)).squeeze(-1).transpose(1, 2)[:2]
     expected = own + coherence_loss(z, module.seen.transpose(1, 2), 0.3, 0.2)
     torch.testing.assert_close(loss, expected)
     assert not torch.equal(module.seen, (module.seen > 0.5).float())
 
 
-SURE = {"threshold": 0.5, "band": 0.0}  # the teacher's posteriors are near 0.5
-
-
-@pytest.mark.parametrize(
-    ("chosen", "rows"),
-    [(["weak"], [2]), (["unlabelled"], [3]), (["unlabelled", "weak"], [2, 3])],
-)
-def test_pseudo_rows_add_a_term_with_the_labels_of_the_teachers_own_forward(chosen, rows):
-    torch.manual_seed(2)
-    pseudo = {"threshold": 0.45, "band": 0.03, "rows": chosen}
-    module = Coherence(settings(alpha1=0.3, alpha2=0.2, pseudo=pseudo))
-    with torch.no_grad():
-        module.sed_teacher.dense.weight.mul_(20)
-    outputs, z = [], []
-    module.sed_teacher.register_forward_hook(lambda m, inputs, output: outputs.append(output))
-    module.sed_student.cnn.register_forward_hook(lambda m, inputs, output: z.append(output))
-    audio, labels = torch.randn(4, 8, 60), (torch.rand(4, 3, 30) > 0.5).float()
-    plain = copy.deepcopy(module)
-    plain.teacher_labels = None
-    torch.manual_seed(1)
-    alone = plain.training_step((audio, labels.clone()), 0)
-    outputs.clear(), z.clear()
-    torch.manual_seed(1)
-    loss = module.training_step((audio, labels.clone()), 0)
-    # In training mode, with the dropout of this very pass: there was no second one.
-    assert (len(outputs), len(z)) == (1, 1)
-    guessed, valid = pseudo_labels(
-        outputs[0][rows].transpose(1, 2), threshold=0.45, band=0.03, median_window=3
-    )
-    assert 0 < guessed.mean() < 1
-    assert 0 < valid.float().mean() < 1
-    features = z[0].squeeze(-1).transpose(1, 2)[rows]
-    expected = coherence_loss(features, guessed, 0.3, 0.2, valid=valid)
-    assert expected != 0
-    assert expected != 0
-    torch.testing.assert_close(loss, alone + expected)
-
-
 def logged(module, name):
     return [value for key, value in module.history if key == f"train/coherence/{name}"]
-
-
-def test_pseudo_rows_come_in_after_the_warm_up_of_the_consistency(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plain = fit(Coherence, annealing_epochs=1)
-    ours = fit(Coherence, annealing_epochs=1, pseudo=SURE)
-    assert logged(ours, "pseudo_weight") == [0.0] * 5 + [0.25, 0.5, 0.75]
-    terms = logged(ours, "pseudo_term")
-    assert [value == 0 for value in terms] == [True] * 5 + [False] * 3
-    assert logged(ours, "pseudo_frames") == [1.0] * 8
-    assert 0 < max(logged(ours, "pseudo_boundary_rate")) < 1
-    # The strong rows' term is as without them until they have changed the weights.
-    assert logged(ours, "term")[:6] == logged(plain, "term")[:6]
-    assert logged(ours, "term")[6:] != logged(plain, "term")[6:]
-    assert {name for name, _ in ours.history} - {name for name, _ in plain.history} == {
-        f"train/coherence/pseudo_{name}" for name in ("term", "weight", "frames", "boundary_rate")
-    }
-
-
-def test_a_pickled_module_has_the_labels_of_its_own_teacher():
-    module = copy.deepcopy(Coherence(settings(pseudo=SURE)))
-    module.sed_teacher(torch.randn(4, 8, 10))  # as a validation would
-    batch = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
-    module.training_step(batch, 0)
-    assert module.teacher_labels.teacher is module.sed_teacher
-    assert module.coherence.metrics["pseudo_frames"] == 1
-    assert list(module.state_dict()) == list(Trainer(settings()).state_dict())
-
-
-def test_pseudo_labels_without_a_teacher_are_refused():
-    class Alone(Trainer):
-        def __init__(self, settings):
-            super().__init__(settings)
-            self.sed_teacher = None
-
-    class Both(CoherenceMixin, Alone):
-        pass
-
-    assert Both(settings()).teacher_labels is None
-    with pytest.raises(ValueError, match="takes its labels from the teacher and Both has no"):
-        Both(settings(pseudo={}))
 
 
 def test_the_rows_of_the_sets_follow_each_other():
@@ -240,63 +171,23 @@ def test_the_rows_of_the_sets_follow_each_other():
     assert rows_of([5, 0, 0]) == [slice(0, 5), slice(5, 5), slice(5, 5)]
 
 
-def test_settings_of_pseudo_labels():
-    assert teacher_labels_of({}, TRAINING) == {
-        "rows": slice(2, 4),
-        "threshold": 0.5,
-        "band": 0.05,
-        "median_window": 3,
-        "after": 1,
-    }
-    assert teacher_labels_of(PSEUDO, TRAINING) == teacher_labels_of({}, TRAINING)
-
-
-@pytest.mark.parametrize(
-    ("pseudo", "training", "message"),
-    [
-        (True, {}, r"coherence\.pseudo is True; give keys and values \(threshold, band, rows\)"),
-        ({"row": ["weak"]}, {}, "coherence.pseudo: unknown key 'row'; the keys are: threshold"),
-        ({"threshold": 2}, {}, "coherence.pseudo.threshold is 2; it must be"),
-        ({"band": 0.7}, {}, "coherence.pseudo.band is 0.7"),
-        ({"rows": "weak"}, {}, "coherence.pseudo.rows is 'weak'; give a list of one or both"),
-        ({"rows": []}, {}, r"coherence\.pseudo\.rows is \[\]"),
-        ({"rows": ["strong"]}, {}, r"rows is \['strong'\]"),
-        ({"rows": ["weak", "weak"]}, {}, "rows is"),
-        ({"rows": ["weak"]}, {"batch_size": [2, 0, 1]}, r"rows has 'weak' and .* \[2, 0, 1\] has"),
-        ({}, {"batch_size": [2, 1, 1, 1]}, r"batch_size is \[2, 1, 1, 1\]; .* needs \[strong"),
-        ({}, {"teacher": False}, "training.teacher is false; give training.teacher: true or leave"),
-        ({}, {"teacher": "average"}, "training.teacher is average"),
-    ],
-)
-def test_pseudo_settings_that_cannot_be_used(pseudo, training, message):
-    with pytest.raises(ValueError, match=message):
-        teacher_labels_of(pseudo, {**TRAINING, **training})
-
-
-@pytest.mark.parametrize("key", ["n_epochs_warmup", "median_window"])
-def test_pseudo_labels_need_settings_of_the_training(key):
-    training = {name: value for name, value in TRAINING.items() if name != key}
-    with pytest.raises(ValueError, match=f"coherence.pseudo needs training.{key}; add it"):
-        teacher_labels_of({}, training)
-
-
 def test_teacher_never_reaches_the_tap():
-    module = Coherence(settings())
+    module = Coherence(settings(preset="exact"))
     module.sed_teacher(torch.randn(2, 8, 10))
     with pytest.raises(RuntimeError, match="no forward"):
-        module.coherence.tap.pop()
+        module.coherence[0].tap.pop()
 
 
 def test_checkpoint_is_the_trainers_own():
-    assert list(Coherence(settings()).state_dict()) == list(Trainer(settings()).state_dict())
+    assert list(Coherence(settings(preset="exact")).state_dict()) == list(Trainer(settings()).state_dict())
 
 
 def test_a_pickled_module_is_tapped_again():
-    module = copy.deepcopy(Coherence(settings()))
+    module = copy.deepcopy(Coherence(settings(preset="exact")))
     batch = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
     module.training_step(batch, 0)
-    assert module.coherence.model is module.sed_student
-    assert module.coherence.metrics["z_norm"] > 0
+    assert module.coherence[0].model is module.sed_student
+    assert module.coherence[0].metrics["z_norm"] > 0
 
 
 def test_a_skipped_step_and_a_dictionary_of_losses():
@@ -308,7 +199,7 @@ def test_a_skipped_step_and_a_dictionary_of_losses():
     class Both(CoherenceMixin, Skipping):
         pass
 
-    module = Both(settings(annealing_epochs=0))
+    module = Both(settings(preset="exact", annealing_epochs=0))
     batch = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
     assert module.training_step(batch, 1) is None
     output = module.training_step(batch, 0)
@@ -317,7 +208,7 @@ def test_a_skipped_step_and_a_dictionary_of_losses():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
-    module = Coherence(settings())
+    module = Coherence(settings(preset="exact"))
     with torch.no_grad():
         module.sed_student.cnn[0].weight.fill_(math.inf)
     with pytest.raises(FloatingPointError, match="lower alpha1"):
@@ -328,7 +219,7 @@ def test_manual_optimisation_is_shown_the_way_at_the_first_step():
     class Manual(Coherence):
         automatic_optimization = False
 
-    module = Manual(settings())
+    module = Manual(settings(preset="exact"))
     with pytest.raises(RuntimeError, match=r"CoherenceRegularizer in .*manual_backward"):
         module.training_step((torch.rand(4, 8, 10), torch.zeros(4, 3, 5)), 0)
 
@@ -345,51 +236,85 @@ def test_a_class_that_names_the_mixin_after_the_trainer_is_refused():
     class Right(Part, Trainer):
         pass
 
-    assert Right(settings()).coherence.tap.attached
+    assert Right(settings(preset="exact")).coherence[0].tap.attached
+
+
+BOTH = {"preset": "transitions", "boundary_weight": 2}
+
+
+def test_transitions_and_boundaries_of_the_posteriors_with_the_mixed_labels():
+    torch.manual_seed(0)
+    module = Coherence(settings(**BOTH)).eval()
+    audio, labels = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
+    clean = labels.clone()
+    loss = module.training_step((audio, labels), 0)
+    own = Trainer.training_step(module, (audio, clean), 0)
+    posteriors = module.sed_student(audio)[:2]
+    expected = own + TransitionLoss(5.0, boundary_weight=2.0, dim=-1)(posteriors, module.seen)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_terms_of_z_and_of_posteriors_together():
+    module = Coherence(settings(preset="transitions", alpha1=0.3, alpha2=0.2)).eval()
+    audio, labels = torch.randn(4, 8, 10), (torch.rand(4, 3, 5) > 0.5).float()
+    loss = module.training_step((audio, labels.clone()), 0)
+    terms = [term.metrics["term"] for term in module.coherence]
+    own = Trainer.training_step(module, (audio, labels), 0)
+    assert len(terms) == 2
+    assert float(loss.detach()) == pytest.approx(float(own.detach()) + sum(terms), rel=1e-5)
+    assert logged(module, "term")[0] == pytest.approx(sum(terms))
+    assert {name.split("/")[-1] for name, _ in module.history} >= {"share", "z_norm", "step_onset"}
+
+
+def test_a_head_is_trained_and_stays_out_of_the_networks_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class WithNet(Coherence):
+        @property
+        def hparams(self):
+            return {**self.settings, "net": {"nb_filters": [4], "nclass": 3}}
+
+    torch.manual_seed(0)
+    before = getattr(WithNet(settings(**BOTH, head=True)), HEADS).state_dict()
+    ours = fit(WithNet, **BOTH, head=True)
+    after = getattr(ours, HEADS).state_dict()
+    assert not torch.equal(before["0.head.weight"], after["0.head.weight"])
+    checkpoint = {"state_dict": ours.state_dict()}
+    ours.on_save_checkpoint(checkpoint)
+    Trainer(settings()).load_state_dict(checkpoint["state_dict"])
+    again = WithNet(settings(**BOTH, head=True))
+    again.on_load_checkpoint(checkpoint)
+    again.load_state_dict(checkpoint["state_dict"])
+    assert torch.equal(getattr(again, HEADS)[0].head.weight, after["0.head.weight"])
+    # The random numbers of the training are those of the trainer alone.
+    zero = fit(Trainer)
+    assert zero.history[0] == ours.history[0]
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(1)
+        while True:
+            yield torch.randn(8, 10, generator=generator), torch.ones(3, 5).cumsum(1).gt(2).float()
 
 
 @pytest.mark.parametrize(
-    ("section", "message"),
+    ("section", "max_steps", "weights"),
     [
-        ({"alpha": 1}, "unknown key 'alpha'; the keys are: preset, alpha1, alpha2"),
-        ({"preset": "step"}, "preset is 'step'; it must be one of exact, steps"),
-        ({"preset": None}, "preset is None"),
-        ({"annealing": "cosine"}, "annealing is 'cosine'"),
-        ({"alpha1": -1}, "alpha1 is -1"),
-        ({"lags": 4}, "lags is 4; it must be a list"),
-        ({"path": "conv"}, "no submodule 'conv'"),
-        ({"layout": "frames"}, "layout is 'frames'; it must be one letter an axis"),
+        ({}, 40, [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]),  # a tenth of them
+        ({"annealing_steps": 2}, 40, [0.0, 0.5, 1.0, 1.0]),
+        ({"annealing_steps": 0}, 40, [1.0, 1.0]),
     ],
 )
-def test_bad_section(section, message):
-    with pytest.raises(ValueError, match=message):
-        build_regularizer(Student(), section)
+def test_where_there_are_no_epochs_the_ramp_counts_steps(
+    tmp_path, monkeypatch, section, max_steps, weights
+):
+    monkeypatch.chdir(tmp_path)
 
+    class Stream(Coherence):
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader(Endless(), batch_size=4)
 
-def test_defaults_are_the_papers():
-    regularizer = build_regularizer(Student(), {})
-    assert (regularizer.loss.alpha1, regularizer.loss.alpha2) == (0.1, 0.03)
-    assert (regularizer.annealing(0), regularizer.annealing(2.5), regularizer.annealing(5)) == (
-        0,
-        0.5,
-        1,
-    )
-    assert (regularizer.loss.lags, regularizer.loss.center) == ((1,), False)
-    assert set(DEFAULTS) >= {"alpha1", "alpha2", "margin", "normalize", "path"}
-
-
-def test_a_section_names_the_lags():
-    section = {"lags": [1, 2, 4], "center": True, "normalize": True}
-    loss = build_regularizer(Student(), section).loss
-    assert (loss.lags, loss.center, loss.normalize) == ((1, 2, 4), True, True)
-
-
-def test_a_preset_gives_what_the_section_does_not():
-    steps = build_regularizer(Student(), {"preset": "steps", "alpha2": 0.1}).loss
-    assert (steps.alpha1, steps.alpha2, steps.lags) == (0.3, 0.1, (1, 2, 4, 8))
-    assert (steps.normalize, steps.center) == (True, True)
-    exact = build_regularizer(Student(), {"preset": "exact"}).loss
-    assert vars(exact) == vars(build_regularizer(Student(), {}).loss)
-    # Two sections do not share the list.
-    settings_of({"preset": "steps"})["lags"].append(16)
-    assert settings_of({"preset": "steps"})["lags"] == [1, 2, 4, 8]
+    module = fit(Stream, epochs=None, max_steps=max_steps, preset="steps", **section)
+    assert logged(module, "weight")[: len(weights)] == pytest.approx(weights)
+    assert len(logged(module, "weight")) == max_steps

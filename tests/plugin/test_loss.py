@@ -1,10 +1,375 @@
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dcase_coherence import CoherenceLoss, coherence_loss
+from dcase_coherence import (
+    CoherenceLoss,
+    HeadLoss,
+    TransitionLoss,
+    boundary_weights,
+    coherence_loss,
+    transition_loss,
+)
 
 
-def test_is_the_function_with_settings():
+def oracle(
+    z,
+    y,
+    alpha1,
+    alpha2,
+    lags=(1,),
+    margin=None,
+    normalize=False,
+    center=False,
+    tolerance=0.0,
+    valid=None,
+):
+    """Eq. (3), frame by frame and dimension by dimension; returns the sum and each term."""
+    terms = torch.zeros(z.shape[0], max(z.shape[1] - 1, 0), dtype=torch.float64)
+    batch, frames, dims = z.shape
+    counted = [
+        (i, t) for i in range(batch) for t in range(frames) if valid is None or bool(valid[i, t])
+    ]
+    rows = {(i, t): z[i, t].tolist() for i, t in counted}
+    if center:
+        mean = [sum(row[d] for row in rows.values()) / max(len(rows), 1) for d in range(dims)]
+        rows = {at: [v - m for v, m in zip(row, mean)] for at, row in rows.items()}
+    if normalize:
+        lengths = {at: max(math.sqrt(sum(v * v for v in row)), 1e-6) for at, row in rows.items()}
+        rows = {at: [v / lengths[at] for v in row] for at, row in rows.items()}
+    for lag in lags:
+        for i in range(batch):
+            for t in range(lag, frames):
+                if any((i, between) not in rows for between in range(t - lag, t + 1)):
+                    continue
+                distance = sum((a - b) ** 2 for a, b in zip(rows[i, t], rows[i, t - lag]))
+                changed = any(
+                    abs(a - b) > tolerance for a, b in zip(y[i, t].tolist(), y[i, t - lag].tolist())
+                )
+                if changed:
+                    distance = distance if margin is None else min(distance, margin)
+                    terms[i, t - 1] -= alpha1 * distance / len(lags)
+                else:
+                    terms[i, t - 1] += alpha2 * distance / len(lags)
+    return terms.sum(), terms
+
+
+@st.composite
+def problems(draw):
+    batch, frames = draw(st.integers(0, 3)), draw(st.integers(0, 6))
+    dims, classes = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    z = torch.randn(batch, frames, dims, generator=generator, dtype=torch.float64)
+    y = torch.rand(batch, frames, classes, generator=generator, dtype=torch.float64)
+    if draw(st.booleans()):
+        y = y.round()
+    valid = None
+    if draw(st.booleans()):
+        valid = torch.rand(batch, frames, generator=generator) > 0.3
+    return z, y, valid
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    problems(),
+    st.floats(0, 2),
+    st.floats(0, 2),
+    st.sampled_from([None, 0.5, 4.0]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0.0, 0.2]),
+    st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True),
+)
+def test_equals_the_double_loop(
+    problem, alpha1, alpha2, margin, normalize, center, tolerance, lags
+):
+    z, y, valid = problem
+    options = {
+        **{"lags": lags, "margin": margin, "normalize": normalize, "center": center},
+        **{"tolerance": tolerance, "valid": valid},
+    }
+    total, terms = oracle(z, y, alpha1, alpha2, **options)
+    ours = {
+        reduction: coherence_loss(z, y, alpha1, alpha2, reduction=reduction, **options)
+        for reduction in ("sum", "mean", "none")
+    }
+    torch.testing.assert_close(ours["none"], terms)
+    torch.testing.assert_close(ours["sum"], total)
+    frames = z.shape[0] * z.shape[1] if valid is None else int(valid.sum())
+    torch.testing.assert_close(ours["mean"], total / max(frames * y.shape[2], 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes(dtype):
+    torch.manual_seed(0)
+    z, y = torch.randn(2, 9, 5).to(dtype), torch.rand(2, 9, 3).round()
+    ours = coherence_loss(z, y, reduction="sum")
+    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = oracle(z.double(), y, 0.1, 0.03)[0]
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_does_not_overflow():
+    z = torch.tensor([[[0.0], [300.0]]], dtype=torch.float16)
+    assert coherence_loss(z, torch.zeros(1, 2, 1), alpha2=1.0, reduction="sum") == 90000
+
+
+@pytest.mark.skipif(not hasattr(torch, "autocast"), reason="this torch has no CPU autocast")
+def test_float32_under_autocast():
+    layer = torch.nn.Linear(4, 4)
+    x, y = torch.randn(2, 6, 4), torch.rand(2, 6, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = layer(x)
+        loss = coherence_loss(z, y)
+    assert z.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, coherence_loss(z.float(), y))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"margin": 2.0},
+        {"normalize": True},
+        {"lags": (1, 2, 4)},
+        {"normalize": True, "center": True, "lags": (3, 1)},
+        {"margin": 2.0, "center": True, "lags": [2, 9], "tolerance": 0.5},
+    ],
+)
+def test_gradient(options):
+    torch.manual_seed(1)
+    z = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(2, 5, 2, dtype=torch.float64).round()
+    valid = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    assert torch.autograd.gradcheck(
+        lambda features: coherence_loss(features, y, 0.4, 0.2, valid=valid, **options), (z,)
+    )
+
+
+def test_gradient_goes_to_features_only():
+    z, y = torch.randn(1, 4, 2, requires_grad=True), torch.rand(1, 4, 2, requires_grad=True)
+    coherence_loss(z, y).backward()
+    assert z.grad is not None
+    assert y.grad is None
+
+
+def test_a_step_pulls_frames_together_inside_and_apart_at_boundaries():
+    z = torch.tensor([[[0.0], [1.0], [2.0]]], requires_grad=True)
+    y = torch.tensor([[[0.0], [0.0], [1.0]]])
+    coherence_loss(z, y, 0.1, 0.1, reduction="sum").backward()
+    moved = (z - z.grad).detach()
+    assert (moved[0, 1] - moved[0, 0]).abs() < 1
+    assert (moved[0, 2] - moved[0, 1]).abs() > 1
+
+
+def test_signs():
+    z = torch.randn(1, 6, 3)
+    still, moving = torch.zeros(1, 6, 1), (torch.arange(6) % 2).float().view(1, 6, 1)
+    assert coherence_loss(z, still) > 0
+    assert coherence_loss(z, moving) < 0
+    assert coherence_loss(z, still, alpha2=0.0) == 0
+    assert coherence_loss(z, moving, alpha1=0.0) == 0
+
+
+def test_homogeneous_of_degree_two_unless_normalized():
+    z, y = torch.randn(2, 7, 3, dtype=torch.float64), torch.rand(2, 7, 2).round()
+    torch.testing.assert_close(coherence_loss(3 * z, y), 9 * coherence_loss(z, y))
+    torch.testing.assert_close(
+        coherence_loss(3 * z, y, normalize=True), coherence_loss(z, y, normalize=True)
+    )
+
+
+def test_margin_bounds_the_loss_from_below():
+    z, y = 100 * torch.randn(1, 4, 2), torch.tensor([[[0.0], [1.0], [0.0], [1.0]]])
+    assert coherence_loss(z, y, 0.5, reduction="sum", margin=4.0) == pytest.approx(-0.5 * 4 * 3)
+
+
+def test_mean_is_the_papers_sum_beside_a_mean_cross_entropy():
+    # (sum BCE + sum L_coh) / (N T C) must be mean BCE + our mean: so alphas keep their meaning.
+    z, y = torch.randn(3, 8, 4), torch.rand(3, 8, 10).round()
+    posteriors = torch.rand(3, 8, 10)
+    bce = torch.nn.functional.binary_cross_entropy
+    paper = bce(posteriors, y, reduction="sum") + coherence_loss(z, y, reduction="sum")
+    torch.testing.assert_close(bce(posteriors, y) + coherence_loss(z, y), paper / (3 * 8 * 10))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("shape", [(0, 5), (2, 1), (2, 0), (0, 0)])
+def test_no_transition_is_zero_with_a_gradient(shape, reduction):
+    z = torch.randn(*shape, 3, requires_grad=True)
+    loss = coherence_loss(z, torch.zeros(*shape, 2), reduction=reduction)
+    loss.backward()
+    assert loss == 0
+    assert torch.all(z.grad == 0)
+
+
+def test_padding_never_counts():
+    torch.manual_seed(2)
+    z, y = torch.randn(1, 4, 3), torch.tensor([[[0.0], [1.0], [1.0], [1.0]]])
+    padded_z = torch.cat([z, torch.full((1, 3, 3), float("nan"))], dim=1).requires_grad_()
+    padded_y = torch.cat([y, torch.full((1, 3, 1), float("nan"))], dim=1)
+    valid = torch.arange(7).view(1, 7) < 4
+    loss = coherence_loss(padded_z, padded_y, valid=valid)
+    loss.backward()
+    torch.testing.assert_close(loss, coherence_loss(z, y))
+    assert torch.isfinite(padded_z.grad).all()
+    assert torch.all(padded_z.grad[:, 4:] == 0)
+
+
+def test_nothing_valid_is_zero():
+    z, y = torch.randn(2, 5, 3), torch.rand(2, 5, 2)
+    assert coherence_loss(z, y, valid=torch.zeros(2, 5, dtype=torch.bool)) == 0
+
+
+def test_one_lag_of_one_is_the_exact_loss_to_the_bit():
+    torch.manual_seed(4)
+    z, y = torch.randn(3, 40, 16), torch.rand(3, 40, 4).round()
+    changed = (y[:, 1:] != y[:, :-1]).any(-1)
+    distances = (z[:, 1:] - z[:, :-1]).pow(2).sum(-1)
+    exact = torch.where(changed, -0.1 * distances, 0.03 * distances)
+    assert torch.equal(coherence_loss(z, y, reduction="none"), exact)
+    assert torch.equal(coherence_loss(z, y), exact.sum() / y.numel())
+
+
+def test_several_lags_are_averaged_and_one_without_pairs_counts_zero():
+    torch.manual_seed(5)
+    z, y = torch.randn(2, 6, 3), torch.rand(2, 6, 2).round()
+    one, three = (coherence_loss(z, y, lags=(lag,)) for lag in (1, 3))
+    torch.testing.assert_close(coherence_loss(z, y, lags=(1, 3)), (one + three) / 2)
+    torch.testing.assert_close(coherence_loss(z, y, lags=(1, 6)), one / 2)
+    assert coherence_loss(z, y, lags=(6, 100)) == 0
+
+
+def test_unreduced_pairs_stand_at_their_later_frame():
+    z, y = torch.tensor([[[0.0], [1.0], [3.0], [7.0]]]), torch.zeros(1, 4, 1)
+    unreduced = coherence_loss(z, y, 0.0, 1.0, lags=(1, 2), reduction="none")
+    assert (2 * unreduced).tolist() == [[1.0, 4.0 + 9.0, 16.0 + 36.0]]
+
+
+def test_no_pair_spans_padding():
+    z = torch.tensor([[[0.0], [1.0], [3.0], [9.0], [9.5]]])
+    valid = torch.tensor([[True, True, False, True, True]])
+    pairs = coherence_loss(z, 0 * z, 0.0, 1.0, lags=(2,), reduction="none", valid=valid)
+    assert pairs.tolist() == [[0.0, 0.0, 0.0, 0.0]]
+
+
+def test_center_takes_off_the_mean_of_the_frames_that_count():
+    torch.manual_seed(6)
+    z, y = torch.randn(2, 7, 3), torch.rand(2, 7, 2).round()
+    valid = torch.arange(7) < torch.tensor([[7], [4]])
+    options = {"normalize": True, "valid": valid}
+    centred = z - z[valid].mean(0)
+    ours = coherence_loss(z, y, center=True, **options)
+    torch.testing.assert_close(ours, coherence_loss(centred, y, **options))
+    torch.testing.assert_close(coherence_loss(z + 5, y, center=True, **options), ours)
+    assert not torch.isclose(coherence_loss(z + 5, y, **options), ours)
+
+
+def test_center_without_normalize_changes_nothing():
+    torch.manual_seed(7)
+    z, y = torch.randn(2, 7, 3), torch.rand(2, 7, 2).round()
+    torch.testing.assert_close(coherence_loss(z, y, center=True), coherence_loss(z, y))
+
+
+def shapes(step, pulse, length=12):
+    """An event from frame 10 on that z marks by a step, and by a pulse after each of its edges."""
+    event, edges = torch.zeros(2, 1, 36, 1)
+    event[:, 10 : 10 + length] = 1.0
+    edges[:, [10, 10 + length]] = 1.0
+    return torch.cat([step * event, pulse * edges], dim=-1), event
+
+
+LAGS = (1, 2, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pulse_grows"),
+    [
+        ({"alpha1": 0.1, "alpha2": 0.03}, 1),
+        ({"alpha1": 0.1, "alpha2": 0.03, "lags": LAGS}, 1),
+        ({"alpha1": 0.1, "alpha2": 0.1, "lags": LAGS}, 0),
+        ({"alpha1": 0.1, "alpha2": 0.11, "lags": LAGS}, -1),
+    ],
+)
+def test_which_shape_a_gradient_step_makes_grow(settings, pulse_grows):
+    step, pulse = (torch.tensor(0.5, requires_grad=True) for _ in "12")
+    coherence_loss(*shapes(step, pulse), reduction="sum", **settings).backward()
+    assert -step.grad > 0.1
+    if pulse_grows:
+        assert torch.sign(-pulse.grad) == pulse_grows
+    else:
+        assert pulse.grad == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("lag", LAGS)
+def test_a_lag_rewards_a_step_at_an_edge_as_many_times_and_a_pulse_once(lag):
+    def rewarded_and_paid(step, pulse):
+        z, labels = shapes(step, pulse)
+        rewarded = -coherence_loss(z, labels, 1.0, 0.0, lags=(lag,), reduction="sum")
+        return rewarded, coherence_loss(z, labels, 0.0, 1.0, lags=(lag,), reduction="sum")
+
+    assert rewarded_and_paid(1.0, 0.0) == (2 * lag, 0)
+    assert rewarded_and_paid(0.0, 1.0) == (2, 2)
+
+
+def test_a_lag_that_outlasts_the_event_rewards_its_pulse_twice():
+    z, labels = shapes(0.0, 1.0, length=4)
+    z[:, 14] = 0.0  # of the two pulses, the one at the onset
+    terms = coherence_loss(z, labels, 1.0, 1.0, lags=(6,), reduction="none")
+    assert terms[0, [9, 15]].tolist() == [-1.0, -1.0]
+    assert terms.sum() == -2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((torch.zeros(2, 3), torch.zeros(2, 3, 1)), {}, r"features have shape \(2, 3\)"),
+        ((torch.zeros(2, 3, 1), torch.zeros(2, 3)), {}, r"labels have shape \(2, 3\)"),
+        ((torch.zeros(2, 3, 1), torch.zeros(2, 4, 1)), {}, r"\(2, 3\) but labels have \(2, 4\)"),
+        (
+            (torch.zeros(2, 30, 8), torch.zeros(2, 10, 30)),
+            {},
+            r"labels seem to be \(batch, classes, frames\): give labels.transpose\(1, 2\)",
+        ),
+        (
+            (torch.zeros(2, 8, 30), torch.zeros(2, 30, 10)),
+            {},
+            r"features seem to be \(batch, dims, frames\): give features.transpose\(1, 2\)",
+        ),
+        ((torch.zeros(2, 30, 8), torch.zeros(3, 30, 30)), {}, "they must be equal$"),
+        ((torch.zeros(2, 3, 1).long(), torch.zeros(2, 3, 1)), {}, "torch.int64"),
+        ((torch.zeros(1, 2, 1), torch.full((1, 2, 1), math.nan)), {}, "labels hold NaN"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), -0.1), {}, "alpha1 is -0.1"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), 0.1, math.nan), {}, "alpha2 is nan"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"tolerance": -1}, "tolerance is -1"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"margin": 0}, "margin is 0"),
+        ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"reduction": "avg"}, "'avg'"),
+        *(
+            ((torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), {"lags": lags}, "lags is .* whole")
+            for lags in (2, (), (0,), (1, -1), (1.0,), (True,), "12", (2, 2), None)
+        ),
+        (
+            (torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)),
+            {"valid": torch.ones(1, 3, dtype=torch.bool)},
+            r"valid is torch.bool of shape \(1, 3\)",
+        ),
+        (
+            (torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)),
+            {"valid": torch.ones(1, 2)},
+            "valid is torch.float32",
+        ),
+    ],
+)
+def test_bad_input_is_named(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        coherence_loss(*arguments, **options)
+
+
+def test_the_module_is_the_function_with_settings():
     torch.manual_seed(0)
     z, y = torch.randn(2, 6, 3), torch.rand(2, 6, 2)
     valid = torch.rand(2, 6) > 0.2
@@ -12,22 +377,124 @@ def test_is_the_function_with_settings():
         **{"reduction": "sum", "margin": 1.0, "normalize": True, "tolerance": 0.1},
         **{"lags": [2, 3], "center": True},
     }
-    torch.testing.assert_close(
-        CoherenceLoss(0.4, 0.2, **settings)(z, y, valid),
-        coherence_loss(z, y, 0.4, 0.2, valid=valid, **settings),
-    )
+    module = CoherenceLoss(0.4, 0.2, **settings)
+    assert torch.equal(module(z, y, valid), coherence_loss(z, y, 0.4, 0.2, valid=valid, **settings))
+    assert torch.equal(module(z, y, valid), module.monitored(z, y, valid)[0])
+    assert module.state_dict() == {}
 
 
-def test_adds_nothing_to_a_state_dict():
-    assert CoherenceLoss().state_dict() == {}
+def test_each_set_of_weights_has_to_be_named():
+    with pytest.raises(TypeError, match="alpha1"):
+        CoherenceLoss()
+    assert "alpha1=0.1, alpha2=0.03, lags=(1,)" in repr(CoherenceLoss.exact())
+    steps = CoherenceLoss.steps(alpha2=0.1)
+    assert (steps.alpha1, steps.alpha2, steps.lags) == (0.3, 0.1, (1, 2, 4, 8))
+    assert (steps.normalize, steps.center) == (True, True)
 
 
-def test_repr_names_the_settings():
-    assert "alpha1=0.1, alpha2=0.03, lags=(1,)" in repr(CoherenceLoss())
+BCE = torch.nn.functional.binary_cross_entropy
 
 
-def test_bad_settings_are_refused_at_construction():
-    with pytest.raises(ValueError, match="alpha2 is -1"):
-        CoherenceLoss(0.1, -1)
-    with pytest.raises(ValueError, match="lags is 2"):
-        CoherenceLoss(lags=2)
+@pytest.mark.parametrize("valid", [None, torch.arange(9) < torch.tensor([[9], [5], [3]])])
+def test_beside_a_cross_entropy_it_is_the_weighted_one_with_transitions(valid):
+    torch.manual_seed(0)
+    p, y = torch.rand(3, 9, 2).double().requires_grad_(), torch.rand(3, 9, 2).double().round()
+    term = TransitionLoss(3.0, (1, 4), boundary_weight=2.5, boundary_frames=2)
+    weights = boundary_weights(y, 2.5, frames=2, valid=valid)
+    counted = torch.ones(3, 9, dtype=torch.bool) if valid is None else valid
+    expected = BCE(p[counted], y[counted], weight=weights[counted])
+    expected = expected + 3 * transition_loss(p, y, lags=(1, 4), valid=valid)
+    ours = BCE(p[counted], y[counted]) + term(p, y, valid)
+    torch.testing.assert_close(ours, expected)
+    turned = TransitionLoss(3.0, (1, 4), boundary_weight=2.5, boundary_frames=2, dim=-1)
+    if valid is None:
+        torch.testing.assert_close(turned(p.transpose(1, 2), y.transpose(1, 2)), term(p, y))
+
+
+def test_the_weights_of_boundaries_do_not_see_padding():
+    p, y = torch.full((1, 9, 1), 0.3), torch.zeros(1, 9, 1)
+    y[:, 6:] = math.nan
+    valid = torch.arange(9).view(1, 9) < 6
+    p[:, 6:] = math.nan
+    p.requires_grad_()
+    loss = TransitionLoss(5.0, boundary_weight=2.0)(p, y, valid)
+    loss.backward()
+    assert loss == 0
+    assert torch.isfinite(p.grad).all()
+
+
+def test_weight_zero_and_boundary_weight_one_are_nothing():
+    p, y = torch.rand(2, 9, 2, requires_grad=True), torch.rand(2, 9, 2).round()
+    loss = TransitionLoss(0.0)(p, y)
+    loss.backward()
+    assert loss == 0
+    assert not p.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_posteriors_in_half_precision_that_have_reached_0_and_1(dtype):
+    y = torch.tensor([[[0.0], [1.0], [1.0], [0.0]]])
+    p = (1 - y).to(dtype).requires_grad_()
+    loss = TransitionLoss(1.0, boundary_weight=2.0)(p, y)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+    assert torch.isfinite(p.grad).all()
+
+
+@pytest.mark.skipif(not hasattr(torch, "autocast"), reason="this torch has no CPU autocast")
+def test_the_boundaries_under_autocast():
+    layer = torch.nn.Linear(4, 2)
+    x, y = torch.randn(2, 6, 4), torch.rand(2, 6, 2).round()
+    term = TransitionLoss(boundary_weight=2.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        p = torch.sigmoid(layer(x))
+        loss = term(p, y)
+    torch.testing.assert_close(loss, term(p.float(), y))
+
+
+def test_the_monitor_of_posteriors():
+    y = torch.zeros(1, 12, 2)
+    y[0, 4:8, 0] = 1
+    p = torch.full((1, 12, 2), 0.1)
+    p[0, 4:8, 0] = 0.7
+    term = TransitionLoss(5.0, (1, 2), boundary_weight=2.0)
+    loss, sums = term.monitored(p, y, None)
+    numbers = term.monitor([float(value) for value in sums])
+    assert numbers["step_onset"] == pytest.approx(0.6)
+    assert numbers["step_offset"] == pytest.approx(-0.6)
+    assert numbers["transitions"] == pytest.approx(float(5 * transition_loss(p, y, lags=(1, 2))))
+    together = numbers["transitions"] + numbers["boundaries"]
+    assert together == pytest.approx(float(loss))
+    assert numbers["share"] == pytest.approx(together / float(BCE(p, y)))
+    quiet = term.monitor([float(v) for v in term.monitored(p, torch.zeros_like(y), None)[1]])
+    assert math.isnan(quiet["step_onset"])
+    assert math.isnan(quiet["step_offset"])
+
+
+def test_a_head_is_the_cross_entropy_and_the_loss_of_its_posteriors():
+    torch.manual_seed(0)
+    loss = HeadLoss(4, 2, TransitionLoss(2.0, boundary_weight=2.0))
+    z, y = torch.randn(3, 9, 4, requires_grad=True), torch.rand(3, 9, 2).round()
+    p = torch.sigmoid(loss.head(z))
+    torch.testing.assert_close(loss(z, y), BCE(p, y) + loss.loss(p, y))
+    loss(z, y).backward()
+    assert z.grad.abs().sum() > 0
+    assert loss.head.weight.grad.abs().sum() > 0
+    assert {name[:5] for name in loss.monitor(loss.monitored(z, y, None)[1])} == {"head_"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight": -1}, "weight is -1"),
+        ({"weight": math.nan}, "weight is nan"),
+        ({"lags": (0,)}, "lags is"),
+        ({"boundary_weight": 0.5}, "boundary_weight is 0.5"),
+        ({"boundary_weight": math.inf}, "boundary_weight is inf"),
+        ({"boundary_frames": 0}, "frames is 0"),
+    ],
+)
+def test_settings_of_transitions_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TransitionLoss(**settings)

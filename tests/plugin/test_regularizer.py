@@ -12,12 +12,14 @@ from torch.utils import checkpoint
 from dcase_coherence import (
     CoherenceLoss,
     CoherenceRegularizer,
-    ExponentialAnnealing,
+    HeadLoss,
     LinearAnnealing,
-    PseudoRows,
+    TransitionLoss,
     coherence_loss,
+    transition_loss,
 )
 
+EXACT = CoherenceLoss.exact()
 VALID = torch.arange(9) < torch.tensor([[9], [5], [3]])
 
 
@@ -52,7 +54,7 @@ def test_term_is_the_annealed_loss_of_the_strong_rows(model, labels, rows):
 
 
 def test_all_rows_and_full_weight_without_rows_and_epoch(model, labels):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     z, term = step(model, regularizer, labels, batch=2)
     torch.testing.assert_close(term.detach(), coherence_loss(z, labels))
 
@@ -91,7 +93,7 @@ def test_threshold_ratio_is_where_the_loss_changes_sign(model, labels):
 
 
 def test_monitor_without_boundaries_or_without_rows_is_nan_not_a_crash(model):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     step(model, regularizer, torch.zeros(2, 5, 1), batch=2)
     assert math.isnan(regularizer.metrics["d_boundary"])
     assert regularizer.metrics["boundary_rate"] == 0
@@ -100,7 +102,7 @@ def test_monitor_without_boundaries_or_without_rows_is_nan_not_a_crash(model):
 
 
 def test_monitor_ignores_padding(model, labels):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     x = torch.randn(2, 5, 4)
     model(x)
     regularizer(labels)
@@ -134,7 +136,7 @@ def test_monitor_is_of_the_pairs_that_the_loss_compares(options):
 
 def shape_of(values, labels, **options):
     features = torch.tensor([values], requires_grad=True).unsqueeze(-1)
-    regularizer = CoherenceRegularizer(nn.Identity(), None, loss=CoherenceLoss(**options))
+    regularizer = CoherenceRegularizer(nn.Identity(), None, loss=CoherenceLoss.exact(**options))
     regularizer.model(features)
     regularizer(torch.tensor([labels]).unsqueeze(-1))
     return regularizer.metrics["pulse_share"]
@@ -169,7 +171,7 @@ def test_labels_are_of_the_rows_or_of_the_whole_batch(model, rows):
     torch.manual_seed(3)
     labels, valid = (torch.rand(4, 5, 2) > 0.5).float(), torch.rand(4, 5) > 0.1
     x = torch.randn(4, 5, 4)
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
 
     def term(labels, valid):
         model(x)
@@ -177,12 +179,12 @@ def test_labels_are_of_the_rows_or_of_the_whole_batch(model, rows):
 
     expected = term(labels[rows], valid[rows])
     assert expected != 0
-    for given in ((labels, valid), (labels, valid[rows]), (labels[rows], valid)):
-        assert term(*given) == expected
+    for arguments in ((labels, valid), (labels, valid[rows]), (labels[rows], valid)):
+        assert term(*arguments) == expected
 
 
 def test_labels_of_neither_are_named_with_rows(model):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     with pytest.raises(ValueError, match="labels are of 3 clips; rows selects 2 of the 4 in"):
         step(model, regularizer, torch.zeros(3, 5, 1), rows=slice(0, 2))
     valid = torch.ones(3, 5, dtype=torch.bool)
@@ -195,7 +197,7 @@ def test_labels_of_neither_are_named_with_rows(model):
 
 
 def test_the_axis_to_transpose_is_named(model):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     with pytest.raises(ValueError, match=r"give labels.transpose\(1, 2\)"):
         step(model, regularizer, torch.zeros(4, 10, 29), frames=30)
     with pytest.raises(ValueError, match=r"give features.transpose\(1, 2\).*layout='bdt'"):
@@ -204,7 +206,7 @@ def test_the_axis_to_transpose_is_named(model):
 
 def test_the_layout_of_the_output(model, labels):
     turned = nn.Sequential(nn.Conv1d(4, 3, 1), nn.Tanh())
-    regularizer = CoherenceRegularizer(turned, "1", layout="bdt")
+    regularizer = CoherenceRegularizer(turned, "1", loss=EXACT, layout="bdt")
     for regularized in (regularizer, copy.deepcopy(regularizer)):
         regularized.attach()
         z = regularized.model(torch.randn(2, 4, 5))
@@ -231,7 +233,7 @@ REENTRANT = {"use_reentrant": True} if hasattr(torch, "compile") else {}  # the 
 
 @pytest.mark.parametrize("forward", [frozen, without_gradient, checkpointed])
 def test_a_term_without_gradient_is_warned_of_once(model, labels, forward):
-    regularizer = CoherenceRegularizer(model, "0")
+    regularizer = CoherenceRegularizer(model, "0", loss=EXACT)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
         step(model, regularizer, labels, batch=2)
@@ -246,96 +248,26 @@ def test_a_term_without_gradient_is_warned_of_once(model, labels, forward):
 
 @pytest.mark.parametrize("frames", [4, 6])
 def test_one_frame_of_difference_is_cropped(model, labels, frames):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     z, term = step(model, regularizer, labels, batch=2, frames=frames)
     kept = min(frames, 5)
     torch.testing.assert_close(term.detach(), coherence_loss(z[:, :kept], labels[:, :kept]))
 
 
 def test_more_frames_of_difference_are_an_error(model, labels):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     with pytest.raises(ValueError, match="features have 7 frames and labels 5"):
         step(model, regularizer, labels, batch=2, frames=7)
 
 
 def test_without_a_forward(model, labels):
     with pytest.raises(RuntimeError, match="no forward"):
-        CoherenceRegularizer(model, "1")(labels)
-
-
-def guess(epoch=math.inf, rows=slice(2, 4)):
-    torch.manual_seed(5)
-    labels = (torch.rand(2, 5, 3) > 0.5).float().requires_grad_()
-    valid = torch.tensor([[True, True, True, False, True], [True] * 5])
-    return PseudoRows(labels, rows, valid, epoch)
-
-
-@pytest.mark.parametrize("options", [{}, {"center": True, "normalize": True, "lags": (1, 2)}])
-def test_pseudo_rows_have_a_term_of_their_own_beside_the_strong_ones(model, labels, options):
-    loss = CoherenceLoss(0.3, 0.1, **options)
-    x = torch.randn(4, 5, 4)
-
-    def term(**options):
-        regularizer = CoherenceRegularizer(model, "1", loss=loss)
-        model(x)
-        return regularizer(labels, rows=slice(0, 2), epoch=2.0, **options), regularizer.metrics
-
-    alone, monitor = term()
-    pseudo = guess(epoch=1.0)
-    both, metrics = term(pseudo=pseudo)
-    expected = 0.2 * loss(model(x)[2:4], pseudo.labels, pseudo.valid)
-    assert abs(expected) > 1e-4
-    torch.testing.assert_close(both, alone + expected)
-    # The strong rows' own numbers are the same to the bit.
-    assert {name: metrics[name] for name in monitor} == monitor
-    boundaries = (pseudo.labels[:, 1:] != pseudo.labels[:, :-1]).any(-1)
-    boundaries[0, 2:] = False
-    added = {name: metrics[name] for name in set(metrics) - set(monitor)}
-    rate = added.pop("pseudo_boundary_rate")
-    assert added == {
-        "pseudo_term": pytest.approx(float(expected.detach())),
-        "pseudo_weight": 0.2,
-        "pseudo_frames": 0.9,
-    }
-    if not options:
-        assert rate == pytest.approx(float(boundaries.sum() / 6))
-    both.backward()
-    assert pseudo.labels.grad is None
-
-
-@pytest.mark.parametrize("annealing", [LinearAnnealing(2), ExponentialAnnealing(2)])
-def test_pseudo_rows_weigh_nothing_before_their_epoch(model, labels, annealing):
-    regularizer = CoherenceRegularizer(model, "1", annealing=annealing)
-    for epoch, weight in ((-3.0, 0), (-0.1, 0), (0.0, annealing(0)), (1.0, annealing(1)), (5, 1)):
-        options = {"rows": slice(0, 2), "pseudo": guess(epoch)}
-        _, term = step(model, regularizer, labels, **options)
-        assert regularizer.metrics["pseudo_weight"] == weight
-        # Not 0 by chance; the term is then what the strong rows give.
-        assert (regularizer.metrics["pseudo_term"] != 0) == (weight > 0)
-        if not weight:
-            assert term == regularizer.metrics["term"]
-            assert regularizer.metrics["pseudo_frames"] == 0.9
-
-
-def test_pseudo_rows_none_of_which_count(model, labels):
-    regularizer = CoherenceRegularizer(model, "1")
-    pseudo = guess()._replace(valid=torch.zeros(2, 5, dtype=torch.bool))
-    _, term = step(model, regularizer, labels, rows=slice(0, 2), pseudo=pseudo)
-    assert regularizer.metrics["pseudo_term"] == regularizer.metrics["pseudo_frames"] == 0
-    assert math.isnan(regularizer.metrics["pseudo_boundary_rate"])
-    assert term.detach() == pytest.approx(regularizer.metrics["term"])
-
-
-def test_pseudo_rows_that_diverge_stop_the_run(model, labels):
-    regularizer = CoherenceRegularizer(model, "1")
-    model(torch.cat([torch.zeros(3, 5, 4), torch.full((1, 5, 4), math.nan)]))
-    with pytest.raises(FloatingPointError, match="coherence term of pseudo-labels is nan"):
-        regularizer(labels, rows=slice(0, 2), pseudo=guess())
+        CoherenceRegularizer(model, "1", loss=EXACT)(labels)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_divergence_stops_with_what_to_change(model, labels, value):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     model(torch.full((2, 5, 4), value))
     with pytest.raises(FloatingPointError, match="lower alpha1, set a margin"):
         regularizer(labels)
@@ -343,7 +275,7 @@ def test_divergence_stops_with_what_to_change(model, labels, value):
 
 @pytest.mark.parametrize(("factor", "word"), [(30.0, "grown"), (0.01, "shrunk")])
 def test_features_that_leave_their_scale_are_warned_of_once(model, labels, factor, word):
-    regularizer = CoherenceRegularizer(model, "0")
+    regularizer = CoherenceRegularizer(model, "0", loss=EXACT)
     step(model, regularizer, labels, batch=2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -356,13 +288,13 @@ def test_features_that_leave_their_scale_are_warned_of_once(model, labels, facto
 
 
 def test_annealing_starts_at_zero(model, labels):
-    regularizer = CoherenceRegularizer(model, "1", annealing=LinearAnnealing(2))
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT, annealing=LinearAnnealing(2))
     assert step(model, regularizer, labels, batch=2, epoch=0)[1] == 0
     assert regularizer.metrics["weight"] == 0
 
 
 def test_a_copy_can_be_attached(model, labels):
-    regularizer = CoherenceRegularizer(model, "1")
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     for copied in (copy.deepcopy(regularizer), pickle.loads(pickle.dumps(regularizer))):
         assert copied.model is not model
         copied.attach()
@@ -371,9 +303,8 @@ def test_a_copy_can_be_attached(model, labels):
 
 
 def test_unreduced_loss_is_refused(model, labels):
-    regularizer = CoherenceRegularizer(model, "1", loss=CoherenceLoss(reduction="none"))
     with pytest.raises(ValueError, match="a training step needs a scalar"):
-        step(model, regularizer, labels, batch=2)
+        CoherenceRegularizer(model, "1", loss=CoherenceLoss.exact(reduction="none"))
 
 
 def monitor(rows, valid, options):
@@ -385,9 +316,7 @@ def monitor(rows, valid, options):
     loss = CoherenceLoss(0.1, 0.03, **options)
     regularizer = CoherenceRegularizer(nn.Linear(4, 4), None, loss=loss)
     regularizer.model(features[rows])
-    # The same rows, a frame later, in the place of pseudo-labelled ones.
-    pseudo = PseudoRows(labels[rows].roll(1, 1), None, valid[rows].roll(1, 1))
-    term = regularizer(labels[rows], valid=valid[rows], pseudo=pseudo)
+    term = regularizer(labels[rows], valid=valid[rows])
     if options:
         term.backward()
     return regularizer
@@ -398,15 +327,14 @@ def one_of_two(rank, folder, options):
     address = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     regularizer = monitor([slice(0, 1), slice(1, 3)][rank], VALID, options)
-    said = dict(regularizer.metrics)
+    metrics = dict(regularizer.metrics)
     gradient = regularizer.model.weight.grad
     if options:
         torch.distributed.all_reduce(gradient)  # the sum over the losses of both
-    # In one process NaN posteriors have stopped the trainer before there was a term.
     regularizer.model(torch.full((1, 9, 4), math.nan if rank else 1.0))
     with pytest.raises(FloatingPointError, match="lower alpha1"):
-        regularizer.check_features() if rank else regularizer(torch.zeros(1, 9, 2))
-    torch.save((said, gradient), folder / str(rank))
+        regularizer(torch.zeros(1, 9, 2))
+    torch.save((metrics, gradient), folder / str(rank))
 
 
 NO_FORK = pytest.mark.skipif(
@@ -435,10 +363,70 @@ def test_processes_share_one_monitor_and_stop_together(tmp_path, options):
         # Summed losses: the processes' are one process's, the common centre included.
         torch.testing.assert_close(gradient, joined.model.weight.grad)
         assert torch.equal(gradient, same)
-        expected.update({name: expected[name] / 2 for name in ("term", "pseudo_term")})
+        expected["term"] /= 2
     else:
         # Of the joined batch, but for the term: its parts' mean, whatever their sizes.
         parts = [monitor(rows, VALID, {}).metrics for rows in (slice(0, 1), slice(1, 3))]
-        for name in ("term", "pseudo_term"):
-            expected[name] = sum(part[name] for part in parts) / 2
+        expected["term"] = sum(part["term"] for part in parts) / 2
     assert zero == pytest.approx(expected, rel=1e-5)
+
+
+class Detector(nn.Module):
+    """Gives strong posteriors, classes before frames, and weak ones, as DESED_task's student."""
+
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Conv1d(4, 6, 3, padding=1)
+        self.dense = nn.Linear(6, 2)
+
+    def forward(self, x):
+        strong = torch.sigmoid(self.dense(torch.relu(self.cnn(x)).transpose(1, 2))).transpose(1, 2)
+        return strong, strong.mean(-1)
+
+
+def test_posteriors_are_one_element_of_the_output_and_count_from_the_first_step():
+    torch.manual_seed(0)
+    detector, y = Detector(), torch.rand(2, 20, 2).round()
+    loss = TransitionLoss(5.0, boundary_weight=2.0, dim=1)
+    regularizer = CoherenceRegularizer(detector, None, loss=loss, layout="bdt", element=0)
+    strong, _ = detector(torch.randn(4, 4, 20))
+    term = regularizer(y, rows=slice(0, 2), epoch=0.0)
+    torch.testing.assert_close(term, loss(strong[:2].transpose(1, 2), y))
+    metrics = regularizer.metrics
+    assert metrics["weight"] == 1
+    assert metrics["term"] == pytest.approx(float(term.detach()))
+    transitions = 5 * transition_loss(strong[:2].transpose(1, 2), y)
+    assert metrics["transitions"] == pytest.approx(float(transitions.detach()))
+    assert set(metrics) == {
+        *("term", "weight", "transitions", "boundaries", "share", "step_onset", "step_offset")
+    }
+    term.backward()
+    assert detector.cnn.weight.grad.abs().sum() > 0
+
+
+def test_a_head_on_z():
+    detector, y = Detector(), torch.rand(4, 20, 2).round()
+    loss = HeadLoss(6, 2, TransitionLoss())
+    regularizer = CoherenceRegularizer(detector, "cnn", loss=loss, layout="bdt")
+    detector(torch.randn(4, 4, 20))
+    regularizer(y).backward()
+    assert detector.cnn.weight.grad.abs().sum() > 0
+    assert detector.dense.weight.grad is None
+    assert loss.head.weight.grad.abs().sum() > 0
+    assert "head_step_onset" in regularizer.metrics
+
+
+def test_a_term_that_stays_at_weight_0_is_warned_of_once(model, labels, monkeypatch):
+    monkeypatch.setattr("dcase_coherence.regularizer.STANDSTILL", 3)
+    regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            step(model, regularizer, labels, batch=2, epoch=0)
+    with pytest.warns(UserWarning, match="weight 0 for 3 steps, now at epoch 0.*annealing_steps"):
+        step(model, regularizer, labels, batch=2, epoch=0)
+    moving = CoherenceRegularizer(model, "1", loss=EXACT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in range(9):
+            step(model, moving, labels, batch=2, epoch=n / 4)

@@ -8,7 +8,12 @@ from typing import Any, Sequence, Union
 
 from torch import Tensor, nn
 
-from dcase_coherence.regularizer import CoherenceRegularizer, check_finite, sum_over_processes
+from dcase_coherence.regularizer import (
+    CoherenceRegularizer,
+    CoherenceTerms,
+    check_finite,
+    sum_over_processes,
+)
 from dcase_coherence.settings import Settings
 
 #: The ramp's share of `max_steps` where there are no epochs: the paper's 5 of 50.
@@ -47,7 +52,7 @@ class CoherenceMixin:
     unmodified trainer.
     """
 
-    coherence: list[CoherenceRegularizer]
+    coherence: CoherenceTerms
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a class in which the trainer's `training_step` would hide this one."""
@@ -64,12 +69,14 @@ class CoherenceMixin:
         super().__init__(*args, **kwargs)
         # After the trainer has copied the student into the teacher, so that only one is tapped.
         terms = self.configure_coherence()
-        self.coherence = [terms] if isinstance(terms, CoherenceRegularizer) else list(terms)
+        self.coherence = CoherenceTerms(
+            [terms] if isinstance(terms, CoherenceRegularizer) else terms
+        )
         heads = [term.loss for term in self.coherence if list(term.loss.parameters())]
         if heads:
             setattr(self, HEADS, nn.ModuleList(heads))
 
-    def configure_coherence(self) -> Union[CoherenceRegularizer, list[CoherenceRegularizer]]:
+    def configure_coherence(self) -> Union[CoherenceRegularizer, CoherenceTerms]:
         """Build the terms; by default on `sed_student` from `hparams["coherence"]`."""
         hparams = self.hparams  # type: ignore[attr-defined]
         settings = Settings(hparams.get("coherence") or {})
@@ -100,33 +107,22 @@ class CoherenceMixin:
                 "CoherenceRegularizer in __init__ and add its term to the loss before "
                 "self.manual_backward(loss)"
             )
-        for term in self.coherence:
-            if not term.tap.attached:
-                term.attach()
-            # A forward without a training step (a validation, a scaler's fit) may have left some.
-            term.tap.clear()
+        self.coherence.begin()
         try:
             output = super().training_step(batch, batch_indx, *args, **kwargs)  # type: ignore[misc]
         except RuntimeError:
             # A cross-entropy of NaN posteriors raises from its depths; say what happened instead.
-            for term in self.coherence:
-                term.check_features()
+            self.coherence.check_features()
             raise
         if output is None:
-            for term in self.coherence:
-                term.tap.clear()
             return None
         rows, labels = self.strong_labels(batch)
-        epoch = self._epochs_done(batch_indx)
-        loss = output["loss"] if isinstance(output, dict) else output
-        metrics: dict[str, float] = {}
-        for term in self.coherence:
-            loss = loss + term(labels, rows=rows, epoch=epoch)
-            together = metrics.get("term", 0.0) + term.metrics["term"]
-            metrics.update({**term.metrics, "term": together})
+        term = self.coherence(labels, rows, self._epochs_done(batch_indx))
+        metrics = self.coherence.metrics
         for name, value in metrics.items():
             if not math.isnan(value):
                 self.log(f"train/coherence/{name}", value)  # type: ignore[attr-defined]
+        loss = (output["loss"] if isinstance(output, dict) else output) + term
         # In all processes at once: one that stopped alone would leave the others waiting.
         total = sum_over_processes(loss.detach().reshape(1))[0]
         check_finite(total, "the training loss", metrics.get("z_norm", math.nan))

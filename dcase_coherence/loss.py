@@ -414,8 +414,10 @@ def cross_entropy(
         elements = int(valid.sum()) * y.shape[-1]
     weight = None if weight is None else weight.to(p)
     # Autocast refuses this function, whose input is in float32 here.
-    with torch.cuda.amp.autocast(enabled=False) if not hasattr(torch, "autocast") else (
-        torch.autocast(p.device.type, enabled=False)
+    with (
+        torch.cuda.amp.autocast(enabled=False)
+        if not hasattr(torch, "autocast")
+        else (torch.autocast(p.device.type, enabled=False))
     ):
         total = F.binary_cross_entropy(p, y, weight=weight, reduction="sum")
     return total / max(elements, 1)

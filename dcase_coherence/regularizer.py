@@ -131,7 +131,9 @@ class CoherenceRegularizer:
         # One copy from the device for all of it.
         numbers = [value.to(features.device) for value in (term.detach(), *sums)]
         total, *totals, processes = sum_over_processes(
-            torch.stack([*(value.double() for value in numbers), torch.ones_like(numbers[0]).double()])
+            torch.stack(
+                [*(value.double() for value in numbers), torch.ones_like(numbers[0]).double()]
+            )
         )
         self.metrics = {"term": total / processes, "weight": weight, **self.loss.monitor(totals)}
         z_norm = self.metrics.get("z_norm", math.nan)
@@ -172,8 +174,9 @@ class CoherenceRegularizer:
             self._first_norm = z_norm
         ratio = z_norm / self._first_norm if self._first_norm else math.nan
         if ratio > DRIFT or ratio < 1 / DRIFT:
-            change, ways = ("grown", ADVICE) if ratio > 1 else ("shrunk", "lower alpha2 or set "
-                                                                "normalize=True")
+            change, ways = (
+                ("grown", ADVICE) if ratio > 1 else ("shrunk", "lower alpha2 or set normalize=True")
+            )
             self._warn(
                 "drift",
                 f"the coherence loss has {change} the features from |z| = {self._first_norm:.3g} "
@@ -197,6 +200,50 @@ class CoherenceRegularizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "metrics": {}}
+
+
+class CoherenceTerms(list):  # of CoherenceRegularizer; Python 3.8 cannot subscript it here
+    """The regularizers of one model, called as one: their sum, and all their metrics.
+
+    `term` in :attr:`metrics` is the sum of all.
+
+    Example:
+        >>> model = nn.Linear(4, 8)
+        >>> terms = CoherenceTerms([CoherenceRegularizer(model, None, loss=CoherenceLoss.steps())])
+        >>> _ = model(torch.randn(2, 20, 4))
+        >>> terms(torch.zeros(2, 20, 3), epoch=5.0).dim(), "z_norm" in terms.metrics
+        (0, True)
+    """
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Numbers of the last call, see :class:`CoherenceRegularizer`."""
+        numbers: dict[str, float] = {}
+        for part in self:
+            numbers.update(part.metrics)
+        return {**numbers, "term": sum(part.metrics.get("term", math.nan) for part in self)}
+
+    def __call__(
+        self,
+        labels: Tensor,
+        rows: Rows = None,
+        epoch: float = math.inf,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """Sum of the terms; see :meth:`CoherenceRegularizer.__call__`."""
+        return sum(part(labels, rows, epoch, valid) for part in self)  # type: ignore[return-value]
+
+    def begin(self) -> None:
+        """Forget forward passes without a step, and tap a copied model again."""
+        for part in self:
+            if not part.tap.attached:
+                part.attach()
+            part.tap.clear()
+
+    def check_features(self) -> None:
+        """Stop with what to change when an output is not finite."""
+        for part in self:
+            part.check_features()
 
 
 def sum_over_processes(sums: Tensor) -> list[float]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from dcase_coherence.annealing import LinearAnnealing
 from dcase_coherence.loss import EXACT, STEPS, CoherenceLoss, HeadLoss, TransitionLoss
-from dcase_coherence.regularizer import CoherenceRegularizer
+from dcase_coherence.regularizer import CoherenceRegularizer, CoherenceTerms
 from dcase_coherence.tap import LAYOUT, is_layout
 
 #: Every key with its default: no term at all.
@@ -122,9 +122,7 @@ class Settings:
             losses.append(("z", of_z))
         return losses
 
-    def build(
-        self, model: nn.Module, net: Mapping[str, Any] | None = None
-    ) -> list[CoherenceRegularizer]:
+    def build(self, model: nn.Module, net: Mapping[str, Any] | None = None) -> CoherenceTerms:
         """Make the regularizers, one a loss, and tap the model.
 
         Args:
@@ -153,10 +151,10 @@ class Settings:
         }
         epochs = v["annealing_epochs"]
         annealing = None if epochs is None else LinearAnnealing(epochs)
-        return [
+        return CoherenceTerms(
             CoherenceRegularizer(model, loss=loss, annealing=annealing, **places[place])
             for place, loss in self.losses(dims, classes)
-        ]
+        )
 
 
 def _check_type(key: str, value: Any) -> None:

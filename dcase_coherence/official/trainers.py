@@ -21,7 +21,7 @@ from dcase_coherence.lightning import CoherenceMixin, rows_of
 from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages
 from dcase_coherence.official.errors import InputError, PathLike
-from dcase_coherence.regularizer import CoherenceRegularizer
+from dcase_coherence.regularizer import CoherenceTerms
 from dcase_coherence.settings import Settings, preset_laid_out
 
 #: The commit of the 2021 baseline, the one that the paper's Table 2 builds on.
@@ -53,7 +53,7 @@ class OfficialCoherence(CoherenceMixin):
     hparams: Any
     sed_student: torch.nn.Module
 
-    def configure_coherence(self) -> list[CoherenceRegularizer]:
+    def configure_coherence(self) -> CoherenceTerms:
         """Build from the `coherence:` section, which is filled up."""
         settings = section_settings(self.hparams, self.preset)
         self.hparams["coherence"] = settings.values
@@ -73,7 +73,7 @@ class OfficialCoherence2024(CoherenceMixin):
     hparams: Any
     sed_student: torch.nn.Module
 
-    def configure_coherence(self) -> list[CoherenceRegularizer]:
+    def configure_coherence(self) -> CoherenceTerms:
         """Build from the `coherence:` section, which here also names the strong sets."""
         settings = section_settings(self.hparams, self.preset, strong=True)
         self.strong_sets = strong_sets(self.hparams)
@@ -129,7 +129,7 @@ def section_settings(
 
 def build(
     settings: Settings, student: torch.nn.Module, config: Mapping[str, Any]
-) -> list[CoherenceRegularizer]:
+) -> CoherenceTerms:
     """Make the regularizers of a section that a user wrote.
 
     Args:

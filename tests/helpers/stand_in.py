@@ -215,7 +215,7 @@ CONFIG = {
     "data": {},
     "feats": {"n_mels": 8},
     "scaler": {"statistic": "instance", "normtype": "minmax", "dims": [1, 2]},
-    "net": {"nb_filters": [4, 4]},
+    "net": {"nb_filters": [4, 4], "nclass": 10},
 }
 
 TRAINER_2024 = """
@@ -262,7 +262,7 @@ def write_checkout(folder: Path, *, rescale="", masks=False) -> Path:
 def make_module(cls, checkout, **settings):
     """A trainer with a network and an optimizer; its logged values are kept in `.logged`."""
     config = {**CONFIG, "training": {**CONFIG["training"], **settings.pop("training", {})}}
-    config["coherence"] = {"annealing_epochs": 0.0, **settings}
+    config["coherence"] = {"preset": "exact", "annealing_epochs": 0.0, **settings}
     torch.manual_seed(0)
     with trainers.importable(checkout):
         student = importlib.import_module("desed_task.nnet.CRNN").CRNN(**config["net"])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 FROZEN = Path(__file__).with_name("api.txt")
 PUBLIC = [
-    *("coherence_loss", "label_transitions", "CoherenceLoss", "FeatureTap"),
-    *("LinearAnnealing", "ExponentialAnnealing", "CoherenceRegularizer", "CoherenceMixin"),
-    *("pseudo_labels", "PseudoRows", "boundary_weights"),
+    *("coherence_loss", "label_transitions", "transition_loss", "boundary_weights"),
+    *("CoherenceLoss", "TransitionLoss", "HeadLoss", "FeatureTap", "LinearAnnealing"),
+    *("CoherenceRegularizer", "CoherenceMixin", "settings.Settings"),
     "official.load_baseline",
     "official.script.run_official",
     "official.shims.shims",

@@ -118,7 +118,12 @@ def test_transitions_into_padding_never_count():
     [
         (torch.zeros(2, 9), torch.zeros(2, 9, 1), {}, r"posteriors have shape \(2, 9\)"),
         (torch.zeros(2, 9, 1), torch.zeros(2, 9), {}, r"labels have shape \(2, 9\)"),
-        (torch.zeros(2, 9, 1), torch.zeros(2, 9, 2), {}, r"\(2, 9, 1\) but labels have \(2, 9, 2\)"),
+        (
+            torch.zeros(2, 9, 1),
+            torch.zeros(2, 9, 2),
+            {},
+            r"\(2, 9, 1\) but labels have \(2, 9, 2\)",
+        ),
         (torch.zeros(2, 9, 1), torch.zeros(2, 8, 1), {}, r"\(2, 9\) but labels have \(2, 8\)"),
         (torch.zeros(2, 9, 1).long(), torch.zeros(2, 9, 1), {}, "torch.int64"),
         (torch.zeros(2, 9, 1), torch.zeros(2, 9, 1), {"lags": ()}, "lags is"),

@@ -179,7 +179,9 @@ def test_teacher_never_reaches_the_tap():
 
 
 def test_checkpoint_is_the_trainers_own():
-    assert list(Coherence(settings(preset="exact")).state_dict()) == list(Trainer(settings()).state_dict())
+    assert list(Coherence(settings(preset="exact")).state_dict()) == list(
+        Trainer(settings()).state_dict()
+    )
 
 
 def test_a_pickled_module_is_tapped_again():

@@ -71,19 +71,6 @@ def test_with_both_alphas_zero_the_two_arms_end_equal(run, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_run_with_pseudo_labels(run, tmp_path):
-    training = {**CONFIG["training"], "n_epochs_warmup": 1, "median_window": 3}
-    config = {**CONFIG, "training": training, "coherence": {"annealing_epochs": 0}}
-    ends = []
-    for name, pseudo in (("plain", None), ("pseudo", {"band": 0.0})):
-        config["coherence"]["pseudo"] = pseudo
-        (tmp_path / "pseudo.yaml").write_text(yaml.safe_dump(config))
-        result = run("--conf_file", "pseudo.yaml", "--log_dir", name)
-        ends.append(torch.load(result.checkpoint.parent / "last.ckpt")["state_dict"])
-    assert set(ends[0]) == set(ends[1])
-    assert not torch.equal(ends[0]["sed_student.cnn.0.weight"], ends[1]["sed_student.cnn.0.weight"])
-
-
 def test_the_run_leaves_the_process_as_it_was(run, tmp_path):
     import pytorch_lightning
 
@@ -111,7 +98,7 @@ def test_both_arms_are_compared(checkout, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     recipe = Path(__file__).resolve().parents[3] / "recipes" / "train_sed_coherence.py"
     main = runpy.run_path(str(recipe))["main"]
-    strong_term = {**CONFIG, "coherence": {"alpha1": 90.0, "annealing_epochs": 0}}
+    strong_term = {**CONFIG, "coherence": {"alpha1": 90.0, "alpha2": 0.03, "annealing_epochs": 0}}
     Path("conf.yaml").write_text(yaml.safe_dump(strong_term))
     options = ["--arm", "both", "--log_dir", "logs", "--conf_file", "conf.yaml"]
     main(["--baseline", str(checkout), *options])
@@ -129,7 +116,8 @@ def test_both_arms_are_compared(checkout, tmp_path, monkeypatch, capsys):
     [
         (None, None, "alpha1=0.3, alpha2=0.3, lags=[1, 2, 4, 8], "),
         (None, "exact", "alpha1=0.1, alpha2=0.03, lags=[1], "),
-        ({"alpha1": 0.2}, None, "alpha1=0.2, alpha2=0.03, lags=[1], "),
+        ({"alpha1": 0.2}, None, "alpha1=0.2, alpha2=0.0, lags=[1], "),
+        (None, "transitions", "alpha1=0.0, alpha2=0.0, lags=[1], "),
         ({"preset": "steps", "alpha1": 0.2}, None, "alpha1=0.2, alpha2=0.3, lags=[1, 2, 4, 8], "),
         ({"alpha1": 0.2}, "steps", "alpha1=0.3, alpha2=0.3, lags=[1, 2, 4, 8], "),
         ({"preset": "steps", "margin": 4.0}, "exact", "alpha1=0.1, alpha2=0.03, lags=[1], "),
@@ -154,7 +142,7 @@ def test_a_preset_of_the_command_goes_before_the_section(
         ({"strong": ["synthetic"]}, "unknown key 'strong'"),
         ({"path": "conv"}, "no submodule 'conv'; its children are: cnn, dense"),
         (0.1, r"coherence: is 0\.1; give a section of keys"),
-        ({"pseudo": {"band": 2}}, r"coherence\.pseudo\.band is 2"),
+        ({"pseudo": {}}, "unknown key 'pseudo'"),
     ],
 )
 def test_a_wrong_section_is_said_before_the_data_are_prepared(
@@ -166,10 +154,10 @@ def test_a_wrong_section_is_said_before_the_data_are_prepared(
     assert "preparing" not in capsys.readouterr().out
 
 
-def test_an_empty_section_is_the_paper_s(checkout, tmp_path):
+def test_an_empty_section_is_the_preset_steps(checkout, tmp_path):
     with trainers.importable(checkout):
         settings = trainers.check_section("dcase2021_task4_baseline", {**CONFIG, "coherence": None})
-    assert (settings["alpha1"], settings["alpha2"]) == (0.1, 0.03)
+    assert (settings["alpha1"], settings["alpha2"]) == (0.3, 0.3)
     assert "strong" not in settings
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from stand_in import CONFIG, make_batch, make_module, steps, write_checkout
 
-from dcase_coherence import coherence_loss, pseudo_labels
+from dcase_coherence import TransitionLoss
 from dcase_coherence.lightning import CoherenceMixin
 from dcase_coherence.official import trainers
 from lab.errors import InputError
@@ -84,8 +84,8 @@ def test_the_teacher_is_not_tapped(checkout):
     kept = []
     module.sed_student.cnn.register_forward_hook(lambda m, inputs, output: kept.append(output))
     taken = []
-    pop = module.coherence.tap.pop
-    module.coherence.tap.pop = lambda: taken.append(pop()) or taken[-1]
+    pop = module.coherence[0].tap.pop
+    module.coherence[0].tap.pop = lambda: taken.append(pop()) or taken[-1]
     with torch.no_grad():
         for parameter in module.sed_teacher.parameters():
             parameter.add_(1.0)
@@ -111,47 +111,6 @@ def test_the_term_changes_the_training(checkout):
     assert logged["train/coherence/term"][0] != 0.0
 
 
-PSEUDO = {"threshold": 0.5, "band": 0.005, "rows": ["unlabelled"]}
-WARM = {"n_epochs_warmup": 2, "median_window": 3}
-
-
-def test_pseudo_labels_are_of_the_teachers_one_forward(checkout):
-    cls = trainers.load_baseline(checkout).coherence
-    alone, _ = steps(make_module(cls, checkout), 1)
-    module = make_module(cls, checkout, training=WARM, pseudo=PSEUDO)
-    outputs, z = [], []
-    module.sed_teacher.register_forward_hook(lambda m, inputs, output: outputs.append(output))
-    module.sed_student.cnn.register_forward_hook(lambda m, inputs, output: z.append(output))
-    logged, _ = steps(module, 1)
-    assert len(outputs) == 1
-    for name, values in alone.items():
-        assert logged[name] == values, name
-    labels, valid = pseudo_labels(
-        outputs[0][0][4:].transpose(1, 2), threshold=0.5, band=0.005, median_window=3
-    )
-    assert 0 < labels.mean() < 1
-    assert logged["train/coherence/pseudo_frames"] == [float(valid.float().mean())]
-    features = z[0].squeeze(-1).transpose(1, 2)[4:]
-    expected = float(coherence_loss(features, labels, valid=valid))
-    assert expected != 0
-    assert logged["train/coherence/pseudo_term"] == [pytest.approx(expected, rel=1e-5)]
-    assert module.hparams["coherence"]["pseudo"] == PSEUDO
-
-
-@pytest.mark.parametrize(
-    ("training", "pseudo", "words"),
-    [
-        ({}, {}, "coherence.pseudo needs training.n_epochs_warmup"),
-        (WARM, {"rows": ["strong"]}, r"coherence.pseudo.rows is \['strong'\]"),
-        (WARM, 0.5, "coherence.pseudo is 0.5; give keys and values"),
-    ],
-)
-def test_pseudo_labels_that_cannot_be_are_one_sentence(checkout, training, pseudo, words):
-    cls = trainers.load_baseline(checkout).coherence
-    with pytest.raises(InputError, match=words):
-        make_module(cls, checkout, training=training, pseudo=pseudo)
-
-
 def test_the_state_dict_is_the_official_one(checkout):
     official, coherence = trainers.load_baseline(checkout)
     assert set(make_module(coherence, checkout).state_dict()) == set(
@@ -160,7 +119,9 @@ def test_the_state_dict_is_the_official_one(checkout):
 
 
 def test_the_settings_are_kept_with_the_checkpoint(checkout):
-    module = make_module(trainers.load_baseline(checkout).coherence, checkout, alpha1=0.3)
+    module = make_module(
+        trainers.load_baseline(checkout).coherence, checkout, preset="exact", alpha1=0.3
+    )
     assert module.hparams["coherence"]["alpha1"] == 0.3
     assert module.hparams["coherence"]["alpha2"] == 0.03
 
@@ -188,72 +149,28 @@ def test_2024_takes_the_named_sets_and_masks_their_labels(checkout, strong, rows
     got, labels = module.strong_labels(batch)
     assert got.tolist() == rows
     assert torch.equal(labels, module.seen[rows].transpose(1, 2))
-    assert module.coherence.loss.tolerance == 0.05
+    assert module.coherence[0].loss.tolerance == 0.05
 
 
-def test_2024_has_no_pseudo_labels(checkout):
-    cls = trainers.load_baseline(checkout, "dcase2024_task4_baseline", allow_drift=True).coherence
-    with trainers.importable(checkout):
-        student = importlib.import_module("desed_task.nnet.CRNN").CRNN()
-    config = {**CONFIG, "training": {"batch_size": [2, 2, 2, 1, 1]}, "coherence": {"pseudo": {}}}
-    with pytest.raises(InputError, match="pseudo is for the recipes of 2021 to 2023"):
-        cls(config, None, student, None)
+BOTH = {"preset": "transitions", "boundary_weight": 2}
 
 
-def test_2024_takes_the_synthetic_rows_by_default():
-    assert trainers.check_strong_sets(["synthetic"]) == ("synthetic",)
-    with pytest.raises(InputError, match=r"strong holds 'synth'.*maestro, synthetic, real"):
-        trainers.check_strong_sets(["synth"])
-    with pytest.raises(InputError, match="strong is 'synthetic'"):
-        trainers.check_strong_sets("synthetic")
+def test_transitions_are_of_the_strong_rows_and_their_mixed_labels(checkout):
+    module = make_module(trainers.load_baseline(checkout).coherence, checkout, **BOTH)
+    outputs, batch = [], make_batch()
+    module.sed_student.register_forward_hook(lambda m, inputs, output: outputs.append(output[0]))
+    module.training_step(batch, 0)
+    posteriors, mixed = outputs[0][:2], batch[1][:2]
+    expected = TransitionLoss(5.0, boundary_weight=2.0, dim=-1)(posteriors, mixed)
+    assert module.logged["train/coherence/term"] == [pytest.approx(float(expected), rel=1e-5)]
+    assert module.hparams["coherence"]["transition_weight"] == 5.0
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"rescale": "* 2 - 1"}, r"ends in \[-1, 1\] instead of \[0, 1\]"),
-        ({"masks": True}, "SpecAugment"),
-    ],
-)
-def test_drift_is_refused_with_the_two_ways_out(tmp_path, options, reason):
-    drifted = write_checkout(tmp_path / "head", **options)
-    with pytest.raises(InputError, match=reason) as error:
-        trainers.load_baseline(drifted)
-    assert "git checkout 63d8b3b -- desed_task" in str(error.value)
-    assert "--allow-drift" in str(error.value)
-    assert trainers.load_baseline(drifted, allow_drift=True).official.__name__ == "SEDTask4_2021"
-
-
-def test_augmentation_that_the_yaml_turns_off_is_no_drift(tmp_path):
-    drifted = write_checkout(tmp_path / "head", masks=True)
-    with trainers.importable(drifted):
-        assert trainers.find_drift(CONFIG) != []
-        assert trainers.find_drift({**CONFIG, "net": {"masks": False}}) == []
-
-
-def test_looking_for_drift_leaves_the_random_state_alone(checkout):
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    with trainers.importable(checkout):
-        trainers.find_drift(CONFIG)
-    assert torch.equal(torch.rand(1), expected)
-
-
-def test_what_is_no_checkout_is_said(tmp_path, checkout):
-    with pytest.raises(InputError, match="git clone"):
-        trainers.load_baseline(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no recipe 'dcase1999'; it has: dcase2021_task4_baseline"):
-        trainers.load_baseline(checkout, "dcase1999")
-    with pytest.raises(InputError, match=r"no trainer 'sed_trainer_pretrained'.*has: sed_trainer"):
-        trainers.load_baseline(checkout, trainer="sed_trainer_pretrained")
-
-
-def test_a_trainer_without_a_class_is_said(checkout):
-    file = checkout / "recipes/dcase2021_task4_baseline/local/sed_trainer.py"
-    file.write_text("import torch\n")
-    with pytest.raises(InputError, match=r"sed_trainer\.py must define one trainer class.*none"):
-        trainers.load_baseline(checkout)
-
-
-# --- the official script -------------------------------------------------------------------------
+def test_a_head_is_in_the_optimizer_of_the_trainer(checkout):
+    module = make_module(trainers.load_baseline(checkout).coherence, checkout, **BOTH, head=True)
+    module.scheduler = None
+    before = len(module.opt.param_groups)
+    module.configure_optimizers()
+    assert len(module.opt.param_groups) == before + 1
+    logged, _ = steps(module)
+    assert logged["train/coherence/head_share"][0] > 0

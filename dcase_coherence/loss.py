@@ -217,7 +217,7 @@ class CoherenceLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings shown by ``print(model)``."""
-        names = "alpha1 alpha2 lags reduction margin normalize center tolerance".split()
+        names = ["alpha1", "alpha2", "lags", "reduction", "margin", "normalize", "center", "tolerance"]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
@@ -334,7 +334,7 @@ class TransitionLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings shown by ``print(model)``."""
-        names = "weight lags boundary_weight boundary_frames dim".split()
+        names = ["weight", "lags", "boundary_weight", "boundary_frames", "dim"]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 

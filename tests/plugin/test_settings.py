@@ -49,7 +49,7 @@ def test_bad_section(section, message):
 def test_a_path_that_is_not_there_and_a_head_of_unknown_size():
     with pytest.raises(ValueError, match="no submodule 'conv'"):
         Settings({"preset": "steps", "path": "conv"}).build(Student())
-    with pytest.raises(ValueError, match="head needs net.nb_filters"):
+    with pytest.raises(ValueError, match=r"head needs net\.nb_filters"):
         Settings({"preset": "transitions", "head": True}).build(Student())
 
 

@@ -10,7 +10,6 @@ from stand_in import CONFIG, make_batch, make_module, steps, write_checkout
 from dcase_coherence import TransitionLoss
 from dcase_coherence.lightning import CoherenceMixin
 from dcase_coherence.official import trainers
-from lab.errors import InputError
 
 pytest.importorskip("pytorch_lightning")
 yaml = pytest.importorskip("yaml")

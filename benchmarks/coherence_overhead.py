@@ -77,7 +77,7 @@ def make_steps(config: dict, device: torch.device) -> tuple[dict[str, Step], Any
 
     def without() -> None:
         for term in module.coherence:
-        term.tap.remove()
+            term.tap.remove()
         plain()
 
     return {"without": without, "with": step_of(CoherenceMeanTeacher.training_step)}, module

@@ -217,7 +217,10 @@ class CoherenceLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings shown by ``print(model)``."""
-        names = ["alpha1", "alpha2", "lags", "reduction", "margin", "normalize", "center", "tolerance"]
+        names = [
+            *("alpha1", "alpha2", "lags", "reduction"),
+            *("margin", "normalize", "center", "tolerance"),
+        ]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 

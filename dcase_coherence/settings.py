@@ -34,7 +34,10 @@ DEFAULTS: dict[str, Any] = {
 }
 _NOTHING = {
     name: DEFAULTS[name]
-    for name in ["alpha1", "alpha2", "margin", "normalize", "center", "transition_weight", "boundary_weight", "head"]
+    for name in (
+        *("alpha1", "alpha2", "margin", "normalize", "center"),
+        *("transition_weight", "boundary_weight", "head"),
+    )
 }
 #: Settings by name, for `preset`.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -93,7 +96,10 @@ class Settings:
             classes: of the labels, for the head.
         """
         v = self.values
-        names = ["alpha1", "alpha2", "lags", "reduction", "margin", "normalize", "center", "tolerance"]
+        names = [
+            *("alpha1", "alpha2", "lags", "reduction"),
+            *("margin", "normalize", "center", "tolerance"),
+        ]
         of_z = CoherenceLoss(**{name: v[name] for name in names})
         of_posteriors = TransitionLoss(
             v["transition_weight"],

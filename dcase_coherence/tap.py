@@ -32,7 +32,8 @@ class _Hook:
     def __getattr__(self, name: str) -> Any:
         if name == "__name__":  # what torch.jit.script asks a hook for first
             raise AttributeError(
-                "torch.jit.script cannot take a tapped model, or a copy of one: remove() the tap first"
+                "torch.jit.script cannot take a tapped model, or a copy of one; remove() "
+                "the tap first"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

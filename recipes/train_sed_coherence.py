@@ -48,8 +48,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--preset",
         choices=["transitions", "steps", "exact"],
         help="settings of the term, in place of the configuration's: transitions of posteriors; "
-        "steps of z, in bounds; exact is the paper's, which diverges where a network fits its clips "
-        "(default: steps where the configuration has no section coherence)",
+        "steps of z, in bounds; exact is the paper's, which diverges where a network fits its "
+        "clips (default: steps where the configuration has no section coherence)",
     )
     parser.add_argument(
         "--setting", metavar="FILE", help="YAML laid over the configuration, as in confs/settings"

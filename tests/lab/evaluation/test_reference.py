@@ -15,7 +15,7 @@ from lab.evaluation.reference import (
     segment_based,
 )
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "evaluation"
+GOLDEN = Path(__file__).parents[2] / "golden" / "evaluation"
 COLUMNS = ["filename", "onset", "offset", "event_label"]
 
 

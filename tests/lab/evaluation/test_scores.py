@@ -15,7 +15,7 @@ from lab.evaluation import reference as reference_scores
 from lab.evaluation.decode import decode
 from lab.evaluation.scores import Scorer, evaluate
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "evaluation"
+GOLDEN = Path(__file__).parents[2] / "golden" / "evaluation"
 COLUMNS = ["filename", "onset", "offset", "event_label"]
 FRAME = 0.1
 FRAMES = 60

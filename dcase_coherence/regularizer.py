@@ -231,7 +231,7 @@ class CoherenceTerms(list):  # of CoherenceRegularizer; Python 3.8 cannot subscr
         valid: Tensor | None = None,
     ) -> Tensor:
         """Sum of the terms; see :meth:`CoherenceRegularizer.__call__`."""
-        return sum(part(labels, rows, epoch, valid) for part in self)  # type: ignore[return-value]
+        return sum(part(labels, rows, epoch, valid) for part in self)
 
     def begin(self) -> None:
         """Forget forward passes without a step, and tap a copied model again."""

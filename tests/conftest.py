@@ -205,7 +205,7 @@ def config_file(tmp_path, dataset, golden_inputs):
         },
         "data": {**official_layout(dataset), "audio_max_len": 1},
         "net": {**golden_inputs.NET, "dropout": 0.2},
-        "coherence": {"annealing_epochs": 2},
+        "coherence": {"preset": "exact", "annealing_epochs": 2},
     }
     path.write_text(yaml.safe_dump(config))
     return path

@@ -96,7 +96,8 @@ def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, ki
     if coherence:
         config["training"].update(time_shift=5, gain=3, equaliser=6, frequency_mask=4)
         config["opt"]["schedule"] = "cosine"
-        config["coherence"]["pseudo"] = {"band": 0.001}
+        # A head is trained, too.
+        config["coherence"].update(transition_weight=5.0, boundary_weight=2.0, head=True)
     whole = fit(config, tmp_path / "whole", coherence=coherence)
     fit_and_die(config, tmp_path / "killed", kill, coherence=coherence)
     # Found again elsewhere: the folder may have been moved before going on.
@@ -270,35 +271,6 @@ def fit_and_log(config, folder, monkeypatch):
 
     monkeypatch.setattr(CoherenceMeanTeacher, "log", log)
     return fit(config, folder, coherence=True), steps
-
-
-def test_pseudo_labels_come_in_after_the_warm_up(config, tmp_path, monkeypatch):
-    config["training"]["n_epochs"] = 2
-    plain, before = fit_and_log(config, tmp_path / "plain", monkeypatch)
-    # An untrained teacher's posteriors are near 0.5.
-    config["coherence"]["pseudo"] = {"band": 0.001}
-    ours, steps = fit_and_log(config, tmp_path / "ours", monkeypatch)
-    # Two epochs of three batches; the warm-up is one, the ramp two.
-    assert steps["pseudo_weight"] == pytest.approx([0, 0, 0, 0, 1 / 6, 1 / 3])
-    assert [value == 0 for value in steps["pseudo_term"]] == [True] * 4 + [False] * 2
-    assert all(0 < share < 1 for share in steps["pseudo_frames"])
-    # Up to the step in which it first counts, nothing that is on the strong rows has changed.
-    for name, values in before.items():
-        assert steps[name][:5] == values[:5], name
-    assert steps["term"][5] != before["term"][5]
-    assert not torch.equal(
-        checkpoint(ours)["state_dict"]["sed_student.cnn.cnn.conv0.weight"],
-        checkpoint(plain)["state_dict"]["sed_student.cnn.cnn.conv0.weight"],
-    )
-    assert list(checkpoint(ours)["state_dict"]) == list(checkpoint(plain)["state_dict"])
-
-
-@pytest.mark.parametrize("teacher", [False, "average"])
-def test_pseudo_labels_without_a_teacher(config, tmp_path, teacher):
-    config["training"]["teacher"] = teacher
-    config["coherence"]["pseudo"] = {}
-    with pytest.raises(InputError, match=r"^coherence.pseudo takes its labels from the teacher"):
-        build(config, coherence=True, log_dir=tmp_path)
 
 
 def test_evaluation_writes_each_models_own_detections(config, tmp_path):

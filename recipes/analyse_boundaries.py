@@ -158,6 +158,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
 
     from lab.evaluation import boundaries, plots
     from lab.evaluation.profile import (
+        ALL,
         NOTE,
         error_profile,
         of_systems,
@@ -285,7 +286,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
     numbers["distances"] = {name: distances[name].to_dict(orient="index") for name in found["z"]}
     numbers["posteriors"] = {"clip": clip, "class": label}
-    numbers["profiles"] = {name: table.loc["all"].to_dict() for name, table in profiles.items()}
+    numbers["profiles"] = {name: table.loc[ALL].to_dict() for name, table in profiles.items()}
     write_whole(Path(args.log_dir, "boundaries.json"), to_json(numbers))
 
 

@@ -168,6 +168,7 @@ def write(
 ) -> None:
     """Print the tables; write the report and settings.json."""
     from lab.evaluation import plots
+    from lab.evaluation.profile import ALL
     from lab.evaluation.report import Report
     from lab.evaluation.significance import compare_with
     from lab.evaluation.tables import to_json
@@ -197,7 +198,7 @@ def write(
             title = "Error profile" if name == "test" else f"Error profile, {name} set"
             report.figure(title, figure, "All trials.")
         results["profiles"] = {
-            setting: table.loc["all"].to_dict() for setting, table in results["profiles"].items()
+            setting: table.loc[ALL].to_dict() for setting, table in results["profiles"].items()
         }
         results.pop("errors")
     means = {setting: mean_epochs(several) for setting, several in tables.items() if several}

@@ -256,6 +256,7 @@ def profile(config: dict, trials: list, scores: list, model: str) -> tuple[dict,
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
+    from lab.evaluation.profile import ALL
     from lab.evaluation.tables import to_json
     from lab.files import write_whole
 
@@ -265,7 +266,7 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list, profile
             {"arm": ARMS[trial.coherence], "folder": str(trial.folder), **found}
             for trial, found in zip(trials, scores)
         ],
-        "profiles": {arm: found.loc["all"].to_dict() for arm, found in profiles.items()},
+        "profiles": {arm: found.loc[ALL].to_dict() for arm, found in profiles.items()},
     }
     write_whole(log_dir / "metrics.json", to_json(content))
     write_whole(log_dir / "comparison.txt", table + "\n")

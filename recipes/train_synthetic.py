@@ -190,7 +190,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     import pandas as pd
 
     from lab.evaluation import plots
-    from lab.evaluation.profile import NOTE, of_systems, profile_table, profile_text
+    from lab.evaluation.profile import ALL, NOTE, of_systems, profile_table, profile_text
     from lab.evaluation.report import Report
     from lab.evaluation.tables import to_json
     from lab.files import write_whole
@@ -243,7 +243,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
         "trials": count,
         "sets": {name: one["numbers"] for name, one in compared.items()},
         "profiles": {
-            name: {arm: table.loc["all"].to_dict() for arm, table in found.items()}
+            name: {arm: table.loc[ALL].to_dict() for arm, table in found.items()}
             for name, (found, _) in profiles.items()
         },
     }

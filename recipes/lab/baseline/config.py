@@ -14,7 +14,7 @@ import yaml
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
 from dcase_coherence.lightning import PSEUDO, settings_of, teacher_labels_of
 from dcase_coherence.tap import LAYOUT, is_layout
-from lab.data.annotations import wrong_name
+from lab.data.annotations import one_spelling, wrong_name
 from lab.data.classes import check_number
 from lab.data.desed import official_layout
 from lab.errors import InputError
@@ -470,6 +470,7 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         f"{feats['n_mels']}; give fewer bands",
     )
     if data["classes"] is not None:
+        data["classes"] = list(map(one_spelling, data["classes"]))
         for number, name in enumerate(data["classes"]):
             problem = wrong_name(name)
             require(not problem, f"data.classes: {problem}; give it another name")

@@ -28,8 +28,8 @@ OF_ESTIMATES = (
     "est_false_alarm",
 )
 COLUMNS = ["events", *OF_REFERENCE, "estimated", *OF_ESTIMATES]
-#: The row of a profile that sums the classes.
-ALL = "all"
+#: The row of a profile that sums the classes; no class has a comma in its name.
+ALL = "all, together"
 #: What a reader of the tables should know.
 NOTE = (
     "An onset is right within 0.2 s, an offset within 0.2 s or 20 % of the event. Official: the "
@@ -95,7 +95,7 @@ def error_profile(
         offset_ratio: an offset may also be off by this part of the reference event's length.
 
     Returns:
-        Integers, one row a class of either table, sorted, and a last row `all`; the columns
+        Integers, one row a class of either table, sorted, and a last row :data:`ALL`; the columns
         events, those of :data:`OF_REFERENCE`, which add up to it, estimated, and those of
         :data:`OF_ESTIMATES`, which add up to that.
 
@@ -118,8 +118,6 @@ def error_profile(
     metrics.check_collar(collar, offset_ratio)
     _, references, estimates = metrics.reference_and_estimates(reference, estimated)
     labels = sorted({*references["event_label"], *estimates["event_label"]})
-    if ALL in labels:
-        raise InputError(f"a class is named {ALL!r}, as the row of all classes; rename it")
     counts = {
         "events": references["event_label"].value_counts(),
         "estimated": estimates["event_label"].value_counts(),
@@ -197,7 +195,7 @@ def _matched(ref: np.ndarray, est: np.ndarray, sizes: tuple[int, int]) -> np.nda
 
 
 def pooled(profiles: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Sum of the profiles of several trials on the same clips, a row a class and `all`.
+    """Sum of the profiles of several trials on the same clips, a row a class and :data:`ALL`.
 
     Raises:
         InputError: there is no profile.

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.signal
 import soundfile
 
-from lab.data.annotations import wrong_name
+from lab.data.annotations import one_spelling, wrong_name
 from lab.data.classes import in_order
 from lab.data.desed import CLASSES
 from lab.errors import InputError
@@ -221,7 +221,8 @@ class RecordedSounds(Soundbank):
         found: dict[str, list[str]] = {}
         for child in sorted((self.folder / "foreground").iterdir()):
             if child.is_dir() and not child.name.startswith("."):
-                found.setdefault(_SUFFIXES.sub("", child.name), []).extend(_recordings(child))
+                label = one_spelling(_SUFFIXES.sub("", child.name))
+                found.setdefault(label, []).extend(_recordings(child))
         misspelled = set(found).difference(in_order(found))
         for label, files in found.items():
             folder = self.folder / "foreground" / label

@@ -14,11 +14,11 @@ import yaml
 from dcase_coherence.lightning import DEFAULTS as COHERENCE
 from dcase_coherence.lightning import PSEUDO, settings_of, teacher_labels_of
 from dcase_coherence.tap import LAYOUT, is_layout
-from lab.data.annotations import one_spelling, wrong_name
+from lab.data.annotations import wrong_name
 from lab.data.classes import check_number
 from lab.data.desed import official_layout
 from lab.errors import InputError
-from lab.files import PathLike
+from lab.files import PathLike, one_spelling
 
 
 class Kind(NamedTuple):

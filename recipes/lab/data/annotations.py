@@ -14,7 +14,7 @@ import pandas as pd
 
 from lab.data.desed import CLASSES
 from lab.errors import InputError
-from lab.files import PathLike
+from lab.files import PathLike, one_spelling
 
 
 def read_strong_tsv(path: PathLike, classes: Sequence[str] | None = CLASSES) -> pd.DataFrame:
@@ -345,16 +345,6 @@ def _refuse(path: PathLike, bad: pd.Series, sentence) -> None:
 
 #: Unicode's categories of control characters, halves of characters, and breaks of lines.
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
-
-
-def one_spelling(text: str) -> str:
-    r"""Write a name as one sequence of characters: "é" has two, which look the same.
-
-    Example:
-        >>> one_spelling("caf\u00e9") == one_spelling("cafe\u0301")
-        True
-    """
-    return unicodedata.normalize("NFC", text)
 
 
 def wrong_name(label: str) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
-from lab.data.audio import audio_names, read_audio, read_length
+from lab.data.audio import audio_names, missing_clips, read_audio, read_length
 from lab.data.labels import ManyHotEncoder
 from lab.errors import InputError
 from lab.files import PathLike
@@ -205,10 +205,10 @@ class WeakSet(Clips):
 
 
 class UnlabeledSet(Clips):
-    """All wav files of a folder and below, sorted by name (the official baseline takes any order).
+    """All clips of a folder and below, sorted by name (the official baseline takes any order).
 
     Args:
-        unlabeled_folder: holds the wav files.
+        unlabeled_folder: holds the clips.
 
     The rest is as in :class:`Clips`. Raises InputError when the folder holds none.
     """
@@ -224,9 +224,9 @@ class UnlabeledSet(Clips):
         whole: bool = False,
     ) -> None:
         list_folder(unlabeled_folder)
-        files = audio_names(unlabeled_folder, [".wav"])
+        files = audio_names(unlabeled_folder)
         if not files:
-            raise InputError(f"{unlabeled_folder} holds no .wav file; put the clips there")
+            raise InputError(f"{unlabeled_folder} holds no audio file; put the clips there")
         paths = [os.path.join(unlabeled_folder, file) for file in files]
         super().__init__(paths, encoder, pad_to, fs, return_filename, seed, whole)
 
@@ -382,9 +382,9 @@ def find_files(folder: PathLike, names: Sequence[str]) -> list[str]:
         name for name, path in zip(names, paths) if name not in present and not os.path.isfile(path)
     ]
     if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        shown = ", ".join(missing_clips(missing[:3], folder)) + ", ..." * (len(missing) > 3)
         raise InputError(
             f"{len(missing)} of {len(names)} files of the table are not in {folder}: {shown}; "
-            "copy them there or remove their rows"
+            "copy or rename them, or remove their rows"
         )
     return paths

@@ -166,7 +166,7 @@ def test_missing_files_are_counted_and_the_first_named(data, encoder):
 def test_missing_folders_are_named(tmp_path, encoder):
     with pytest.raises(InputError, match=r"folder .*nowhere does not exist"):
         UnlabeledSet(tmp_path / "nowhere", encoder)
-    with pytest.raises(InputError, match=r"holds no \.wav file"):
+    with pytest.raises(InputError, match="holds no audio file"):
         UnlabeledSet(tmp_path, encoder)
 
 

@@ -93,6 +93,9 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "n_epochs_warmup": (WHOLE, 50),
         "num_workers": (WHOLE, 6),
         "n_epochs": (COUNT, 200),
+        # Ours: least number of optimizer steps in all: where the clips are few an epoch goes
+        # through them several times. 0 leaves it at once.
+        "min_steps": (WHOLE, 0),
         "early_stop_patience": (COUNT, 200),
         "accumulate_batches": (COUNT, 1),
         "gradient_clip": (NOT_NEGATIVE, 0.0),

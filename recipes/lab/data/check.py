@@ -21,7 +21,7 @@ from lab.data.annotations import (
     to_tsv,
 )
 from lab.data.audio import audio_names, missing_clips, read_audio
-from lab.data.classes import classes_of_table
+from lab.data.classes import are_desed, classes_of_table
 from lab.data.desed import CLASSES, official_layout
 from lab.data.prepare import RATE
 from lab.errors import InputError
@@ -134,7 +134,7 @@ def check(
         raise InputError(f"{folder} holds neither audio/ nor metadata/; give a data set's folder")
     paths = official_layout(root)
     classes = list(classes) if classes is not None else _classes(paths["synth_tsv"])
-    expected = _expected(root, own=set(classes) != set(CLASSES))
+    expected = _expected(root, own=not are_desed(classes))
     diagnoses = []
     for part in DESED:
         places = (paths.get(f"{part.key}_{kind}", "") for kind in ("folder", "folder_44k", "tsv"))
@@ -173,7 +173,7 @@ def write_missing(diagnoses: Sequence[Diagnosis], path: PathLike) -> int:
 def report(diagnoses: Sequence[Diagnosis]) -> str:
     """Table of the parts, then their problems and notes; before it classes that are not DESED's."""
     classes = next((d.classes for d in diagnoses), CLASSES)
-    lines = [] if set(classes) == set(CLASSES) else [f"classes: {', '.join(classes)}", ""]
+    lines = [] if are_desed(classes) else [f"classes: {', '.join(classes)}", ""]
     lines += [f"{'':22}{'clips':>8}{'expected':>10}{'Hz':>8}   seconds (shortest, median, longest)"]
     for d in diagnoses:
         rates = "/".join(str(rate) for rate in sorted(d.rates)) or "-"
@@ -238,7 +238,7 @@ def _examine(
     _say(notes, f"shorter than {usual:g} s, which are padded", short)
     long = [n for n, clip in sound.items() if clip.seconds > usual + SLACK]
     # Of the weak clips most are for training; the others are taken whole.
-    cut = "of which the training takes a part at random, cutting the rest"
+    cut = "which the training cuts into windows"
     scored = part.key in ("synth_val", "test", "public")
     _say(notes, f"longer than {usual:g} s, {'scored whole' if scored else cut}", long)
 

@@ -197,9 +197,10 @@ class RecordedSounds(Soundbank):
     """Recordings in the layout of a Scaper or DESED soundbank.
 
     ``foreground/<Class>/*`` and ``background/<label>/*`` hold recordings of any rate, in the
-    formats of :data:`lab.data.audio.FORMATS`; other files are ignored. DESED's folders for recordings without their onset or offset
-    (``Blender_nOn_nOff``) belong to their class. Classes may have any names; those of DESED's ten
-    are timed as in DESED, others see :data:`timeline.OTHER`.
+    formats of :data:`lab.data.audio.FORMATS`; other files are ignored. DESED's folders for
+    recordings without their onset or offset (``Blender_nOn_nOff``) belong to their class. Classes
+    may have any names; those of DESED's ten are timed as in DESED, others see
+    :data:`timeline.OTHER`.
 
     Args:
         folder: the soundbank.

@@ -182,7 +182,7 @@ def test_clips_that_the_training_will_cut_are_told_from_those_that_are_scored_wh
         d.part.key: " ".join(d.notes) for d in check(tree, seconds=1.0, processes=1, progress=False)
     }
     for key, name in (("synth", "1.wav"), ("weak", "2.wav"), ("unlabeled", "3.wav, long.wav")):
-        words = "longer than 1 s, of which the training takes a part at random, cutting the rest"
+        words = "longer than 1 s, which the training cuts into windows"
         assert f"{words}: {name}" in notes[key]
     assert "1 clip longer than 1 s, scored whole: 1.wav" in notes["test"]
     assert "1 clip shorter than 1 s, which are padded: short.wav" in notes["unlabeled"]

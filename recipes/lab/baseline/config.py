@@ -18,7 +18,7 @@ from lab.data.annotations import wrong_name
 from lab.data.classes import check_number
 from lab.data.desed import official_layout
 from lab.errors import InputError
-from lab.files import PathLike
+from lab.files import PathLike, one_spelling
 
 
 class Kind(NamedTuple):
@@ -102,6 +102,9 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "n_epochs_warmup": (WHOLE, 50),
         "num_workers": (WHOLE, 6),
         "n_epochs": (COUNT, 200),
+        # Ours: least number of optimizer steps in all: where the clips are few an epoch goes
+        # through them several times. 0 leaves it at once.
+        "min_steps": (WHOLE, 0),
         "early_stop_patience": (COUNT, 200),
         "accumulate_batches": (COUNT, 1),
         "gradient_clip": (NOT_NEGATIVE, 0.0),
@@ -459,6 +462,7 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         f"{feats['n_mels']}; give fewer bands",
     )
     if data["classes"] is not None:
+        data["classes"] = list(map(one_spelling, data["classes"]))
         for number, name in enumerate(data["classes"]):
             problem = wrong_name(name)
             require(not problem, f"data.classes: {problem}; give it another name")

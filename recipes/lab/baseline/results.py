@@ -58,6 +58,22 @@ def validation_scores(
     return {**scores, "val/obj_metric": objective}
 
 
+def objective_title(training: Mapping[str, Any]) -> str:
+    """Title of `val/obj_metric` in a table: which score it is, or which two it is the sum of.
+
+    Args:
+        training: the section of the configuration.
+
+    Example:
+        >>> objective_title({"obj_metric_synth_type": "event", "batch_size": [12, 12, 24]})
+        'validation, sum of event F1 and weak F1 (%)'
+    """
+    name = "event" if training.get("obj_metric_synth_type") == "event" else "intersection"
+    if training["batch_size"][1]:
+        return f"validation, sum of {name} F1 and weak F1 (%)"
+    return f"validation, {name} F1 (%)"
+
+
 def thresholds_of(config: Mapping[str, Any]) -> list[float]:
     """Operating points of a test, evenly spaced in (0, 1)."""
     count = config["training"]["n_test_thresholds"]

@@ -302,8 +302,6 @@ class MeanTeacher(pl.LightningModule):
 
     def _set_epoch(self) -> None:
         self.train_sampler.set_epoch(self.current_epoch)
-        for clips in self.train_data.datasets:
-            clips.epoch = self.current_epoch
 
     def train_dataloader(self) -> DataLoader:
         """Training batches of the strong, weak and unlabelled sets."""

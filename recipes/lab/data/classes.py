@@ -64,6 +64,11 @@ def classes_of(config: Mapping[str, Any]) -> list[str] | None:
     return classes_of_table(config["data"]["synth_tsv"]) if given is None else list(given)
 
 
+def are_desed(classes: Iterable[str] | None) -> bool:
+    """Whether classes are DESED's ten, as they are where nothing says any."""
+    return classes is None or set(classes) == set(CLASSES)
+
+
 def settle_classes(config: dict[str, dict[str, Any]]) -> None:
     """Write the classes of a configuration, and their number, into it, where they are known.
 

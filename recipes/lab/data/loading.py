@@ -97,7 +97,7 @@ class DeviceBatches:
         self.clips: list[tuple[Any, int]] = [
             (clips, item) for clips in data.datasets for item in range(len(clips.files))
         ]
-        labels = [torch.from_numpy(clips.labels(item, 0.0).T) for clips, item in self.clips]
+        labels = [torch.from_numpy(clips.labels(item).T) for clips, item in self.clips]
         # Hard labels take a byte each, soft ones the four of what is trained with.
         soft = any(bool(((label != 0) & (label != 1)).any()) for label in labels)
         kind = torch.float32 if soft else torch.uint8
@@ -132,13 +132,13 @@ class DeviceBatches:
             store, clip = clips.packed[item]
             length = store.lengths[clip]
             samples = clips.taken(length)
-            start = clips.start(item, length)
+            start = clips.starts[item]
             begin = store.starts[clip] + start
-            part = store.on(self.device)[begin : begin + min(length, samples)]
+            part = store.on(self.device)[begin : begin + min(length - start, samples)]
             missing = samples - len(part)
             parts.append(functional.pad(part, (0, missing)) if missing else part)
-            if length > clips.samples:
-                own = clips.labels(item, round(start / clips.fs, 3), clips.frames(samples)).T
+            if samples > clips.samples:
+                own = clips.labels(item, clips.frames(samples)).T
                 if row == 0 and own.shape != labels.shape[1:]:
                     labels = labels.new_empty((len(numbers), *own.shape))
                 labels[row] = torch.from_numpy(own).to(labels)
@@ -147,8 +147,6 @@ class DeviceBatches:
 
 class MelBatches(DeviceBatches):
     """Batches that hold mel spectrograms in the place of audio, each made once and kept.
-
-    Of clips that are longer than the network's each epoch takes another part: they are made anew.
 
     Args:
         data: a ConcatDataset of packed clips.
@@ -175,11 +173,8 @@ class MelBatches(DeviceBatches):
             mels, clip_labels = self.mels.get(number), labels[row]
             if mels is None:
                 sound, moved = super().sound([number], labels[row : row + 1])
-                mels, clip_labels = self.mel_spec(sound)[0], moved[0]
-                clips, item = self.clips[number]
-                store, clip = clips.packed[item]
-                if store.lengths[clip] <= clips.samples:
-                    self.mels[number] = mels
+                self.mels[number] = mels = self.mel_spec(sound)[0]
+                clip_labels = moved[0]
             parts.append(mels)
             own.append(clip_labels)
         return torch.stack(parts), torch.stack(own)

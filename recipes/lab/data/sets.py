@@ -22,8 +22,7 @@ def training_sets(
         InputError: a table, folder or file is missing or wrong.
     """
     data, training = config["data"], config["training"]
-    seed = training["seed"]
-    common: dict[str, Any] = {"pad_to": data["audio_max_len"], "fs": data["fs"], "seed": seed}
+    common: dict[str, Any] = {"pad_to": data["audio_max_len"], "fs": data["fs"]}
     _, weak_size, unlabelled_size = training["batch_size"]
     strong_table = read_strong_tsv(data["synth_tsv"], encoder.labels)
     strong = StronglyAnnotatedSet(data["synth_folder"], strong_table, encoder, **common)
@@ -42,7 +41,7 @@ def training_sets(
     weak, unlabelled = None, None
     if weak_size:
         table = read_weak_tsv(data["weak_tsv"], encoder.labels)
-        chosen = table.sample(frac=training["weak_split"], random_state=seed)
+        chosen = table.sample(frac=training["weak_split"], random_state=training["seed"])
         rest = table.drop(chosen.index)
         weak = WeakSet(data["weak_folder"], chosen, encoder, **common)
         if len(rest):
@@ -83,7 +82,6 @@ def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation
         pad_to=data["audio_max_len"],
         fs=data["fs"],
         return_filename=True,
-        seed=config["training"]["seed"],
         whole=True,
     )
 

@@ -185,6 +185,8 @@ def test_the_soundscapes_section_takes_the_arguments_of_generate():
         (["siren", "rain", "siren"], r"data\.classes names 'siren' twice; give each class once"),
         (["siren, far"], r"data\.classes: the class 'siren, far' has a comma in it"),
         ([" siren"], r"the class ' siren' has blanks at an end"),
+        (["a\u2028b"], r"control character"),
+        (["caf\u00e9", "cafe\u0301"], r"names 'café' twice"),
         (["nan"], r"the class 'nan' would be read as no class"),
     ],
 )

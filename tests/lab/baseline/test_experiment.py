@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
+import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -311,11 +312,28 @@ def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, mo
     folder = tmp_path / "unlabelled"
     shutil.copytree(config["data"]["unlabeled_folder"], folder)
     for path in folder.iterdir():
-        path.write_bytes(path.read_bytes()[:1000])
+        soundfile.write(path, np.full(16000, np.nan), 16000, subtype="FLOAT")
     config["data"]["unlabeled_folder"] = str(folder)
     config["training"]["num_workers"] = workers
-    with pytest.raises(InputError, match=r"^\S+\.wav is cut short: .*; copy it again$"):
+    with pytest.raises(InputError, match=r"^\S+\.wav holds samples that are not finite"):
         fit(config, tmp_path / "run", coherence=False)
+
+
+@pytest.mark.parametrize(("least", "steps"), [(0, 6), (7, 12), (1000, 1002)])
+def test_few_clips_are_gone_through_until_the_steps_are_enough(
+    config, tmp_path, capsys, least, steps
+):
+    # Six strong clips in batches of two are three steps.
+    config["training"].update(min_steps=least, n_epochs=2, batch_size=[2, 0, 0], teacher=False)
+    experiment = build(config, coherence=False, log_dir=tmp_path)
+    sampler = experiment.module.train_sampler
+    assert config["training"]["n_epochs"] * len(sampler) == steps
+    said = capsys.readouterr().err
+    if steps < 1000:
+        assert f"{steps} optimizer steps in all" in said
+        assert "training.min_steps" in said
+    else:
+        assert said == ""
 
 
 @pytest.mark.parametrize(

@@ -268,3 +268,12 @@ def test_commas_are_told_from_tabs(table, tmp_path):
     (tmp_path / "table.csv").write_text(STRONG)
     with pytest.raises(InputError, match=r"table\.csv has no column .* separated by commas"):
         read_events(tmp_path / "table.csv")
+
+
+def test_two_spellings_of_a_class_are_one(tmp_path):
+    path = tmp_path / "events.tsv"
+    rows = [f"a.wav\t0\t1\t{label}" for label in ("caf\u00e9", "cafe\u0301")]
+    path.write_text("\n".join(["filename\tonset\toffset\tevent_label", *rows]), encoding="utf-8")
+    assert read_strong_tsv(path, None)["event_label"].unique().tolist() == ["caf\u00e9"]
+    path.write_text("filename\tevent_labels\na.wav\tcafe\u0301,dog", encoding="utf-8")
+    assert read_weak_tsv(path, ["caf\u00e9", "dog"])["event_labels"].tolist() == ["caf\u00e9,dog"]

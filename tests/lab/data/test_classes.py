@@ -7,6 +7,7 @@ import pytest
 
 from lab.baseline.config import load_config
 from lab.data.classes import (
+    are_desed,
     classes_of,
     classes_of_table,
     in_order,
@@ -117,3 +118,11 @@ def test_other_classes_are_refused_by_name():
         refuse_other_classes("it", ["a", "b"], ["a", "c"])
     with pytest.raises(InputError, match="here they are, in another order, b, a; set data"):
         refuse_other_classes("it", ["a", "b"], ["b", "a"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [(None, True), (CLASSES[::-1], True), (CLASSES[:9], False), ([*CLASSES, "siren"], False)],
+)
+def test_the_ten_of_desed_in_any_order(classes, expected):
+    assert are_desed(classes) == expected

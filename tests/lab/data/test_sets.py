@@ -32,7 +32,7 @@ def test_three_sets_to_train_on_and_two_to_validate_on(config):
     train, valid = sets(config)
     assert [type(clips) for clips in train] == [StronglyAnnotatedSet, WeakSet, UnlabeledSet]
     assert [type(clips) for clips in valid] == [StronglyAnnotatedSet, WeakSet]
-    assert [len(clips) for clips in (*train, *valid)] == [6, 6, 10, 3, 2]
+    assert [len(clips) for clips in (*train, *valid)] == [6, 6, 11, 3, 2]
     keys = ("synth_folder", "weak_folder", "unlabeled_folder", "synth_val_folder", "weak_folder")
     for clips, key in zip((*train, *valid), keys):
         assert {str(Path(path).parent) for path in clips.files} == {config["data"][key]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from typing import TYPE_CHECKING, Any, Iterator, List, Sequence
+from typing import Any, Iterator, List, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,6 @@ from lab.data.audio import audio_names, read_audio, read_length
 from lab.data.labels import ManyHotEncoder
 from lab.errors import InputError
 from lab.files import PathLike
-
-if TYPE_CHECKING:
-    from lab.data.packed import Store
 
 
 class Clips(Dataset):
@@ -58,8 +55,6 @@ class Clips(Dataset):
         self.seed = seed
         self.whole = whole or pad_to is None
         self.epoch = 0
-        #: Each clip's store and place in it, see `loading.pack_sets`; None: read from its file.
-        self.packed: list[tuple[Store, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -71,13 +66,6 @@ class Clips(Dataset):
         """
         frames = self.encoder.n_frames if frames is None else frames
         return np.zeros((frames, len(self.encoder.labels)))
-
-    def audio(self, item: int) -> np.ndarray:
-        """Float32 samples `(samples,)` of a whole clip."""
-        if self.packed is None:
-            return read_audio(self.files[item], self.fs)
-        store, clip = self.packed[item]
-        return store.read(clip)
 
     def start(self, item: int, length: int) -> int:
         """First sample of the part that is taken of a clip of `length` samples."""
@@ -100,10 +88,13 @@ class Clips(Dataset):
         """
         if self.samples is not None and not self.whole:
             return self.samples
-        if self.packed is None:
-            return self.taken(read_length(self.files[item], self.fs))
-        store, clip = self.packed[item]
-        return self.taken(store.lengths[clip])
+        return self.taken(read_length(self.files[item], self.fs))
+
+    def varies(self, item: int) -> bool:
+        """Whether each epoch takes another part of a clip; InputError as :meth:`length`."""
+        if self.samples is None or self.whole:
+            return False
+        return read_length(self.files[item], self.fs) > self.samples
 
     def frames(self, samples: int) -> int:
         """Label frames of an item of so many samples."""
@@ -112,7 +103,7 @@ class Clips(Dataset):
         return samples // self.encoder.frame_hop // self.encoder.net_pooling
 
     def __getitem__(self, item: int) -> tuple[Any, ...]:
-        audio = self.audio(item)
+        audio = read_audio(self.files[item], self.fs)
         start = self.start(item, len(audio))
         samples = self.taken(len(audio))
         audio = audio[start : start + samples]
@@ -313,16 +304,12 @@ class LengthBatchSampler(Sampler[List[int]]):
         batch_size: clips in a batch.
         samples: of a clip of the usual length.
 
-    Attributes:
-        longest: samples of the longest clip.
-
     Raises:
         InputError: the length of a clip cannot be read.
     """
 
     def __init__(self, data: Any, batch_size: int, samples: int) -> None:
         lengths = [c.length(i) for c in sets_of(data) for i in range(len(c.files))]
-        self.longest = max(lengths)
         alike: dict[int, list[int]] = {}
         for number, length in enumerate(lengths):
             alike.setdefault(length, []).append(number)

@@ -9,7 +9,6 @@ import pandas as pd
 from lab.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
 from lab.data.datasets import Clips, StronglyAnnotatedSet, UnlabeledSet, WeakSet
 from lab.data.labels import ManyHotEncoder
-from lab.data.loading import pack_sets
 from lab.errors import InputError
 
 
@@ -53,8 +52,6 @@ def training_sets(
             )
     if unlabelled_size:
         unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
-    if data["packed"]:
-        pack_sets(filter(None, [strong, weak, unlabelled, *valid]), data["packed_folder"])
     return [strong, weak, unlabelled], valid
 
 

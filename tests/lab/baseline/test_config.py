@@ -106,7 +106,6 @@ def test_official_layout_is_the_official_one():
         ({"opt": {"schedule": "cosine"}, "training": {"n_epochs": 50}}, "a shorter warm-up"),
         ({"training": {"time_shift": 11}}, "training.time_shift is 11 s"),
         ({"training": {"frequency_mask": 128}}, "give fewer bands"),
-        ({"data": {"keep_mels": True}}, "set data.packed: true"),
         ({"scaler": {"statistic": "dataset"}}, "minmax, which is per instance"),
         ({"scaler": {"dims": [0]}}, "a list of 1"),
         ({"net": {"pooling": [[2, 2]] * 6}}, "net.pooling has 6 entries and net.nb_filters 7"),

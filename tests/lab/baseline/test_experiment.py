@@ -196,10 +196,8 @@ def test_logged_is_every_so_many_steps(config, tmp_path):
     assert len(written.Scalars("val/synth/teacher/loss_strong")) == len(epochs)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_clips_keep_the_names_that_their_tables_have(config, tmp_path, renamed, packed):
-    config["data"].update(official_layout(renamed), packed=packed, eval_folder="")
-    config["data"]["packed_folder"] = str(tmp_path / "stores")
+def test_clips_keep_the_names_that_their_tables_have(config, tmp_path, renamed):
+    config["data"].update(official_layout(renamed), eval_folder="")
     config["training"].update(n_epochs=1, weak_split=0.25)
     experiment = fit(config, tmp_path / "run", coherence=False)
     # All clips of the validation are scored: the whole set and six of eight with tags.
@@ -412,14 +410,13 @@ def test_own_classes_from_training_to_scores_and_nobody_else_s(
             untrained.test(experiment.best)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_soft_labels_train_and_the_tolerance_says_what_a_boundary_is(config, tmp_path, packed):
+def test_soft_labels_train_and_the_tolerance_says_what_a_boundary_is(config, tmp_path):
     table = tmp_path / "soft.tsv"
     segments = [(k / 10, (k + 1) / 10, 0.5 + 0.1 * (k % 2) + 0.4 * (k > 5)) for k in range(10)]
     rows = [f"{c}.wav\t{a}\t{b}\tDog\t{s:.1f}" for c in range(6) for a, b, s in segments]
     table.write_text("filename\tonset\toffset\tevent_label\tconfidence\n" + "\n".join(rows) + "\n")
     config["training"].update(n_epochs=1, mixup=None, batch_size=[2, 0, 0], teacher=False)
-    config["data"].update(synth_tsv=str(table), packed=packed, packed_folder=str(tmp_path / "p"))
+    config["data"].update(synth_tsv=str(table), keep_mels=True)
     rates = {}
     for tolerance in (0.0, 0.2):
         config["coherence"]["tolerance"] = tolerance

@@ -80,17 +80,6 @@ def test_all_weak_clips_may_be_trained_on(config):
     assert [type(clips) for clips in valid] == [StronglyAnnotatedSet]
 
 
-def test_packed_sets_give_the_same_clips(config, tmp_path):
-    plain, _ = sets(config)
-    config["data"].update(packed=True, packed_folder=str(tmp_path / "packed"))
-    train, valid = sets(config)
-    assert all(clips.packed is not None for clips in (*train, *valid))
-    assert list((tmp_path / "packed").rglob("*"))
-    for ours, theirs in zip(train, plain):
-        assert torch.equal(ours[1][1], theirs[1][1])
-        torch.testing.assert_close(ours[1][0], theirs[1][0], atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize("key", ["synth_tsv", "synth_val_tsv", "synth_val_dur", "weak_tsv"])
 def test_a_missing_table_is_named(config, tmp_path, key):
     config["data"][key] = str(tmp_path / "nowhere.tsv")

@@ -93,6 +93,7 @@ def config(config_file):
     [(True, (5, "on_train_batch_end")), (False, (6, "on_validation_batch_end"))],
 )
 def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, kill):
+    config["data"]["keep_mels"] = coherence
     if coherence:
         config["training"].update(time_shift=5, gain=3, equaliser=6, frequency_mask=4)
         config["opt"]["schedule"] = "cosine"

@@ -238,13 +238,12 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
     Raises:
         InputError: the file cannot be read, a key is unknown, or a value cannot be used.
     """
-    given = read_yaml(path)
     config: dict[str, dict[str, Any]] = {
         section: {key: copy.deepcopy(default) for key, (_, default) in keys.items()}
         for section, keys in SCHEMA.items()
     }
     for source, values in (
-        (str(path), given),
+        (str(path), read_yaml(path)),
         *(("override", nest_overrides(values)) for values in overrides),
     ):
         for section, keys in values.items():

@@ -366,13 +366,12 @@ class MeanTeacher(pl.LightningModule):
     def _names_in(self, paths: Sequence[str], folder: str, other: str) -> dict[int, str]:
         """Names of the clips of a folder by their rows; one folder may lie in the other."""
         data = self.hparams["data"]
-        found = {row: name_in(data[folder], path) for row, path in enumerate(paths)}
-        kept = {}
-        for row, name in found.items():
-            nearer = name_in(data[other], paths[row])
+        names = {}
+        for row, path in enumerate(paths):
+            name, nearer = name_in(data[folder], path), name_in(data[other], path)
             if name is not None and (nearer is None or len(nearer) >= len(name)):
-                kept[row] = name
-        return kept
+                names[row] = name
+        return names
 
     def _strong_loss(self, strong: Tensor, labels: Tensor) -> Tensor:
         # Of a clip of any length the network may give a frame more than the labels have.

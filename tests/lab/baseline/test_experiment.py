@@ -317,14 +317,6 @@ def test_evaluation_writes_each_models_own_detections(config, tmp_path):
         assert len(list(folder.glob("predictions_th_*.tsv"))) == 2
 
 
-@pytest.mark.slow
-def test_fast_dev_run(config, tmp_path):
-    config["training"]["n_epochs"] = 100
-    experiment = fit(config, tmp_path, coherence=False, fast_dev_run=True)
-    assert experiment.trainer.current_epoch == 3
-    assert "test/student/event_f1_macro" in experiment.test()
-
-
 def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(InputError, match="runs on one GPU"):
@@ -346,25 +338,18 @@ def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, mo
 
 
 @pytest.mark.parametrize(
-    ("key", "words"),
-    [
-        ("synth_tsv", "does not exist"),
-        ("weak_folder", "the folder .* does not exist"),
-        ("synth_val_dur", "does not exist"),
-        ("test_folder", "the folder .* does not exist"),
-    ],
+    "key", ["synth_tsv", "synth_val_tsv", "synth_val_dur", "weak_tsv", "weak_folder", "test_folder"]
 )
-def test_missing_data_are_named_and_nothing_is_written(config, tmp_path, key, words):
+def test_missing_data_are_named_and_nothing_is_written(config, tmp_path, key):
     config["data"][key] = str(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=f"nowhere.* {words}|{words}.*"):
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
         build(config, coherence=False, log_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
-def test_damaged_checkpoint_is_refused_before_any_work(config, tmp_path, content):
+def test_damaged_checkpoint_is_refused_before_any_work(config, tmp_path):
     path = tmp_path / "last.ckpt"
-    path.write_bytes(content)
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(InputError, match=r"last\.ckpt cannot be loaded"):
         build(config, coherence=False, log_dir=tmp_path / "run", resume=path)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The sets of a training and of a test, from a configuration."""
+"""The splits of a data set: training, validation and test sets, from a configuration."""
 
 from __future__ import annotations
 

@@ -150,10 +150,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "net_subsample": (COUNT, 4),
         # Ours: the classes, in the order of the outputs; empty for those of the table synth_tsv.
         "classes": (_or_empty(NAMES), None),
-        # Ours: load from packed copies of the clips' folders, kept beside them or in a folder.
-        "packed": (BOOLEAN, False),
-        "packed_folder": (_or_empty(TEXT), None),
-        # Ours: with packed clips make each mel spectrogram once and keep it in memory.
+        # Ours: make the mel spectrogram of each clip once and keep it in memory.
         "keep_mels": (BOOLEAN, False),
     },
     "opt": {
@@ -233,13 +230,12 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
     Raises:
         InputError: the file cannot be read, a key is unknown, or a value cannot be used.
     """
-    given = read_yaml(path)
     config: dict[str, dict[str, Any]] = {
         section: {key: copy.deepcopy(default) for key, (_, default) in keys.items()}
         for section, keys in SCHEMA.items()
     }
     for source, values in (
-        (str(path), given),
+        (str(path), read_yaml(path)),
         *(("override", nest_overrides(values)) for values in overrides),
     ):
         for section, keys in values.items():
@@ -437,10 +433,6 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
     require(
         (config["opt"]["decay_factor"] is None) == (config["opt"]["decay_epochs"] is None),
         "opt.decay_factor and opt.decay_epochs belong together; give both or neither",
-    )
-    require(
-        data["packed"] or not data["keep_mels"],
-        "data.keep_mels is true and data.packed false; set data.packed: true, too",
     )
     require(
         config["opt"]["schedule"] is None or config["opt"]["decay_factor"] is None,

@@ -35,7 +35,7 @@ from lab.data.datasets import (
     ConcatDatasetBatchSampler,
 )
 from lab.data.labels import make_encoder
-from lab.data.sets import make_test_set, training_sets
+from lab.data.splits import make_test_set, training_sets
 from lab.devices import Processes, choose_processes, cores, keep_memory
 from lab.errors import InputError
 from lab.files import PathLike

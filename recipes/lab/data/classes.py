@@ -60,8 +60,8 @@ def classes_of(config: Mapping[str, Any]) -> list[str] | None:
     Raises:
         InputError: the table, or the name of a class in it, cannot be used.
     """
-    given = config["data"].get("classes")
-    return classes_of_table(config["data"]["synth_tsv"]) if given is None else list(given)
+    names = config["data"].get("classes")
+    return classes_of_table(config["data"]["synth_tsv"]) if names is None else list(names)
 
 
 def are_desed(classes: Iterable[str] | None) -> bool:

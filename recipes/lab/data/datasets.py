@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any, Iterator, List, Sequence
+from typing import Any, Iterator, List, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,6 @@ from lab.data.audio import audio_names, missing_clips, read_audio, read_length
 from lab.data.labels import ManyHotEncoder
 from lab.errors import InputError
 from lab.files import PathLike
-
-if TYPE_CHECKING:
-    from lab.data.packed import Store
-
 
 #: Share of a window that may be left out at the end of a clip.
 SLACK = 0.02
@@ -69,8 +65,6 @@ class Clips(Dataset):
         self.clips = [clip for clip, _ in windows]
         self.starts = [start for _, start in windows]
         self.files = [files[clip] for clip in self.clips]
-        #: Each clip's store and place in it, see `loading.pack_sets`; None: read from its file.
-        self.packed: list[tuple[Store, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -93,12 +87,8 @@ class Clips(Dataset):
 
     def audio(self, item: int) -> np.ndarray:
         """Float32 samples `(samples,)` of an item, unpadded."""
-        start = self.starts[item]
         samples = -1 if self.samples is None or self.whole else self.samples
-        if self.packed is None:
-            return read_audio(self.files[item], self.fs, start, samples)
-        store, clip = self.packed[item]
-        return store.read(clip)[start:][: None if samples < 0 else samples]
+        return read_audio(self.files[item], self.fs, self.starts[item], samples)
 
     def taken(self, length: int) -> int:
         """Samples of the item that a clip of `length` samples becomes."""
@@ -114,10 +104,7 @@ class Clips(Dataset):
         """
         if self.samples is not None and not self.whole:
             return self.samples
-        if self.packed is None:
-            return self.taken(read_length(self.files[item], self.fs))
-        store, clip = self.packed[item]
-        return self.taken(store.lengths[clip])
+        return self.taken(read_length(self.files[item], self.fs))
 
     def frames(self, samples: int) -> int:
         """Label frames of an item of so many samples."""
@@ -334,16 +321,12 @@ class LengthBatchSampler(Sampler[List[int]]):
         batch_size: clips in a batch.
         samples: of a clip of the usual length.
 
-    Attributes:
-        longest: samples of the longest clip.
-
     Raises:
         InputError: the length of a clip cannot be read.
     """
 
     def __init__(self, data: Any, batch_size: int, samples: int) -> None:
         lengths = [c.length(i) for c in sets_of(data) for i in range(len(c.files))]
-        self.longest = max(lengths)
         alike: dict[int, list[int]] = {}
         for number, length in enumerate(lengths):
             alike.setdefault(length, []).append(number)

@@ -16,7 +16,7 @@ from lab.data.classes import (
 )
 from lab.data.desed import CLASSES
 from lab.data.labels import make_encoder
-from lab.data.sets import make_test_set, training_sets
+from lab.data.splits import make_test_set, training_sets
 from lab.errors import InputError
 
 HEAD = "filename\tonset\toffset\tevent_label\n"

@@ -1,4 +1,4 @@
-"""The sets of a training and of a test, from a configuration."""
+"""The splits of a data set: training, validation and test sets, from a configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pandas as pd
 from lab.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
 from lab.data.datasets import Clips, StronglyAnnotatedSet, UnlabeledSet, WeakSet
 from lab.data.labels import ManyHotEncoder
-from lab.data.loading import pack_sets
 from lab.errors import InputError
 
 
@@ -52,8 +51,6 @@ def training_sets(
             )
     if unlabelled_size:
         unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
-    if data["packed"]:
-        pack_sets(filter(None, [strong, weak, unlabelled, *valid]), data["packed_folder"])
     return [strong, weak, unlabelled], valid
 
 

@@ -81,7 +81,7 @@ class HoldBiases(pl.Callback):
 
 def fit(config, folder):
     experiment = build(config, coherence=True, log_dir=folder, gpus="cpu")
-    experiment.trainer.callbacks.insert(0)
+    experiment.trainer.callbacks.insert(0, HoldBiases())
     experiment.fit()
     return torch.load(folder / "last.ckpt", weights_only=True), experiment.test()
 

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Iterator
 
-from lab.errors import InputError, command
+from lab.errors import InputError, command, resumable
 
 #: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
 SYNTHETIC = "https://zenodo.org/record/6026841/files/dcase_synth.zip?download=1"
@@ -101,6 +101,7 @@ def running(args: argparse.Namespace) -> dict:
     return {"processes": args.processes, "progress": not args.quiet}
 
 
+@resumable()
 def add(args: argparse.Namespace) -> None:
     from lab.data.prepare import add_set
 
@@ -127,6 +128,7 @@ def check(args: argparse.Namespace) -> int:
     return int(any(diagnosis.problems for diagnosis in diagnoses))
 
 
+@resumable()
 def resample(folder: str, args: argparse.Namespace) -> None:
     from lab.data.prepare import resample_tree
 
@@ -134,6 +136,7 @@ def resample(folder: str, args: argparse.Namespace) -> None:
         print(f"{clips} clips at 16 kHz in {target}")
 
 
+@resumable()
 def download(folder: Path, args: argparse.Namespace) -> None:
     """Download the recordings and the official synthetic clips with the `desed` package."""
     from lab.data.scaper import import_desed
@@ -149,6 +152,7 @@ def download(folder: Path, args: argparse.Namespace) -> None:
     print(f"what could not be downloaded is listed in {folder / 'missing_files'}")
 
 
+@resumable()
 def generate(folder: Path, args: argparse.Namespace) -> None:
     """Generate synthetic clips with the `desed` package, by default from its own soundbank."""
     from lab.data.desed import official_layout

@@ -130,6 +130,7 @@ def digest(path: str) -> str:
 def posterior_figure(name: str, posteriors, encoder, threshold: float):
     import pandas as pd
 
+    from lab.data.annotations import one_field
     from lab.evaluation import plots
 
     return plots.posteriors(
@@ -138,7 +139,7 @@ def posterior_figure(name: str, posteriors, encoder, threshold: float):
         encoder.labels,
         frame_seconds=encoder.frame_seconds,
         threshold=threshold,
-        title=name,
+        title=one_field(name),
     )
 
 

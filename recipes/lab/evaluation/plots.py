@@ -2,7 +2,8 @@
 
 No pyplot, so no global state: figures can be made in threads, in servers and without a display.
 The two models keep their colour and line in every figure (Okabe and Ito's palette, told apart
-by colour-blind people and, by the line, in a grey print).
+by colour-blind people and, by the line, in a grey print). All text is shown as it is: a $ in the
+name of a file or class begins no formula.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
@@ -20,13 +22,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from lab.errors import InputError
 from lab.evaluation.boundaries import COLLAR, Histogram, Profile
 from lab.evaluation.metrics import check_events
 from lab.evaluation.profile import OF_REFERENCE, OFFICIAL, of_systems, readable
 from lab.files import whole_file
+
+matplotlib.rcParams["text.parse_math"] = False
 
 #: Colour and line of the two models, then of any others in the order they come.
 STYLES: dict[str, dict[str, Any]] = {
@@ -465,14 +469,13 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
             -np.log10(balance),
             color=STYLES["coherence"]["color"],
             lw=2,
-            label=r"$d_\mathrm{boundary}/d_\mathrm{inside} = "
-            r"(\alpha_2/\alpha_1)(N_\mathrm{inside}/N_\mathrm{boundary})$",
+            label="d of boundaries / d inside = (α₂ / α₁) (N inside / N of boundaries)",
         )
     panel.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
     panel.set_xticks(x, [f"{ratio:.3g}" for ratio in cells.columns], fontsize=8)
     panel.set_yticks(y, [f"{scale:g}" for scale in cells.index], fontsize=8)
-    panel.set_xlabel(r"$\alpha_1 / \alpha_2$", fontsize=9)
-    panel.set_ylabel(r"$\alpha_2$", fontsize=9)
+    panel.set_xlabel("α₁ / α₂", fontsize=9)
+    panel.set_ylabel("α₂", fontsize=9)
     bar = figure.colorbar(image, label=f"{score} (%)")
     bar.ax.tick_params(labelsize=8)
     if figure.axes[0].get_legend_handles_labels()[0]:
@@ -510,6 +513,8 @@ def curves(
         values = np.concatenate([line.get_ydata() for line in panel.get_lines()])
         if values.size and 0 < 100 * values.min() < values.max():
             panel.set_yscale("log")
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_title(column, loc="left", fontsize=9, pad=3)
         panel.set_xlabel(xlabel, fontsize=9)
         panel.tick_params(labelsize=8)
@@ -533,7 +538,9 @@ def save(figure: Figure, path: os.PathLike | str) -> list[Path]:
     if path.suffix in (".png", ".svg"):
         path = path.with_suffix("")
     written = []
-    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}):
+    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}), warnings.catch_warnings():
+        # A box stands for a character of a name that the font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             target = path.with_name(f"{path.name}.{kind}")
             with whole_file(target) as temporary:

@@ -124,9 +124,14 @@ def write_detections(
 ) -> None:
     """Write detections as the official baseline names them.
 
-    `predictions_05_<name>.tsv` and, for each operating point, `predictions_th_<threshold>.tsv`.
+    `predictions_05_<name>.tsv` and, for each operating point, `predictions_th_<threshold>.tsv`. The
+    threshold has all its digits, where the baseline writes two: no two points share a name. Points
+    of an earlier test in the folder are removed.
     """
-    files = {f"predictions_05_{name}.tsv": events}
-    files.update({f"predictions_th_{k:.2f}.tsv": found for k, found in points.items()})
-    for file, found in files.items():
-        write_whole(folder / file, to_tsv(found))
+    tables = {f"predictions_05_{name}.tsv": events}
+    tables.update({f"predictions_th_{float(at)!r}.tsv": table for at, table in points.items()})
+    for file, table in tables.items():
+        write_whole(folder / file, to_tsv(table))
+    for path in folder.glob("predictions_th_*.tsv"):
+        if path.name not in tables:
+            path.unlink()

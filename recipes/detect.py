@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,10 +43,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def is_page(figure: str | None) -> bool:
-    return figure is not None and Path(figure).suffix.lower() in (".html", ".htm")
-
-
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
@@ -55,22 +50,27 @@ def main(argv: list[str] | None = None) -> None:
     from lab.baseline.output import Output
 
     recordings = recordings_by_name(args.audio)
-    page = args.figure if is_page(args.figure) else None
+    page = args.figure and Path(args.figure).suffix.lower() in (".html", ".htm")
     if page and len(recordings) > 1:
         raise InputError(
-            f"--figure {page} is a page of one recording, and there are {len(recordings)}; give a "
-            "folder, or one recording"
+            f"--figure {args.figure} is a page of one recording, and there are {len(recordings)}; "
+            "give a folder, or one recording"
         )
     output = Output(
         list(recordings),
         format=args.format,
         out=args.out,
         figures=None if page else args.figure,
-        page=page,
+        page=args.figure if page else None,
         settings=settings(args, recordings),
     )
+    if page:
+        from lab.evaluation.player import read_sound
+
+        sound = read_sound(*recordings.values())
     from lab.baseline.config import load_config
     from lab.baseline.detect import find_events, load_detector, posteriors_of
+    from lab.baseline.pictures import draw_posteriors, write_page
     from lab.devices import choose_devices
 
     accelerator, devices = choose_devices(args.gpus)
@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         model=args.model,
         minmax_from=args.minmax_from,
     ).to("cpu" if accelerator == "cpu" else f"cuda:{devices[0]}")
+    window = detector.median_window if args.median_window is None else args.median_window
     refusals = []
     with resumable() if output.progress else nullcontext():
         for name in [name for name in recordings if name not in output.finished]:
@@ -90,18 +91,17 @@ def main(argv: list[str] | None = None) -> None:
                 refusals.append(str(error))
                 continue
             events = find_events(
-                detector,
-                posteriors,
-                seconds,
-                threshold=args.threshold,
-                median_window=args.median_window,
+                detector, posteriors, seconds, threshold=args.threshold, median_window=window
             )
-            # Before any figure: one that fails loses no detections.
-            output.add(Detections(name, seconds, events))
-            if page:
-                write_page(args, recordings[name], posteriors, events, detector)
-            elif output.figures:
-                draw(output.figures / name, name, posteriors, detector.encoder, args.threshold)
+            detections = Detections(name, seconds, events)
+            # Before any picture: one that fails loses no detections.
+            output.add(detections)
+            shown = (posteriors, detector.encoder, args.threshold)
+            if output.figures:
+                draw_posteriors(output.figures / name, name, *shown)
+            elif output.page:
+                chosen = {"checkpoint": Path(args.checkpoint).name, "median window": window}
+                write_page(output.page, detections, sound, *shown, chosen)
         output.close()
     for sentence in refusals[:-1]:
         print(f"error: {sentence}", file=sys.stderr)
@@ -125,53 +125,6 @@ def digest(path: str) -> str:
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; correct the path")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def posterior_figure(name: str, posteriors, encoder, threshold: float):
-    import pandas as pd
-
-    from lab.data.annotations import one_field
-    from lab.evaluation import plots
-
-    return plots.posteriors(
-        {"posterior": posteriors},
-        pd.DataFrame(),
-        encoder.labels,
-        frame_seconds=encoder.frame_seconds,
-        threshold=threshold,
-        title=one_field(name),
-    )
-
-
-def draw(target: Path, name: str, posteriors, encoder, threshold: float) -> None:
-    from lab.evaluation import plots
-
-    plots.save(posterior_figure(name, posteriors, encoder, threshold), target)
-
-
-def write_page(args: argparse.Namespace, audio: str, posteriors, events, detector) -> None:
-    """Write a page to send around: the events, and the posteriors with a player."""
-    from lab.evaluation.report import Report
-    from lab.files import write_whole
-
-    found = (
-        f"{len(events) or 'No'} event{'s' * (len(events) != 1)} at threshold {args.threshold:g}."
-    )
-    report = Report(f"Events in {Path(audio).name}", command=shlex.join(sys.argv), summary=found)
-    figure = posterior_figure(Path(audio).name, posteriors, detector.encoder, args.threshold)
-    report.clip("Posteriors", figure, audio, "Classes whose posterior exceeds 0.3 somewhere.")
-    if len(events):
-        table = events.set_index("event_label").rename_axis("class")
-        report.table("Events", table.rename(columns="{} (s)".format))
-    window = args.median_window or detector.median_window
-    report.settings(
-        {
-            "checkpoint": args.checkpoint,
-            "threshold": args.threshold,
-            "median window (frames)": window,
-        }
-    )
-    write_whole(args.figure, report.page())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ name of a file or class begins no formula.
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import warnings
@@ -48,7 +47,7 @@ OUTCOMES = dict(
 )
 #: Colour and hatch of the cells of a grid where training went wrong.
 MARKS = {"diverged": ("#D55E00", "//"), "collapsed": ("#CC79A7", "..")}
-#: Colour of text on coloured fields, which stays when a page turns all that is black to white.
+#: Colour of text on coloured fields.
 ON_COLOUR = "#1A1A1A"
 WIDTH = 7.0  # inches: two columns of a paper
 
@@ -547,14 +546,6 @@ def save(figure: Figure, path: os.PathLike | str) -> list[Path]:
                 figure.savefig(temporary, dpi=200, format=kind, metadata=metadata)
             written.append(target)
     return written
-
-
-def svg(figure: Figure) -> str:
-    """Write a figure as SVG on a transparent ground; the same figure always gives the same text."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue().decode()
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:

@@ -56,17 +56,17 @@ def main(arguments: list[str] | None = None) -> None:
         "folders, or the stem, without folders and suffix",
     )
     parser.add_argument("--figure", metavar="F", help="draw the profile, as PNG and SVG")
-    asked = parser.parse_args(arguments)
-    if asked.points and not asked.durations:
+    args = parser.parse_args(arguments)
+    if args.points and not args.durations:
         raise InputError("--points needs --durations: PSDS counts false positives an hour")
 
-    reference = renamed(hard_events(read_events(asked.reference, soft=True)), asked.names)
-    estimated = renamed(read_events(asked.estimates), asked.names)
+    reference = renamed(hard_events(read_events(args.reference, soft=True)), args.names)
+    estimated = renamed(read_events(args.estimates), args.names)
     if reference["event_label"].isna().all():
-        raise InputError(f"{asked.reference} holds no event; there is nothing to find")
-    durations = renamed(read_durations(asked.durations), asked.names) if asked.durations else None
-    points, unused = read_points(Path(asked.points)) if asked.points else ({}, [])
-    points = {threshold: renamed(table, asked.names) for threshold, table in points.items()}
+        raise InputError(f"{args.reference} holds no event; there is nothing to find")
+    durations = renamed(read_durations(args.durations), args.names) if args.durations else None
+    points, unused = read_points(Path(args.points)) if args.points else ({}, [])
+    points = {threshold: renamed(table, args.names) for threshold, table in points.items()}
     for table in (estimated, *points.values()):
         refuse_unknown(table, reference)
     classes = pd.concat([table["event_label"] for table in (estimated, *points.values())])
@@ -85,15 +85,15 @@ def main(arguments: list[str] | None = None) -> None:
     if points:
         first, second = scorer.psds(points)
         ending = f"PSDS 1 {first:.3f}, PSDS 2 {second:.3f}, from {len(points)} operating points"
-        ending += f"; not used of {asked.points}: {', '.join(unused)}" if unused else ""
-    print(f"{asked.estimates} against {asked.reference}: {len(scorer.files):,} clips")
+        ending += f"; not used of {args.points}: {', '.join(unused)}" if unused else ""
+    print(f"{args.estimates} against {args.reference}: {len(scorer.files):,} clips")
     print(f"\nScores (%)\n{score_table(scores).to_string()}\n{ending}")
     print(f"\nF1 by class (%)\n{class_table(scores).to_string()}\n\n{profile_text(profile)}")
-    if asked.figure:
-        name = one_field(Path(asked.estimates).stem)
+    if args.figure:
+        name = one_field(Path(args.estimates).stem)
         errors = boundaries.edge_errors(reference, estimated)
         figure = plots.error_profiles({name: profile}, {name: errors})
-        print(f"\nfigure in {' and '.join(map(str, plots.save(figure, asked.figure)))}")
+        print(f"\nfigure in {' and '.join(map(str, plots.save(figure, args.figure)))}")
 
 
 def renamed(table: pd.DataFrame, names: str) -> pd.DataFrame:
@@ -176,11 +176,8 @@ def threshold_of(path: Path) -> float | None:
 
 
 def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
-    """Averages in percent; strict counts a class that is never found as 0."""
-    rows = {
-        name: [found.macro_f1, found.micro_f1, found.strict_macro_f1]
-        for name, found in scores.items()
-    }
+    """Averages in percent; strict counts a class that is never detected as 0."""
+    rows = {name: [one.macro_f1, one.micro_f1, one.strict_macro_f1] for name, one in scores.items()}
     columns = ["macro", "micro", "macro, strict"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.apply(lambda column: column.map(lambda value: f"{100 * value:.2f}"))
@@ -188,9 +185,7 @@ def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
 
 def class_table(scores: dict[str, Scores]) -> pd.DataFrame:
     """F1 of each class in percent; a dash where the official evaluation leaves it out."""
-    table = pd.concat(
-        {n.split(" F1")[0]: found.classwise["f1"] for n, found in scores.items()}, axis=1
-    )
+    table = pd.concat({n.split(" F1")[0]: one.classwise["f1"] for n, one in scores.items()}, axis=1)
     return table.apply(lambda column: column.map(percent))
 
 

@@ -29,7 +29,7 @@ class Stopped(SystemExit):
     """A signal ended the command, or a process of its own.
 
     Args:
-        what: was stopped, or stopped it; said to the user.
+        what: was stopped, or stopped it; shown to the user.
         code: exit code.
 
     Attributes:

@@ -189,25 +189,25 @@ def classwise_f1(
     return figure
 
 
-def change_histogram(found: Histogram, *, xlabel: str = "L1 norm of the change of z") -> Figure:
+def change_histogram(changes: Histogram, *, xlabel: str = "L1 norm of the change of z") -> Figure:
     """Distribution of the change of z inside events (Fig. 3b), with mean and variance.
 
     Args:
-        found: as :func:`boundaries.histogram` returns it.
+        changes: as :func:`boundaries.histogram` returns it.
         xlabel: what is counted.
     """
     figure = _figure(height=2.8, width=WIDTH * 0.7)
     panel = figure.subplots()
-    for name, style in styles(found.density).items():
-        label = f"{name}: mean {found.mean[name]:.3g}, variance {found.variance[name]:.3g}"
-        panel.stairs(100 * found.density[name], found.edges, label=label, **style)
+    for name, style in styles(changes.density).items():
+        label = f"{name}: mean {changes.mean[name]:.3g}, variance {changes.variance[name]:.3g}"
+        panel.stairs(100 * changes.density[name], changes.edges, label=label, **style)
         panel.stairs(
-            100 * found.density[name], found.edges, fill=True, color=style["color"], alpha=0.15
+            100 * changes.density[name], changes.edges, fill=True, color=style["color"], alpha=0.15
         )
-        panel.axvline(found.mean[name], color=style["color"], ls=":", lw=1.1)
+        panel.axvline(changes.mean[name], color=style["color"], ls=":", lw=1.1)
     panel.set_xlabel(xlabel, fontsize=9)
     panel.set_ylabel("frames inside events (%)", fontsize=9)
-    panel.set_xlim(0, found.edges[-1])
+    panel.set_xlim(0, changes.edges[-1])
     panel.set_ylim(bottom=0)
     panel.tick_params(labelsize=8)
     panel.legend(fontsize=8, frameon=False)
@@ -227,18 +227,18 @@ def edge_profiles(
     """
     figure = _figure(height=2.9)
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, (edge, found) in zip(panels, (("onset", onset), ("offset", offset))):
+    for panel, (edge, profile) in zip(panels, (("onset", onset), ("offset", offset))):
         panel.axvspan(-tolerance, tolerance, color=SHADE, lw=0, label="tolerance")
         panel.axvline(0, color="0.4", lw=0.8, ls=(0, (1, 2)), label="boundary of the event")
-        for name, style in styles(found.mean).items():
-            mean, error = found.mean[name], found.standard_error[name]
+        for name, style in styles(profile.mean).items():
+            mean, error = profile.mean[name], profile.standard_error[name]
             panel.fill_between(
-                found.seconds, mean - error, mean + error, color=style["color"], alpha=0.25, lw=0
+                profile.seconds, mean - error, mean + error, color=style["color"], alpha=0.25, lw=0
             )
-            panel.plot(found.seconds, mean, label=name, **style)
-        panel.set_title(f"{edge}, {found.events} events", loc="left", fontsize=9, pad=3)
+            panel.plot(profile.seconds, mean, label=name, **style)
+        panel.set_title(f"{edge}, {profile.events} events", loc="left", fontsize=9, pad=3)
         panel.set_xlabel(f"time from the {edge} (s)", fontsize=9)
-        panel.set_xlim(found.seconds[0], found.seconds[-1])
+        panel.set_xlim(profile.seconds[0], profile.seconds[-1])
         panel.set_ylim(0, 1)
         panel.tick_params(labelsize=8)
     panels[0].set_ylabel("mean posterior", fontsize=9)
@@ -256,11 +256,11 @@ def edge_error_boxes(errors: Mapping[str, pd.DataFrame], *, tolerance: float = C
         tolerance: collar of the event-based F1 in seconds, marked.
 
     Raises:
-        InputError: a model has found no event.
+        InputError: a model has detected no event.
     """
     for name, table in errors.items():
         if table.empty:
-            raise InputError(f"{name} has found no event; there is no error to show")
+            raise InputError(f"{name} has detected no event; there is no error to show")
     figure = _figure(height=1.3 + 0.35 * len(errors))
     _edge_boxes(figure.subplots(1, 2, sharey=True), errors, tolerance)
     _legend(figure)
@@ -279,7 +279,7 @@ def error_profiles(
     Args:
         profiles: as :func:`profile.error_profile` returns them, by name of the system.
         errors: as :func:`boundaries.edge_errors` returns them, by name of the system; a system
-            that has found no event has no box.
+            that has detected no event has no box.
         official: add a bar of the official baseline on DESED, the yardstick.
         tolerance: collar of the event-based F1 in seconds, marked.
 

@@ -165,7 +165,7 @@ def latex(values: pd.DataFrame) -> str:
 
 def environment() -> dict[str, str]:
     """Versions, machine and date, as strings by name."""
-    found = {
+    versions = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
@@ -173,13 +173,13 @@ def environment() -> dict[str, str]:
     }
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        versions["gpu"] = torch.cuda.get_device_name()
+    return versions
 
 
 def _environment_part() -> tuple[str, str, pd.DataFrame, str]:
@@ -188,13 +188,13 @@ def _environment_part() -> tuple[str, str, pd.DataFrame, str]:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    flat: list[tuple[str, Any]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found += _flatten(value, f"{prefix}{key}.")
+            flat += _flatten(value, f"{prefix}{key}.")
         else:
-            found.append((f"{prefix}{key}", value))
-    return found
+            flat.append((f"{prefix}{key}", value))
+    return flat
 
 
 def _cells(values: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -82,7 +82,7 @@ def report_clip(
 def clip_to_show(reference: pd.DataFrame, estimates: Sequence[pd.DataFrame]) -> str:
     """The clip of which all models find the most events, less those that one of them misses.
 
-    An event is found where an estimated one of its class overlaps it.
+    An event is detected where an estimated one of its class overlaps it.
 
     Args:
         reference: annotated events of the clips that were tested.
@@ -99,5 +99,5 @@ def clip_to_show(reference: pd.DataFrame, estimates: Sequence[pd.DataFrame]) -> 
         pairs = events.merge(estimated, on=["filename", "event_label"], suffixes=("", "_found"))
         overlap = pairs.query("onset_found < offset and offset_found > onset")
         counts += events["event"].isin(overlap["event"])
-    found = (counts == len(estimates)).map({True: 1, False: -1})
-    return found.groupby(events["filename"]).sum().idxmax()
+    gains = (counts == len(estimates)).map({True: 1, False: -1})
+    return gains.groupby(events["filename"]).sum().idxmax()

@@ -209,7 +209,7 @@ def test_error_boxes_show_the_percentiles():
     figure = plots.edge_error_boxes({"baseline": errors, "coherence": errors})
     box = figure.axes[0].containers[0][0]
     assert (box.get_x(), box.get_x() + box.get_width()) == (25, 75)
-    with pytest.raises(InputError, match="coherence has found no event"):
+    with pytest.raises(InputError, match="coherence has detected no event"):
         plots.edge_error_boxes({"baseline": errors, "coherence": errors[:0]})
 
 

@@ -24,6 +24,7 @@ RECIPES = [
     "scipy>=1.11",  # confidence_interval of ttest_ind
     "soundfile",
     "matplotlib",
+    "plotly>=6",  # the page of detect.py, with the script in it
     "pyyaml",
     "tensorboard",
     "torchmetrics",  # stands in for a metric of Lightning 1.2 in the official code

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         print("no public set: validation only")
     write(sets, args)
-    print(f"report.html, report.md, figures and boundaries.json in {args.log_dir}")
+    print(f"report.md, figures and boundaries.json in {args.log_dir}")
 
 
 def held_data(checkpoint: str) -> dict:
@@ -136,7 +136,6 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
         "z": z,
         "labels": labels,
         "names": names,
-        "folder": data[f"{part}_folder"],
         "reference": reference,
         "encoder": encoder,
         "scores": evaluated,
@@ -265,7 +264,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
         title=clip,
     )
     words = f"Figure 4c: {label} in {clip}."
-    report.clip("Posteriors of a clip", figure, Path(found["folder"], clip), words)
+    report.figure("Posteriors of a clip", figure, words)
 
     scores = pd.DataFrame(
         {
@@ -287,12 +286,12 @@ def write(sets: dict, args: argparse.Namespace) -> None:
         "Squared distances of z", distances.set_axis(map(", ".join, distances), axis=1), words
     )
     report.table("Scores", scores)
-    report.write(args.log_dir)
     numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
     numbers["distances"] = {name: distances[name].to_dict(orient="index") for name in found["z"]}
     numbers["posteriors"] = {"clip": clip, "class": label}
     numbers["profiles"] = {name: table.loc[ALL].to_dict() for name, table in profiles.items()}
     write_whole(Path(args.log_dir, "boundaries.json"), to_json(numbers))
+    report.write(args.log_dir)
 
 
 def classwise(sets: dict, kind: str) -> dict:

@@ -213,10 +213,10 @@ def write(
     shown = to_show(sets["test"]["scores"], folders, model, args.reference)
     report_clip(report, shown, model, config)
     report.settings({"configuration": args.conf_file, "trials": args.trials, "data": args.data})
-    report.write(log_dir)
     content = {"command": command_line, "seeds": seeds, **sets.pop("test"), **sets}
     write_whole(log_dir / "settings.json", to_json(content))
-    print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")
+    report.write(log_dir)
+    print(f"\nreport.md, tables, figures and settings.json in {log_dir}")
 
 
 def tables_of_set(results: dict, reference: str, what: str, config: dict) -> dict:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
-from pathlib import Path
+import unicodedata
+from pathlib import Path, PurePosixPath
+from typing import Callable
 
 import pandas as pd
 
-from lab.data.annotations import hard_events, read_durations, read_events
+from lab.data.annotations import hard_events, one_field, read_durations, read_events
 from lab.data.desed import CLASSES
 from lab.errors import InputError, command
 from lab.evaluation import boundaries, plots
@@ -17,7 +20,12 @@ from lab.evaluation.profile import error_profile, profile_text
 from lab.evaluation.scores import Scorer
 from lab.evaluation.tables import percent
 
-POINT = re.compile(r"predictions_th_(\d*\.?\d+)\.tsv")
+#: What is compared of the file names of tables.
+NAMES: dict[str, Callable[[str], str]] = {
+    "path": str,
+    "name": lambda name: PurePosixPath(name).name,
+    "stem": lambda name: PurePosixPath(name).stem,
+}
 
 
 @command
@@ -41,17 +49,27 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="FOLDER",
         help="folder of predictions_th_<threshold>.tsv, the operating points of PSDS",
     )
+    parser.add_argument(
+        "--names",
+        choices=NAMES,
+        default="path",
+        help="what must agree of the file names: the whole path (default), the name without its "
+        "folders, or the stem, without folders and suffix",
+    )
     parser.add_argument("--figure", metavar="F", help="draw the profile, as PNG and SVG")
-    asked = parser.parse_args(arguments)
-    if asked.points and not asked.durations:
+    args = parser.parse_args(arguments)
+    if args.points and not args.durations:
         raise InputError("--points needs --durations: PSDS counts false positives an hour")
 
-    reference = hard_events(read_events(asked.reference, soft=True))
-    estimated = read_events(asked.estimates)
+    reference = renamed(hard_events(read_events(args.reference, soft=True)), args.names)
+    estimated = renamed(read_events(args.estimates), args.names)
     if reference["event_label"].isna().all():
-        raise InputError(f"{asked.reference} holds no event; there is nothing to find")
-    durations = read_durations(asked.durations) if asked.durations else None
-    points = read_points(Path(asked.points)) if asked.points else {}
+        raise InputError(f"{args.reference} holds no event; there is nothing to find")
+    durations = renamed(read_durations(args.durations), args.names) if args.durations else None
+    points, unused = read_points(Path(args.points)) if args.points else ({}, [])
+    points = {threshold: renamed(table, args.names) for threshold, table in points.items()}
+    for table in (estimated, *points.values()):
+        refuse_unknown(table, reference)
     classes = pd.concat([table["event_label"] for table in (estimated, *points.values())])
     scorer = Scorer(reference, durations, classes.dropna().unique())
 
@@ -68,39 +86,100 @@ def main(arguments: list[str] | None = None) -> None:
     if points:
         first, second = scorer.psds(points)
         ending = f"PSDS 1 {first:.3f}, PSDS 2 {second:.3f}, from {len(points)} operating points"
-    print(f"{asked.estimates} against {asked.reference}: {len(scorer.files):,} clips")
+        ending += f"; not used of {args.points}: {', '.join(unused)}" if unused else ""
+    print(f"{args.estimates} against {args.reference}: {len(scorer.files):,} clips")
     print(f"\nScores (%)\n{score_table(scores).to_string()}\n{ending}")
     print(f"\nF1 by class (%)\n{class_table(scores).to_string()}\n\n{profile_text(profile)}")
-    if asked.figure:
-        name = Path(asked.estimates).stem
+    if args.figure:
+        name = one_field(Path(args.estimates).stem)
         errors = boundaries.edge_errors(reference, estimated)
         official = set(scorer.classes) <= set(CLASSES)
         figure = plots.error_profiles({name: profile}, {name: errors}, official=official)
-        print(f"\nfigure in {' and '.join(map(str, plots.save(figure, asked.figure)))}")
+        print(f"\nfigure in {' and '.join(map(str, plots.save(figure, args.figure)))}")
 
 
-def read_points(folder: Path) -> dict[float, pd.DataFrame]:
-    """Detections by threshold, from files as the official baseline names them.
+def renamed(table: pd.DataFrame, names: str) -> pd.DataFrame:
+    """A table with what is compared of its file names.
 
     Raises:
-        InputError: there is none, or one cannot be used.
+        InputError: two clips of the table would have one name.
     """
-    found = [(POINT.fullmatch(path.name), path) for path in sorted(folder.glob("*.tsv"))]
-    points = {float(match[1]): read_events(path) for match, path in found if match}
-    if not points:
+    clips: dict[str, str] = {}
+    for filename in table["filename"].unique():
+        other = clips.setdefault(NAMES[names](filename), filename)
+        if other != filename:
+            raise InputError(
+                f"{other} and {filename} are one clip by --names {names}; compare more of the names"
+            )
+    return table.assign(filename=table["filename"].map(NAMES[names]))
+
+
+def refuse_unknown(table: pd.DataFrame, reference: pd.DataFrame) -> None:
+    """Refuse detections in clips that the reference lacks.
+
+    Raises:
+        InputError: for the first such clip, with what would make it known.
+    """
+    known = set(reference["filename"])
+    unknown = [name for name in table["filename"].unique() if name not in known]
+    if not unknown:
+        return
+    advice = "a clip without events needs a row there with its filename alone"
+    if unicodedata.normalize("NFC", unknown[0]) in {unicodedata.normalize("NFC", n) for n in known}:
+        advice = "one there looks alike and has other bytes (Unicode's NFC and NFD): rename one"
+    for names in ("stem", "name"):
+        if NAMES[names](unknown[0]) in map(NAMES[names], known):
+            advice = f"--names {names} finds it there, under another folder or suffix"
+    raise InputError(f"{unknown[0]} is not in the reference; {advice}")
+
+
+def read_points(folder: Path) -> tuple[dict[float, pd.DataFrame], list[str]]:
+    """Detections by threshold, and the names of the tables that hold none.
+
+    A table is named `predictions_th_<threshold>.tsv`, with the threshold written in any way.
+
+    Raises:
+        InputError: there is none, one cannot be used, or two have the same threshold.
+    """
+    files: dict[float, Path] = {}
+    unused = []
+    for path in sorted([*folder.glob("*.tsv"), *folder.glob("*.csv")]):
+        threshold = threshold_of(path)
+        if threshold is None:
+            unused.append(path.name)
+        elif threshold in files:
+            raise InputError(
+                f"{files[threshold]} and {path.name} have the same threshold {threshold!r}; "
+                "remove one of them"
+            )
+        else:
+            files[threshold] = path
+    if not files:
         raise InputError(
             f"--points is {folder}, which holds no predictions_th_<threshold>.tsv; give the "
             "folder that the test of a model wrote them to"
         )
-    return points
+    return {threshold: read_events(path) for threshold, path in files.items()}, unused
+
+
+def threshold_of(path: Path) -> float | None:
+    """The threshold that a table's name gives, or None.
+
+    Example:
+        >>> threshold_of(Path("predictions_th_1e-05.tsv"))
+        1e-05
+    """
+    name = re.fullmatch(r"predictions_th_(.+)", path.stem)
+    try:
+        threshold = float(name[1]) if name else math.nan
+    except ValueError:
+        return None
+    return threshold if math.isfinite(threshold) else None
 
 
 def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
-    """Averages in percent; strict counts a class that is never found as 0."""
-    rows = {
-        name: [found.macro_f1, found.micro_f1, found.strict_macro_f1]
-        for name, found in scores.items()
-    }
+    """Averages in percent; strict counts a class that is never detected as 0."""
+    rows = {name: [one.macro_f1, one.micro_f1, one.strict_macro_f1] for name, one in scores.items()}
     columns = ["macro", "micro", "macro, strict"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.apply(lambda column: column.map(lambda value: f"{100 * value:.2f}"))
@@ -108,9 +187,7 @@ def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
 
 def class_table(scores: dict[str, Scores]) -> pd.DataFrame:
     """F1 of each class in percent; a dash where the official evaluation leaves it out."""
-    table = pd.concat(
-        {n.split(" F1")[0]: found.classwise["f1"] for n, found in scores.items()}, axis=1
-    )
+    table = pd.concat({n.split(" F1")[0]: one.classwise["f1"] for n, one in scores.items()}, axis=1)
     return table.apply(lambda column: column.map(percent))
 
 

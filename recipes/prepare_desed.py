@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Iterator
 
-from lab.errors import InputError, command
+from lab.errors import InputError, command, resumable
 from lab.files import one_spelling
 
 #: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
@@ -143,6 +143,7 @@ def running(args: argparse.Namespace) -> dict:
     return {"processes": args.processes, "progress": not args.quiet}
 
 
+@resumable()
 def add(args: argparse.Namespace) -> None:
     from lab.data.prepare import add_set
 
@@ -188,6 +189,7 @@ def check(args: argparse.Namespace) -> int:
     return int(any(diagnosis.problems for diagnosis in diagnoses))
 
 
+@resumable()
 def resample(folder: str, args: argparse.Namespace) -> None:
     from lab.data.prepare import resample_tree
 
@@ -196,6 +198,7 @@ def resample(folder: str, args: argparse.Namespace) -> None:
         tell_loss(addition, args.rate)
 
 
+@resumable()
 def download(folder: Path, args: argparse.Namespace) -> None:
     """Download the recordings and the official synthetic clips with the `desed` package."""
     from lab.data.scaper import import_desed
@@ -211,6 +214,7 @@ def download(folder: Path, args: argparse.Namespace) -> None:
     print(f"what could not be downloaded is listed in {folder / 'missing_files'}")
 
 
+@resumable()
 def generate(folder: Path, args: argparse.Namespace) -> None:
     """Generate synthetic clips with the `desed` package, by default from its own soundbank."""
     from lab.data.desed import official_layout

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     write(
         log_dir, config, trials, evaluations, {name: profile(trials, name) for name in evaluations}
     )
-    print(f"report.html, report.md, tables, figures and metrics.json in {log_dir}")
+    print(f"report.md, tables, figures and metrics.json in {log_dir}")
 
 
 def evaluate(trial, name: str):
@@ -248,7 +248,6 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     every = pd.concat([one["every"] for one in compared.values()]).rename_axis("score")
     report.table("Every score", every, "In [0, 1].")
     report.settings({key: value for key, value in config.items() if key != "soundscapes"})
-    report.write(log_dir)
     content = {
         "command": command_line,
         "trials": count,
@@ -259,6 +258,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
         },
     }
     write_whole(log_dir / "metrics.json", to_json(content))
+    report.write(log_dir)
 
 
 TESTS = (

@@ -155,7 +155,6 @@ def write(folder: Path, config: dict, table, args: argparse.Namespace) -> None:
     shown = table.set_index("ratio")
     report.table("Cells", shown, "Score in [0, 1]; |z| in the last epoch.")
     report.settings({key: value for key, value in vars(args).items() if key != "storage"})
-    report.write(folder)
     content = {
         "command": command_line,
         "best": {name: best[name] for name in (*GRID, "alpha1", "alpha2")},
@@ -163,7 +162,8 @@ def write(folder: Path, config: dict, table, args: argparse.Namespace) -> None:
         "cells": table.to_dict("records"),
     }
     write_whole(folder / "alphas.json", to_json(content))
-    print(f"report.html, report.md, figures/alphas.png and alphas.json in {folder}")
+    report.write(folder)
+    print(f"report.md, figures/alphas.png and alphas.json in {folder}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""How a command ends early: bad input and signals are one sentence and an exit code."""
+"""How a command ends early: bad input and signals are one sentence and an exit code.
+
+What it prints reaches any console, and a reader of its output may leave.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import select
 import signal
 import sys
 import threading
@@ -14,8 +18,10 @@ from dcase_coherence.official.errors import InputError
 
 Main = TypeVar("Main", bound=Callable[..., object])
 
-#: Exit code of a command that a scheduler stopped, and that goes on when it is started again.
+#: Exit code of a command that a scheduler stopped, and that may be started again.
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h
+#: Exit code of a command whose output nobody reads any more.
+UNREAD = 141  # as shells report SIGPIPE
 SIGNALS = {signal.SIGTERM: RESUME_ME, signal.SIGINT: 130}
 
 
@@ -23,13 +29,36 @@ class Stopped(SystemExit):
     """A signal ended the command, or a process of its own.
 
     Args:
-        what: was stopped, or stopped it; said to the user.
+        what: was stopped, or stopped it; shown to the user.
         code: exit code.
+
+    Attributes:
+        resumable: the same command goes on where this one stopped, see :func:`resumable`.
     """
 
     def __init__(self, what: str, code: int = RESUME_ME) -> None:
         super().__init__(code)
         self.what = what
+        self.resumable = False
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Mark work whose finished part is kept: a command that is stopped in it says so.
+
+    Example:
+        >>> try:
+        ...     with resumable():
+        ...         raise Stopped("stopped by SIGTERM")
+        ... except Stopped as stopped:
+        ...     print(stopped.resumable)
+        True
+    """
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.resumable = True
+        raise
 
 
 def stop(number: int, frame: object = None) -> None:
@@ -72,10 +101,48 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _any_console() -> Iterator[None]:
+    """Print to consoles of any encoding; end quietly when the reader of a pipe is gone.
+
+    Characters that a console lacks are printed as escapes.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            for stream in streams:
+                stream.flush()
+    except BrokenPipeError:
+        unread = [stream for stream in streams if _is_unread(stream)]
+        if not unread:  # the pipe to a process, or to a database
+            raise
+        with open(os.devnull, "w") as nowhere:
+            for stream in unread:
+                # Python flushes it once more when it ends.
+                os.dup2(nowhere.fileno(), stream.fileno())
+        raise SystemExit(UNREAD) from None
+
+
+def _is_unread(stream: Any) -> bool:
+    """Whether a stream is a pipe that nobody reads."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll on Windows; no file behind the stream
+        return False
+
+
 def command(main: Main) -> Main:
     """Give a command-line ``main`` the exit codes of the project, each with one sentence.
 
-    2 for an :class:`InputError`, 75 for SIGTERM (start me again), 130 for Ctrl-C.
+    2 for an :class:`InputError`, 75 for SIGTERM (start me again), 130 for Ctrl-C. It ends with 141,
+    without a sentence, when the reader of its output is gone.
 
     Example:
         >>> @command
@@ -90,15 +157,18 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
-        try:
-            with _stoppable():
-                return main(*args, **kwargs)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except Stopped as stopped:
-            advice = "what is finished is kept; run the same command again to go on"
-            print(f"{stopped.what}: {advice}", file=sys.stderr)
-            raise SystemExit(stopped.code) from None
+        with _any_console():
+            try:
+                with _stoppable():
+                    return main(*args, **kwargs)
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                raise SystemExit(2) from None
+            except Stopped as stopped:
+                advice = "run the same command again to start over"
+                if stopped.resumable:
+                    advice = "what is finished is kept; run the same command again to go on"
+                print(f"{stopped.what}: {advice}", file=sys.stderr)
+                raise SystemExit(stopped.code) from None
 
     return wrapped  # type: ignore[return-value]

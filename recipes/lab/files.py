@@ -55,7 +55,7 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     except OSError as error:
         raise InputError(
             f"{target} cannot be written ({error.strerror or error}); make room or give another "
-            "folder, and run the same command again: what is done is kept"
+            "folder, and run the same command again"
         ) from None
 
 

@@ -2,12 +2,17 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
-from lab.errors import RESUME_ME, InputError, Stopped, command
+from lab.errors import RESUME_ME, UNREAD, InputError, Stopped, command, resumable
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(main, capsys):
@@ -76,6 +81,89 @@ def test_a_process_that_was_stopped_is_named(capsys):
     code, said = run(main, capsys)
     assert code == RESUME_ME
     assert said.startswith("baseline 1 was told to stop: ")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_only_work_that_goes_on_promises_to(capsys, kept):
+    def main():
+        with resumable() if kept else nullcontext():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    _, said = run(main, capsys)
+    assert ("what is finished is kept" in said) == kept
+    assert ("to go on" in said) == kept
+    assert ("to start over" in said) != kept
+
+
+def test_a_pipe_to_something_else_is_an_error_of_its_own():
+    def main():
+        raise BrokenPipeError("the database left")
+
+    with pytest.raises(BrokenPipeError, match="the database left"):
+        command(main)()
+
+
+RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
+
+
+def start(script, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        stderr=subprocess.PIPE,
+        timeout=600,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_command_prints_to_a_console_of_any_encoding(tmp_path, recipe, encoding):
+    # Python finds what a script imports beside the file that a link leads to.
+    link = tmp_path / f"für_字_{recipe}"
+    link.symlink_to(ROOT / "recipes" / recipe)
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = start(link, "--help", stdout=subprocess.PIPE, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    umlaut = "ü" if encoding == "latin-1" else "\\xfc"
+    assert f"usage: f{umlaut}r_\\u5b57_{recipe}".encode(encoding) in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_command_ends_quietly_when_nobody_reads_its_output(recipe):
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = start(ROOT / "recipes" / recipe, "--help", stdout=writer, env=environment)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (UNREAD, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_long_output_that_nobody_reads_ends_the_command(tmp_path, unbuffered, stream):
+    script = tmp_path / "long.py"
+    script.write_text(
+        "import sys\nfrom lab.errors import command\n\n@command\ndef main():\n"
+        f"    while True:\n        print('a line', file=sys.{stream})\n\nmain()\n"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "recipes")])
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    pipe = getattr(process, stream)
+    assert pipe.readline() == b"a line\n"
+    pipe.close()
+    other = process.stderr if stream == "stdout" else process.stdout
+    assert other.read() == b""
+    other.close()
+    assert process.wait(600) == UNREAD
 
 
 def test_what_the_shell_ignores_stays_ignored():

@@ -32,7 +32,7 @@ def validation_scores(
     Args:
         config: of the training.
         encoder: frames and classes of the posteriors.
-        strong: what each model says about the strongly labelled clips.
+        strong: posteriors of each model on the strongly labelled clips.
         weak: its score on the weakly labelled ones.
     """
     data, training = config["data"], config["training"]
@@ -43,9 +43,7 @@ def validation_scores(
     for name, clips in strong.items():
         events = clips.decode(encoder, training["val_thresholds"], training["median_window"])
         intersection = float(
-            np.mean(
-                [scorer.intersection_based(estimated).macro_f1 for estimated in events.values()]
-            )
+            np.mean([scorer.intersection_based(table).macro_f1 for table in events.values()])
         )
         event = scorer.event_based(events[0.5]).macro_f1
         scores[f"val/synth/{name}/intersection_f1_macro"] = intersection
@@ -100,7 +98,7 @@ def write_test(
         folder: of the files.
         config: of the training.
         encoder: frames and classes of the posteriors.
-        posteriors: what each model says about the test clips.
+        posteriors: of each model on the test clips.
         labelled: False for clips without labels: there are no scores then.
         verify_psds: see :func:`verify`.
 
@@ -142,7 +140,7 @@ def verify(
     """Hold scores against sed_eval and psds_eval, which define them.
 
     Args:
-        scores: the scores.
+        scores: to hold against them.
         truth: annotated events.
         durations: of the clips.
         events: detections at the one threshold.

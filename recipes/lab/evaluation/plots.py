@@ -2,14 +2,15 @@
 
 No pyplot, so no global state: figures can be made in threads, in servers and without a display.
 The two models keep their colour and line in every figure (Okabe and Ito's palette, told apart
-by colour-blind people and, by the line, in a grey print).
+by colour-blind people and, by the line, in a grey print). All text is shown as it is: a $ in the
+name of a file or class begins no formula.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
@@ -20,13 +21,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from lab.errors import InputError
 from lab.evaluation.boundaries import COLLAR, Histogram, Profile
 from lab.evaluation.metrics import check_events
 from lab.evaluation.profile import OF_REFERENCE, OFFICIAL, of_systems, readable
 from lab.files import whole_file
+
+matplotlib.rcParams["text.parse_math"] = False
 
 #: Colour and line of the two models, then of any others in the order they come.
 STYLES: dict[str, dict[str, Any]] = {
@@ -44,7 +47,7 @@ OUTCOMES = dict(
 )
 #: Colour and hatch of the cells of a grid where training went wrong.
 MARKS = {"diverged": ("#D55E00", "//"), "collapsed": ("#CC79A7", "..")}
-#: Colour of text on coloured fields, which stays when a page turns all that is black to white.
+#: Colour of text on coloured fields.
 ON_COLOUR = "#1A1A1A"
 WIDTH = 7.0  # inches: two columns of a paper
 
@@ -186,25 +189,25 @@ def classwise_f1(
     return figure
 
 
-def change_histogram(found: Histogram, *, xlabel: str = "L1 norm of the change of z") -> Figure:
+def change_histogram(changes: Histogram, *, xlabel: str = "L1 norm of the change of z") -> Figure:
     """Distribution of the change of z inside events (Fig. 3b), with mean and variance.
 
     Args:
-        found: as :func:`boundaries.histogram` returns it.
+        changes: as :func:`boundaries.histogram` returns it.
         xlabel: what is counted.
     """
     figure = _figure(height=2.8, width=WIDTH * 0.7)
     panel = figure.subplots()
-    for name, style in styles(found.density).items():
-        label = f"{name}: mean {found.mean[name]:.3g}, variance {found.variance[name]:.3g}"
-        panel.stairs(100 * found.density[name], found.edges, label=label, **style)
+    for name, style in styles(changes.density).items():
+        label = f"{name}: mean {changes.mean[name]:.3g}, variance {changes.variance[name]:.3g}"
+        panel.stairs(100 * changes.density[name], changes.edges, label=label, **style)
         panel.stairs(
-            100 * found.density[name], found.edges, fill=True, color=style["color"], alpha=0.15
+            100 * changes.density[name], changes.edges, fill=True, color=style["color"], alpha=0.15
         )
-        panel.axvline(found.mean[name], color=style["color"], ls=":", lw=1.1)
+        panel.axvline(changes.mean[name], color=style["color"], ls=":", lw=1.1)
     panel.set_xlabel(xlabel, fontsize=9)
     panel.set_ylabel("frames inside events (%)", fontsize=9)
-    panel.set_xlim(0, found.edges[-1])
+    panel.set_xlim(0, changes.edges[-1])
     panel.set_ylim(bottom=0)
     panel.tick_params(labelsize=8)
     panel.legend(fontsize=8, frameon=False)
@@ -224,18 +227,18 @@ def edge_profiles(
     """
     figure = _figure(height=2.9)
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, (edge, found) in zip(panels, (("onset", onset), ("offset", offset))):
+    for panel, (edge, profile) in zip(panels, (("onset", onset), ("offset", offset))):
         panel.axvspan(-tolerance, tolerance, color=SHADE, lw=0, label="tolerance")
         panel.axvline(0, color="0.4", lw=0.8, ls=(0, (1, 2)), label="boundary of the event")
-        for name, style in styles(found.mean).items():
-            mean, error = found.mean[name], found.standard_error[name]
+        for name, style in styles(profile.mean).items():
+            mean, error = profile.mean[name], profile.standard_error[name]
             panel.fill_between(
-                found.seconds, mean - error, mean + error, color=style["color"], alpha=0.25, lw=0
+                profile.seconds, mean - error, mean + error, color=style["color"], alpha=0.25, lw=0
             )
-            panel.plot(found.seconds, mean, label=name, **style)
-        panel.set_title(f"{edge}, {found.events} events", loc="left", fontsize=9, pad=3)
+            panel.plot(profile.seconds, mean, label=name, **style)
+        panel.set_title(f"{edge}, {profile.events} events", loc="left", fontsize=9, pad=3)
         panel.set_xlabel(f"time from the {edge} (s)", fontsize=9)
-        panel.set_xlim(found.seconds[0], found.seconds[-1])
+        panel.set_xlim(profile.seconds[0], profile.seconds[-1])
         panel.set_ylim(0, 1)
         panel.tick_params(labelsize=8)
     panels[0].set_ylabel("mean posterior", fontsize=9)
@@ -253,11 +256,11 @@ def edge_error_boxes(errors: Mapping[str, pd.DataFrame], *, tolerance: float = C
         tolerance: collar of the event-based F1 in seconds, marked.
 
     Raises:
-        InputError: a model has found no event.
+        InputError: a model has detected no event.
     """
     for name, table in errors.items():
         if table.empty:
-            raise InputError(f"{name} has found no event; there is no error to show")
+            raise InputError(f"{name} has detected no event; there is no error to show")
     figure = _figure(height=1.3 + 0.35 * len(errors))
     _edge_boxes(figure.subplots(1, 2, sharey=True), errors, tolerance)
     _legend(figure)
@@ -276,7 +279,7 @@ def error_profiles(
     Args:
         profiles: as :func:`profile.error_profile` returns them, by name of the system.
         errors: as :func:`boundaries.edge_errors` returns them, by name of the system; a system
-            that has found no event has no box.
+            that has detected no event has no box.
         official: add a bar of the official baseline on DESED, the yardstick.
         tolerance: collar of the event-based F1 in seconds, marked.
 
@@ -465,14 +468,13 @@ def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str =
             -np.log10(balance),
             color=STYLES["coherence"]["color"],
             lw=2,
-            label=r"$d_\mathrm{boundary}/d_\mathrm{inside} = "
-            r"(\alpha_2/\alpha_1)(N_\mathrm{inside}/N_\mathrm{boundary})$",
+            label="d of boundaries / d inside = (α₂ / α₁) (N inside / N of boundaries)",
         )
     panel.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
     panel.set_xticks(x, [f"{ratio:.3g}" for ratio in cells.columns], fontsize=8)
     panel.set_yticks(y, [f"{scale:g}" for scale in cells.index], fontsize=8)
-    panel.set_xlabel(r"$\alpha_1 / \alpha_2$", fontsize=9)
-    panel.set_ylabel(r"$\alpha_2$", fontsize=9)
+    panel.set_xlabel("α₁ / α₂", fontsize=9)
+    panel.set_ylabel("α₂", fontsize=9)
     bar = figure.colorbar(image, label=f"{score} (%)")
     bar.ax.tick_params(labelsize=8)
     if figure.axes[0].get_legend_handles_labels()[0]:
@@ -510,6 +512,8 @@ def curves(
         values = np.concatenate([line.get_ydata() for line in panel.get_lines()])
         if values.size and 0 < 100 * values.min() < values.max():
             panel.set_yscale("log")
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_title(column, loc="left", fontsize=9, pad=3)
         panel.set_xlabel(xlabel, fontsize=9)
         panel.tick_params(labelsize=8)
@@ -533,21 +537,15 @@ def save(figure: Figure, path: os.PathLike | str) -> list[Path]:
     if path.suffix in (".png", ".svg"):
         path = path.with_suffix("")
     written = []
-    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}):
+    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}), warnings.catch_warnings():
+        # A box stands for a character of a name that the font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             target = path.with_name(f"{path.name}.{kind}")
             with whole_file(target) as temporary:
                 figure.savefig(temporary, dpi=200, format=kind, metadata=metadata)
             written.append(target)
     return written
-
-
-def svg(figure: Figure) -> str:
-    """Write a figure as SVG on a transparent ground; the same figure always gives the same text."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue().decode()
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What models say about clips: collected, decoded, and written."""
+"""Posteriors of clips: collected, decoded, and written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.files import whole_file, write_whole
 
 
 class Posteriors:
-    """What one model says about clips, and the names of the clips.
+    """Posteriors of one model, and the names of the clips.
 
     Attributes:
         strong: one array `(frames, classes)` a clip, in [0, 1].
@@ -101,7 +101,7 @@ def load_seconds(path: Path, otherwise: float) -> list[float]:
 
 
 class WeakScore:
-    """Macro F1 of tags: the mean over classes, 0 for a class that is neither there nor found."""
+    """Macro F1 of tags: the mean over classes, 0 for a class that is neither there nor detected."""
 
     def __init__(self, classes: int) -> None:
         self.hits = np.zeros(classes)
@@ -109,10 +109,10 @@ class WeakScore:
 
     def add(self, weak: Tensor, labels: Tensor) -> None:
         """Count posteriors `(clips, classes)`, positive from 0.5 on, against 0/1 labels."""
-        found = weak.detach().cpu().numpy() >= 0.5
+        tags = weak.detach().cpu().numpy() >= 0.5
         truth = labels.cpu().numpy() > 0
-        self.hits += (found & truth).sum(0)
-        self.total += found.sum(0) + truth.sum(0)
+        self.hits += (tags & truth).sum(0)
+        self.total += tags.sum(0) + truth.sum(0)
 
     def macro_f1(self) -> float:
         """Mean over the classes, in [0, 1]."""
@@ -124,9 +124,14 @@ def write_detections(
 ) -> None:
     """Write detections as the official baseline names them.
 
-    `predictions_05_<name>.tsv` and, for each operating point, `predictions_th_<threshold>.tsv`.
+    `predictions_05_<name>.tsv` and, for each operating point, `predictions_th_<threshold>.tsv`. The
+    threshold has all its digits, where the baseline writes two: no two points share a name. Points
+    of an earlier test in the folder are removed.
     """
-    files = {f"predictions_05_{name}.tsv": events}
-    files.update({f"predictions_th_{k:.2f}.tsv": found for k, found in points.items()})
-    for file, found in files.items():
-        write_whole(folder / file, to_tsv(found))
+    tables = {f"predictions_05_{name}.tsv": events}
+    tables.update({f"predictions_th_{float(at)!r}.tsv": table for at, table in points.items()})
+    for file, table in tables.items():
+        write_whole(folder / file, to_tsv(table))
+    for path in folder.glob("predictions_th_*.tsv"):
+        if path.name not in tables:
+            path.unlink()

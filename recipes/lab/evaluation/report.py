@@ -1,8 +1,7 @@
-"""One report a run: a self-contained HTML file, Markdown, and a LaTeX table for each table."""
+"""One report a run: Markdown with its figures, and a LaTeX table for each table."""
 
 from __future__ import annotations
 
-import html
 import importlib.metadata
 import os
 import platform
@@ -17,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lab.errors import InputError
-from lab.evaluation import page, plots
+from lab.evaluation import plots
 from lab.files import PathLike, write_whole
 
 PACKAGES = (
@@ -37,7 +36,7 @@ DASH = "\N{EN DASH}"
 
 
 class Report:
-    """Collects what a run has to say; :meth:`write` writes it in every format.
+    """Collects the results of a run; :meth:`write` writes them.
 
     Args:
         title: of the report.
@@ -51,7 +50,7 @@ class Report:
         >>> report.table("Scores", pd.DataFrame({"F1": ["40.1 %"]}, index=["baseline"]))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sorted(path.name for path in report.write(folder))
-        ['report.html', 'report.md', 'scores.tex']
+        ['report.md', 'scores.tex']
     """
 
     def __init__(self, title: str, *, command: str, summary: str = "") -> None:
@@ -83,77 +82,31 @@ class Report:
             figure: as the functions of :mod:`plots` return it.
             note: caption.
         """
-        self._add("figure", title, (figure, None), note)
-
-    def clip(self, title: str, figure: Figure, audio: PathLike, note: str = "") -> None:
-        """Add the posteriors of a clip, with a player of its audio in the HTML file.
-
-        A clip whose audio cannot be used is shown without a player, and the report says why.
-
-        Args:
-            title: heading; also the name of the files.
-            figure: as :func:`plots.posteriors` returns it: its x axes are the time in seconds.
-            audio: path of the recording.
-            note: caption.
-
-        Raises:
-            InputError: there is a clip already; the audio of one is enough to send around.
-        """
-        if any(part[0] == "figure" and part[2][1] for part in self._parts):
-            raise InputError(f"the report has the audio of a clip already; add {title!r} as figure")
-        try:
-            sound = page.Clip(audio)
-        except InputError as error:
-            sound, note = None, f"{note} Without a player: {error}.".strip()
-        self._add("figure", title, (figure, sound), note)
+        self._add("figure", title, figure, note)
 
     def text(self, title: str, words: str) -> None:
         """Add a sentence, for example on what the run cannot show."""
         self._add("text", title, words, "")
 
-    def page(self) -> str:
-        """The report as one HTML page that needs no other file and no network."""
-        parts = [*self._parts, _environment_part()]
-        links = [
-            f'<li><a href="#{_slug(title)}">{html.escape(title)}</a></li>' for _, title, *_ in parts
-        ]
-        body = [f"<p>{html.escape(self.summary)}</p>"] if self.summary else []
-        body.append(f"<pre>{html.escape(self.command)}</pre>")
-        body.append(f'<nav aria-label="Parts of the report"><ul>{"".join(links)}</ul></nav>')
-        for kind, title, content, note in parts:
-            name = _slug(title)
-            body.append(f'<h2 id="{name}">{html.escape(title)}</h2>')
-            if kind == "figure":
-                figure, sound = content
-                body.append(page.figure(name, title, figure, note, sound))
-                continue
-            if kind == "text":
-                body.append(f"<p>{html.escape(content)}</p>")
-            else:
-                tables = {"table": "sortable", "settings": "settings"}
-                body.append(page.table(*_cells(content), kind=tables[kind]))
-            if note:
-                body.append(f'<p class="note">{html.escape(note)}</p>')
-        return page.document(self.title, body)
-
     def write(self, folder: PathLike) -> list[Path]:
-        """Write `report.html`, `report.md`, and figures (PNG, SVG) and tables (LaTeX) beside it.
+        """Write `report.md`, then tables (LaTeX) and figures (PNG, SVG) beside it.
 
         Returns:
-            The paths, the HTML file first. The HTML file needs none of the others.
+            The paths, the report first.
         """
         folder = Path(folder)
-        written = [folder / "report.html", folder / "report.md"]
-        for kind, title, content, _ in self._parts:
-            if kind == "figure":
-                written += plots.save(content[0], folder / "figures" / _slug(title))
-            elif kind == "table":
-                path = folder / "tables" / f"{_slug(title)}.tex"
-                write_whole(path, latex(content))
-                written.append(path)
-        write_whole(written[0], self.page())
-        write_whole(written[1], self._markdown())
+        written = [folder / "report.md"]
+        write_whole(written[0], self._markdown())
+        for title, content in self._of("table"):
+            path = folder / "tables" / f"{_slug(title)}.tex"
+            write_whole(path, latex(content))
+            written.append(path)
+        for title, content in self._of("figure"):
+            written += plots.save(content, folder / "figures" / _slug(title))
         return written
+
+    def _of(self, wanted: str) -> list[tuple[str, Any]]:
+        return [(title, content) for kind, title, content, _ in self._parts if kind == wanted]
 
     def _add(self, kind: str, title: str, content: Any, note: str) -> None:
         if _slug(title) in {_slug(part[1]) for part in self._parts}:
@@ -212,7 +165,7 @@ def latex(values: pd.DataFrame) -> str:
 
 def environment() -> dict[str, str]:
     """Versions, machine and date, as strings by name."""
-    found = {
+    versions = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
@@ -220,13 +173,13 @@ def environment() -> dict[str, str]:
     }
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        versions["gpu"] = torch.cuda.get_device_name()
+    return versions
 
 
 def _environment_part() -> tuple[str, str, pd.DataFrame, str]:
@@ -235,13 +188,13 @@ def _environment_part() -> tuple[str, str, pd.DataFrame, str]:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    flat: list[tuple[str, Any]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found += _flatten(value, f"{prefix}{key}.")
+            flat += _flatten(value, f"{prefix}{key}.")
         else:
-            found.append((f"{prefix}{key}", value))
-    return found
+            flat.append((f"{prefix}{key}", value))
+    return flat
 
 
 def _cells(values: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

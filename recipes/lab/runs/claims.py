@@ -22,7 +22,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from lab.baseline.config import SCHEMA
-from lab.errors import RESUME_ME, InputError, Stopped
+from lab.errors import RESUME_ME, InputError, Stopped, resumable
 from lab.processes import CONTEXT, end, leave, start
 from lab.runs.trials import first_difference
 
@@ -386,6 +386,7 @@ def give_back(study: optuna.Study, workers: Sequence[str]) -> None:
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
+@resumable()
 def side_by_side(
     count: int, study: optuna.Study, target: Callable[..., object], *arguments: object
 ) -> None:

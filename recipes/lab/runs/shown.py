@@ -1,4 +1,4 @@
-"""The clip that the results of several trials show: what each model says about it."""
+"""The clip that the results of several trials show, with the posteriors of each model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ class ShownClip(NamedTuple):
     Attributes:
         name: of its file.
         figure: the models' posteriors against its reference events.
-        audio: path of its file, which may be away.
     """
 
     name: str
     figure: Figure
-    audio: Path
 
 
 def shown_clip(folders: Mapping[str, Path], model: str, config: Mapping[str, Any]) -> ShownClip:
@@ -42,28 +40,28 @@ def shown_clip(folders: Mapping[str, Path], model: str, config: Mapping[str, Any
         InputError: a test has left no detections or no posteriors, or tested no event.
     """
     data = config["data"]
-    said, estimates = {}, []
+    posteriors, estimates = {}, []
     for system, folder in folders.items():
         place = folder / "metrics_test" / model
-        said[system], classes = load_posteriors(place / "posteriors.npz")
+        posteriors[system], classes = load_posteriors(place / "posteriors.npz")
         estimates.append(read_events(place / f"predictions_05_{model}.tsv"))
     reference = read_reference(data["test_tsv"], data.get("classes"))
-    tested = next(iter(said.values()))
+    tested = next(iter(posteriors.values()))
     name = clip_to_show(reference[reference["filename"].isin(list(tested))], estimates)
     figure = plots.posteriors(
-        {system: clips[name] for system, clips in said.items()},
+        {system: clips[name] for system, clips in posteriors.items()},
         reference[reference["filename"] == name],
         classes,
         frame_seconds=make_encoder(config).frame_seconds,
         title=name,
     )
-    return ShownClip(name, figure, Path(data["test_folder"], name))
+    return ShownClip(name, figure)
 
 
 def report_clip(
     report: Report, folders: Mapping[str, Path], model: str, config: Mapping[str, Any]
 ) -> None:
-    """Add the clip to a report, with a player; or a sentence where there is nothing to show.
+    """Add the clip to a report, or a sentence where there is nothing to show.
 
     Args:
         report: to add to.
@@ -78,13 +76,13 @@ def report_clip(
         report.text(title, f"There is none to show: {error}.")
         return
     words = f"The {model} of the first trial on {shown.name} (as the paper's Figure 4c)."
-    report.clip(title, shown.figure, shown.audio, words)
+    report.figure(title, shown.figure, words)
 
 
 def clip_to_show(reference: pd.DataFrame, estimates: Sequence[pd.DataFrame]) -> str:
     """The clip of which all models find the most events, less those that one of them misses.
 
-    An event is found where an estimated one of its class overlaps it.
+    An event is detected where an estimated one of its class overlaps it.
 
     Args:
         reference: annotated events of the clips that were tested.
@@ -101,5 +99,5 @@ def clip_to_show(reference: pd.DataFrame, estimates: Sequence[pd.DataFrame]) -> 
         pairs = events.merge(estimated, on=["filename", "event_label"], suffixes=("", "_found"))
         overlap = pairs.query("onset_found < offset and offset_found > onset")
         counts += events["event"].isin(overlap["event"])
-    found = (counts == len(estimates)).map({True: 1, False: -1})
-    return found.groupby(events["filename"]).sum().idxmax()
+    gains = (counts == len(estimates)).map({True: 1, False: -1})
+    return gains.groupby(events["filename"]).sum().idxmax()

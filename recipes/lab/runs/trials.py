@@ -27,7 +27,7 @@ from lab.devices import (
     processor,
     started_together,
 )
-from lab.errors import RESUME_ME, InputError, Stopped, stop
+from lab.errors import RESUME_ME, InputError, Stopped, resumable, stop
 from lab.files import remove_left_over, write_whole
 from lab.processes import CONTEXT, end, leave, leave_with_parent, start
 from lab.runs.epochs import EpochTable
@@ -213,6 +213,7 @@ def first_difference(before: Any, now: Any, name: str = "") -> str:
     return "" if before == now else f"{name.replace('config.', '', 1)} was {before!r}, is {now!r}"
 
 
+@resumable()
 def run_trials(
     trials: Sequence[Trial],
     *,

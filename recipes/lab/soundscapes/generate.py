@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterator, Mapping, Tuple
 
 from lab.devices import cores
-from lab.errors import InputError
+from lab.errors import InputError, resumable
 from lab.files import PathLike, left_over, write_whole
 from lab.processes import over_files
 from lab.soundscapes import layout
@@ -23,6 +23,7 @@ FORMAT = 1
 Clip = Tuple[str, int]
 
 
+@resumable()
 def generate(
     out: PathLike,
     *,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from lab.errors import InputError
 from lab.evaluation import plots
@@ -63,6 +64,53 @@ def test_a_silent_clip_shows_the_likeliest_class():
     low = bumps() * 0.2
     figure = plots.posteriors({"baseline": low}, silent, CLASSES, frame_seconds=0.064)
     assert texts(figure) == ["Speech"]
+
+
+ODD = "a$x_{$b 字"
+
+
+def odd_figures():
+    """Every figure with a name that is no mathematics and that fonts lack."""
+    table = pd.DataFrame({"f1": [0.5]}, index=[ODD])
+    profile = Profile(
+        np.linspace(-1, 1, 5), {ODD: np.full(5, 0.5)}, {ODD: np.full(5, 0.1)}, events=1
+    )
+    counts = pd.DataFrame(1, index=[ODD, ALL], columns=COLUMNS)
+    errors = {ODD: pd.DataFrame({"onset_error": [0.1], "offset_error": [0.2]})}
+    grid = pd.DataFrame({"ratio": [1, 3], "scale": [1, 1], "score": [0.1, 0.2], "state": "ok"})
+    return {
+        "posteriors": plots.posteriors(
+            {ODD: bumps()[:, :1]}, pd.DataFrame(), [ODD], frame_seconds=0.064, title=ODD
+        ),
+        "classwise_f1": plots.classwise_f1({ODD: {ODD: table}}, ylabel=ODD),
+        "change_histogram": plots.change_histogram(histogram({ODD: np.ones(3)}), xlabel=ODD),
+        "edge_profiles": plots.edge_profiles(profile, profile, title=ODD),
+        "edge_error_boxes": plots.edge_error_boxes(errors),
+        "error_profiles": plots.error_profiles({ODD: counts}, errors),
+        "alpha_grid": plots.alpha_grid(grid, balance=0.5, score=ODD),
+        "curves": plots.curves(
+            {ODD: pd.DataFrame({ODD: [1000.0, 1.0, 0.01]})}, panels=[ODD], xlabel=ODD
+        ),
+    }
+
+
+def test_names_are_text_in_every_figure(tmp_path, recwarn):
+    figures = odd_figures()
+    public = {
+        n
+        for n, f in vars(plots).items()
+        if getattr(f, "__annotations__", {}).get("return") == "Figure"
+    }
+    assert set(figures) == {name for name in public if not name.startswith("_")}
+    for name, figure in figures.items():
+        paths = plots.save(figure, tmp_path / name)
+        assert all(path.stat().st_size for path in paths)
+        shown = [text for text in figure.findobj(Text) if text.get_text()]
+        assert not any(text.get_parse_math() for text in shown)
+        # Some show a class, and these have blanks for underscores.
+        words = [text.get_text().replace("_", " ") for text in shown]
+        assert any(ODD.replace("_", " ") in text for text in words)
+    assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
 
 
 def test_png_and_svg_are_written_the_same_each_time(tmp_path):
@@ -161,7 +209,7 @@ def test_error_boxes_show_the_percentiles():
     figure = plots.edge_error_boxes({"baseline": errors, "coherence": errors})
     box = figure.axes[0].containers[0][0]
     assert (box.get_x(), box.get_x() + box.get_width()) == (25, 75)
-    with pytest.raises(InputError, match="coherence has found no event"):
+    with pytest.raises(InputError, match="coherence has detected no event"):
         plots.edge_error_boxes({"baseline": errors, "coherence": errors[:0]})
 
 

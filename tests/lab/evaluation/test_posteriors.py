@@ -85,3 +85,12 @@ def test_detections_have_the_official_names(tmp_path):
     ]
     read = pd.read_csv(tmp_path / "predictions_05_student.tsv", sep="\t")
     pd.testing.assert_frame_equal(read, table)
+
+
+def test_every_operating_point_has_a_file_and_no_other_is_left(tmp_path):
+    events = pd.DataFrame({"event_label": [], "onset": [], "offset": [], "filename": []})
+    (tmp_path / "predictions_th_0.37.tsv").touch()
+    points = dict.fromkeys([*np.arange(1 / 400, 1, 1 / 200), 1e-05, 1.0000000000000002e-05], events)
+    write_detections(tmp_path, "student", events, points)
+    names = {path.stem[len("predictions_th_") :] for path in tmp_path.glob("predictions_th_*")}
+    assert sorted(map(float, names)) == sorted(points)

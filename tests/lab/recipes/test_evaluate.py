@@ -165,6 +165,57 @@ def test_overlaps_are_counted_where_they_can_be(files, write, capsys):
     assert re.search(r"^Dog +2 +50.0 +50.0 +0.0 +0.0 +0.0$", said, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("rec/test/a.wav", "name"), ("a.flac", "stem"), ("x/a.WAV", "stem")],
+)
+def test_names_may_differ_by_folder_or_suffix(files, write, capsys, name, how):
+    estimates = write("others.tsv", f"{HEAD}{name}\t1.1\t3.1\tDog\n")
+    words = f"{name} is not in the reference; --names {how} finds it there"
+    refused([files[0], estimates], words, capsys)
+    main([files[0], estimates, "--names", how, "--durations", files[2]])
+    assert row(capsys.readouterr().out, "Dog")[0] == "100.0"
+
+
+def test_names_that_become_one_are_refused(files, write, capsys):
+    estimates = write("others.tsv", f"{HEAD}x/a.wav\t1\t3\tDog\ny/a.wav\t1\t3\tDog\n")
+    words = "x/a.wav and y/a.wav are one clip by --names name"
+    refused([files[0], estimates, "--names", "name"], words, capsys)
+
+
+def test_names_that_look_alike_are_told_apart(files, write, capsys):
+    reference = write("nfc.tsv", f"{HEAD}\u00fc.wav\t1\t3\tDog\n")
+    estimates = write("nfd.tsv", f"{HEAD}u\u0308.wav\t1\t3\tDog\n")
+    refused([reference, estimates], "looks alike and has other bytes", capsys)
+
+
+def points_of(tmp_path, tables):
+    folder = tmp_path / "points"
+    folder.mkdir(exist_ok=True)
+    for name, text in tables.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_operating_points_have_any_threshold_and_unused_tables_are_named(write, tmp_path, capsys):
+    clips = range(10)
+    rows = [f"c{n}.wav\t1\t2\tdog\nc{n}.wav\t4\t5\tcat\n" for n in clips]
+    reference = write("all.tsv", HEAD + "".join(rows))
+    lengths = "".join(f"c{n}.wav\t10\n" for n in clips)
+    durations = write("lengths.tsv", f"filename\tduration\n{lengths}")
+    tables = {"predictions_th_1e-05.tsv": HEAD + "".join(rows), "predictions_05_x.tsv": HEAD}
+    tables.update(
+        {"predictions_th_0.5.tsv": HEAD + "".join(rows[:4]), "predictions_th_nan.tsv": ""}
+    )
+    options = [reference, reference, "--durations", durations, "--points"]
+    main([*options, str(points_of(tmp_path, tables))])
+    said = capsys.readouterr().out
+    assert "PSDS 1 1.000, PSDS 2 1.000, from 2 operating points; not used of" in said
+    assert said.splitlines()[7].endswith(": predictions_05_x.tsv, predictions_th_nan.tsv")
+    folder = points_of(tmp_path, {"predictions_th_0.50.tsv": HEAD})
+    refused([*options, str(folder)], "and predictions_th_0.50.tsv have the same threshold", capsys)
+
+
 def test_bad_arguments(files, write, tmp_path, capsys):
     refused(["nowhere.tsv", files[1]], "nowhere.tsv does not exist", capsys)
     refused([files[0], str(tmp_path)], "is not a file", capsys)

@@ -80,6 +80,7 @@ def test_from_folders_of_audio_and_tables_to_detections(run, tmp_path):
     table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
     assert table["filename"].nunique() == 7
     assert set(table["event_label"].dropna()) <= set(CLASSES)
+    assert "7 clips" in said["evaluate.py"]
     # The checkpoint tells the classes to whoever tests it, and holds them against others.
     test = ["--conf_file", "recipes/confs/own_recordings.yaml", "--data", "data/own"]
     test += ["--log_dir", "exp/test", "--test_from_checkpoint"]

@@ -1,0 +1,207 @@
+"""Detections of many recordings, written as each is finished, so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import pandas as pd
+
+from lab.baseline.detections import COLUMNS, FORMATS, Detections
+from lab.errors import InputError
+from lab.files import PARTIAL, PathLike, write_whole
+
+
+class Output:
+    """Where the detections of several recordings go: standard output, a table or label files.
+
+    A run that is stopped leaves a progress file beside its output: a line of settings, and one for
+    each recording that is finished. The same run goes on from it, and removes it at its end.
+
+    Args:
+        names: of the recordings.
+        format: one of :data:`FORMATS`; "audacity" writes one file a recording.
+        out: table, or folder of the label files; None for standard output.
+        figures: folder of the figures, if any.
+        page: HTML file of the one recording, if any.
+        settings: what the detections depend on, by name, as JSON has it.
+
+    Attributes:
+        finished: names of the recordings that are done.
+        progress: path of the progress file; None where nothing is kept.
+
+    Raises:
+        InputError: a file is there already, or is of a run with other settings.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        format: str,
+        out: PathLike | None = None,
+        figures: PathLike | None = None,
+        page: PathLike | None = None,
+        settings: Mapping[str, Any],
+    ) -> None:
+        if format == "audacity" and out is None and len(names) > 1:
+            raise InputError(
+                f"--format audacity prints the labels of one recording, and there are {len(names)};"
+                " give a folder with --out"
+            )
+        self.names = list(names)
+        self.format = FORMATS[format]
+        self.labels = None if out is None or format != "audacity" else Path(out)
+        self.table = None if out is None or self.labels else Path(out)
+        self.figures = None if figures is None else Path(figures)
+        self.page = None if page is None else Path(page)
+        self.settings = json.loads(json.dumps({"format": format, **settings}))
+        beside = out or figures
+        self.progress = None if beside is None else Path(f"{os.path.abspath(beside)}.progress")
+        self._end = 0  # of the table, without its foot, in bytes
+        self._printed = False
+        done = self._read_progress()
+        if done is None:
+            self._refuse_files()
+        self._done = {
+            name: one
+            for name, one in (done or {}).items()
+            if name in names and all(path.exists() for path in self.files(name))
+        }
+        if self.progress and done is not None:
+            lines = [self._settings_line(), *map(_progress_line, self._done.values())]
+            write_whole(self.progress, "".join(lines))
+            self._remove_left_over()
+        self.finished = frozenset(self._done)
+        if self.finished:
+            self._write_table()
+        if out is None:
+            for one in self._in_order():
+                self._print(self.format.item(one))
+
+    def files(self, name: str) -> list[Path]:
+        """The files that are of one recording alone."""
+        labels = [self.labels / f"{name}.txt"] if self.labels else []
+        figures = [self.figures / f"{name}.{kind}" for kind in ("png", "svg") if self.figures]
+        return [*labels, *figures, *([self.page] if self.page else [])]
+
+    def add(self, one: Detections) -> None:
+        """Write the detections of a recording."""
+        if self.progress and not self._done:
+            write_whole(self.progress, self._settings_line())
+        if self.labels:
+            write_whole(self.labels / f"{one.filename}.txt", self.format.text([one]))
+        elif self.table:
+            self._append(one)
+        else:
+            self._print(self.format.item(one))
+        if self.progress:
+            _write_at(self.progress, self.progress.stat().st_size, _progress_line(one))
+        self._done[one.filename] = one
+
+    def close(self) -> None:
+        """End the output: the table has the order of the recordings."""
+        if self.table:
+            self._write_table()
+        elif not self.labels:
+            self._print(self.format.foot, last=True)
+        if self.progress and len(self._done) == len(self.names):
+            self.progress.unlink(missing_ok=True)
+
+    def _in_order(self) -> list[Detections]:
+        return [self._done[name] for name in self.names if name in self._done]
+
+    def _write_table(self) -> None:
+        if self.table:
+            text = self.format.text(self._in_order())
+            write_whole(self.table, text)
+            self._end = len(text.encode()) - len(self.format.foot.encode())
+
+    def _append(self, one: Detections) -> None:
+        """Add a recording to the table, which is whole before and after."""
+        if not self._done:
+            self._done[one.filename] = one
+            self._write_table()
+            return
+        assert self.table is not None
+        text = self.format.separator + self.format.item(one)
+        _write_at(self.table, self._end, text + self.format.foot)
+        self._end += len(text.encode())
+
+    def _print(self, text: str, *, last: bool = False) -> None:
+        # As the files are, whatever the locale.
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        before = self.format.head if not self._printed else "" if last else self.format.separator
+        self._printed = True
+        print(before + text, end="", flush=True)
+
+    def _refuse_files(self) -> None:
+        for folder in (self.labels, self.figures):
+            if folder and folder.exists() and not folder.is_dir():
+                raise InputError(f"{folder} is a file; give a folder")
+        for name in self.names:
+            for path in filter(None, (self.table, *self.files(name))):
+                if path.exists():
+                    option = "--out" if path == self.table or path.suffix == ".txt" else "--figure"
+                    raise InputError(f"{path} exists; remove it or give another {option}")
+
+    def _settings_line(self) -> str:
+        return json.dumps(self.settings) + "\n"
+
+    def _read_progress(self) -> dict[str, Detections] | None:
+        """Detections by recording that an earlier run left, or None where there was none."""
+        if self.progress is None or not self.progress.exists():
+            return None
+        try:
+            # A run that was killed may have left half a line.
+            lines = self.progress.read_text("utf-8").splitlines(keepends=True)
+            settings, *whole = (json.loads(line) for line in lines if line.endswith("\n"))
+            done = {
+                one["filename"]: Detections(
+                    one["filename"], one["duration"], pd.DataFrame(one["events"], columns=COLUMNS)
+                )
+                for one in whole
+            }
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.progress} cannot be read ({error}); remove it and what its run wrote"
+            ) from None
+        for key in self.settings:
+            if settings.get(key) != self.settings[key]:
+                raise InputError(
+                    f"{self.progress} is of a run with another {key}; give the same command to go "
+                    "on with it, give another --out or --figure, or remove this file and what its "
+                    "run wrote"
+                )
+        return done
+
+    def _remove_left_over(self) -> None:
+        """Remove the temporary files that a killed run left beside its files."""
+        for folder in {path.parent for name in self.names for path in self.files(name)}:
+            for path in folder.glob(f".*{PARTIAL}*"):
+                path.unlink(missing_ok=True)
+
+
+def _progress_line(one: Detections) -> str:
+    content = {**one._asdict(), "events": one.events.to_dict("records")}
+    return json.dumps(content) + "\n"
+
+
+def _write_at(path: Path, place: int, text: str) -> None:
+    """Write text at a place of a file and end the file there."""
+    try:
+        with open(path, "r+b") as file:
+            file.seek(place)
+            file.write(text.encode())
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); make room, and run the same "
+            "command again"
+        ) from None

@@ -77,7 +77,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
         )
     changes = two - one
     p_t = p_wilcoxon = low = high = deviation = float("nan")
-    if len(changes) > 1 and np.ptp(changes) > 0:
+    if len(changes) > 1 and np.ptp(changes) > 1e-12:  # beyond rounding
         test = stats.ttest_1samp(changes, 0.0)
         p_t = float(test.pvalue)
         low, high = map(float, test.confidence_interval(0.95))

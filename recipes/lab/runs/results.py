@@ -15,6 +15,8 @@ from lab.errors import InputError
 from lab.evaluation.profile import COLUMNS as PROFILE
 from lab.files import PathLike, write_whole
 
+#: Where the record of a trial has the scores on each test set.
+SCORES_OF = {"test": "scores", "public": "public_scores"}
 KEY = ["set", "test", "setting", "seed"]
 SCORES = [
     *(
@@ -42,7 +44,9 @@ def read_results(path: PathLike) -> pd.DataFrame:
     except FileNotFoundError:
         table = pd.DataFrame(columns=COLUMNS)
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give another table of results") from None
+        raise InputError(
+            f"{path} cannot be read ({error}); give another table of results"
+        ) from None
     if list(table) != COLUMNS or table.duplicated(KEY).any():
         raise InputError(
             f"{path} is no table of results, a row a trial with the columns {', '.join(COLUMNS)}; "
@@ -63,11 +67,14 @@ def rows_of(name: str, setting: str, seed: int, record: Mapping[str, Any]) -> li
     common = {"set": name, "setting": setting, "seed": seed}
     common.update({key: record.get(key, "") for key in COLUMNS[4:8]})
     rows = []
-    for test, scored in record["tests"].items():
-        model = "teacher" if "test/teacher/event_f1_macro" in scored["scores"] else "student"
+    for test, part in SCORES_OF.items():
+        if part not in record:
+            continue
+        scores = record[part]
+        model = "teacher" if "test/teacher/event_f1_macro" in scores else "student"
         start = f"test/{model}/"
         row = {**common, "test": test}
-        for key, value in scored["scores"].items():
+        for key, value in scores.items():
             column = key[len(start) :].replace("profile/", "") if key.startswith(start) else ""
             if column in COLUMNS:
                 row[column] = int(value) if column in PROFILE else value

@@ -10,17 +10,13 @@ from lab.runs.results import COLUMNS, add_rows, join_set, read_results, rows_of
 
 RECORD = {
     **{"commit": "1234567", "processor": "AVX2", "torch": "2.9", "validation": 1.25},
-    "tests": {
-        "test": {
-            "scores": {
-                "test/student/event_f1_macro": 0.1,
-                "test/teacher/event_f1_macro": 0.1 + 0.2,
-                "test/teacher/profile/events": 7.0,
-                "hp_metric": 0.9,
-            }
-        },
-        "public": {"scores": {"test/student/event_f1_macro": 0.5}},
+    "scores": {
+        "test/student/event_f1_macro": 0.1,
+        "test/teacher/event_f1_macro": 0.1 + 0.2,
+        "test/teacher/profile/events": 7.0,
+        "hp_metric": 0.9,
     },
+    "public_scores": {"test/student/event_f1_macro": 0.5},
 }
 
 
@@ -54,7 +50,7 @@ def test_many_may_add_at_once(tmp_path):
 
 
 def test_a_trial_that_diverged_has_a_row_without_scores(tmp_path):
-    add_rows(tmp_path / "r.csv", rows_of("set", "exact", 1, {"tests": {"test": {"scores": {}}}}))
+    add_rows(tmp_path / "r.csv", rows_of("set", "exact", 1, {"scores": {}}))
     assert read_results(tmp_path / "r.csv").loc[("set", "test", "exact", 1)].isna().all()
 
 

@@ -11,21 +11,12 @@ import argparse
 import json
 import shlex
 import signal
-import statistics
 import sys
 import time
 from pathlib import Path
 
 from lab.errors import InputError, command
-from lab.runs.options import (
-    add_options,
-    add_storage,
-    add_verify,
-    check_counts,
-    results_folder,
-    results_name,
-    running,
-)
+from lab.runs.options import add_options, results_folder, results_name, running
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -54,8 +45,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--setting", metavar="FILE", help="YAML laid over the configuration, as in confs/settings"
     )
-    add_verify(parser)
-    add_storage(parser)
     official = parser.add_argument_group("on the official code")
     official.add_argument(
         "--baseline", help="a checkout of DESED_task: its own script is run, with its own flags"
@@ -66,7 +55,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args, args.others = parser.parse_known_args(argv)
     if args.others and not args.baseline:
         parser.error(f"unknown arguments: {' '.join(args.others)}")
-    check_counts(args, "trials")
     return args
 
 
@@ -82,14 +70,16 @@ def main(argv: list[str] | None = None) -> None:
     if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
     log_dir = results_folder(args, setting=args.setting or args.preset)
+    options = running(args, results_name(args, setting=args.setting or args.preset))
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
+    from lab.data.annotations import read_reference
     from lab.data.classes import are_desed
     from lab.evaluation import plots
     from lab.evaluation.profile import of_systems, profile_text
-    from lab.runs.profiles import has_detections
-    from lab.runs.trials import run_trials
+    from lab.runs.pool import run_trials
+    from lab.runs.profiles import errors_of_trials, has_detections, profile_of_scores
 
     if args.resume_from_checkpoint and args.storage:
         raise InputError(
@@ -98,36 +88,42 @@ def main(argv: list[str] | None = None) -> None:
         )
     trials = resumed(args, config) or planned(args, config, log_dir)
     start = time.time()
-    scores = run_trials(
-        trials, **running(args, results_name(args, setting=args.setting or args.preset))
-    )
-    if own_rank() or not scores:
-        # One of several processes of each training: the first of them tells the results. So does
-        # the last of the workers that share the trials.
-        return
-    by_arm: dict[str, list[dict[str, float]]] = {}
-    for trial, found in zip(trials, scores):
-        by_arm.setdefault(ARMS[trial.coherence], []).append(found)
-    profiles, errors = profile(config, trials, scores, tested(scores[0]))
+    records = run_trials(trials, **options)
+    if own_rank():
+        return  # one of several processes of each training: the first of them tells the results
+    scores = [record["scores"] for record in records]
+    model = tested(scores[0])
+    by_arm = {
+        arm: [(trial, one) for trial, one in zip(trials, scores) if ARMS[trial.coherence] == arm]
+        for arm in ARMS
+    }
+    by_arm = {arm: pairs for arm, pairs in by_arm.items() if pairs}
+    profiles = {
+        arm: profile_of_scores([one for _, one in pairs], model) for arm, pairs in by_arm.items()
+    }
+    reference = read_reference(config["data"]["test_tsv"], config["data"]["classes"])
+    errors = {
+        arm: errors_of_trials([trial.folder for trial, _ in pairs], model, reference)
+        for arm, pairs in by_arm.items()
+    }
     official = are_desed(config["data"]["classes"])
     counts = of_systems(profiles, official=official)
-    table = f"{comparison(by_arm)}\n\n{profile_text(counts)}"
+    table = f"{comparison(by_arm, model)}\n\n{profile_text(counts)}"
     print(f"\n{table}\n")
     if not args.quiet:
         print(f"trained and tested in {time.time() - start:.0f} s")
     write_results(log_dir, table, trials, scores, profiles)
-    figure = plots.error_profiles(profiles, errors, official=official)
-    plots.save(figure, log_dir / "profile")
+    known = {arm: found for arm, found in errors.items() if found is not None}
+    plots.save(plots.error_profiles(profiles, known, official=official), log_dir / "profile")
     if len(by_arm) == 2:
-        model = tested(scores[0])
         here = {(t.number, ARMS[t.coherence]) for t in trials if has_detections(t.folder, model)}
         shown = [t for t in trials if {(t.number, arm) for arm in ARMS} <= here]
-        folders = {ARMS[t.coherence]: t.folder for t in reversed(shown or trials)}
         if shown:
+            folders = {ARMS[t.coherence]: t.folder for t in reversed(shown)}
             draw_posteriors(log_dir, config, folders, model)
+            draw_curves(log_dir, folders, model)
         else:
-            print("posteriors of both models: none, as no seed was tested here with both")
-        draw_curves(log_dir, folders, model)
+            print("posteriors and curves of both models: none, as no seed was trained here")
     print(f"results, checkpoints, logs and detections in {log_dir}")
 
 
@@ -158,7 +154,7 @@ def planned(args: argparse.Namespace, config: dict, log_dir: Path) -> list:
 
     arms = [args.arm] if args.arm in ARMS else ARMS
     return [
-        Trial(f"{arm} {n + 1}", config, arm == "coherence", n, log_dir / arm / f"trial_{n}")
+        Trial(arm, config, arm == "coherence", n, log_dir / arm / f"trial_{n}")
         for n in range(args.trials)
         for arm in arms
     ]
@@ -178,7 +174,7 @@ def resumed(args: argparse.Namespace, config: dict) -> list:
         )
     settings = json.loads(record.read_text())["settings"]
     arm, number = ARMS[settings["coherence"]], settings["number"]
-    return [Trial(f"{arm} {number + 1}", config, settings["coherence"], number, last.parent)]
+    return [Trial(arm, config, settings["coherence"], number, last.parent)]
 
 
 def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> None:
@@ -207,64 +203,28 @@ def tested(scores: dict[str, float]) -> str:
     return "teacher" if "test/teacher/event_f1_macro" in scores else "student"
 
 
-def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
-    """Table of the scores, mean and standard deviation over trials."""
-    from lab.evaluation.significance import t_test
-    from lab.evaluation.tables import (
-        SCORES,
-        mean_and_deviation,
-        probability,
-        scale_of,
-        seeds_note,
-    )
+def comparison(by_arm: dict[str, list], model: str) -> str:
+    """Table of the scores, mean and standard deviation over trials, and what it can show."""
+    from lab.evaluation.significance import compare, weight_of
+    from lab.evaluation.tables import SCORES, mean_and_deviation, probability, scale_of
 
     trials = max(map(len, by_arm.values()))
-    model = tested(next(iter(by_arm.values()))[0])
     lines = [f"{model} on the test set, {trials} trial{'s' * (trials > 1)} of each model", ""]
-    heads = [*by_arm, *(["difference"] if len(by_arm) == 2 else [])]
-    heads += ["p (t-test)"] if len(by_arm) == 2 and trials > 1 else []
+    heads = [*by_arm, *(["difference", "p (paired t)"] if len(by_arm) == 2 else [])]
     lines.append(f"{'':22}" + "".join(f"{head:>16}" for head in heads))
     for key, name in SCORES.items():
         values = {
-            arm: [found[f"test/{model}/{key}"] for found in scores]
-            for arm, scores in by_arm.items()
+            arm: {trial.seed: found[f"test/{model}/{key}"] for trial, found in pairs}
+            for arm, pairs in by_arm.items()
         }
-        cells = [mean_and_deviation(found, name) for found in values.values()]
-        if len(values) == 2:
-            baseline, coherence = (values[arm] for arm in ARMS)
+        cells = [mean_and_deviation([*found.values()], name) for found in values.values()]
+        tests = compare(ARMS[0], values) if len(values) == 2 else None
+        if tests is not None:
             scale, digits = scale_of(name)
-            difference = scale * (statistics.mean(coherence) - statistics.mean(baseline))
-            cells.append(f"{difference:+.{digits}f}")
-            if trials > 1:
-                cells.append(probability(t_test(baseline, coherence).p_student))
+            test = tests.loc[ARMS[1]]
+            cells += [f"{scale * test['difference']:+.{digits}f}", probability(test["p_t"])]
         lines.append(f"{name:22}" + "".join(f"{cell:>16}" for cell in cells))
-    if len(by_arm) == 2:
-        lines += ["", seeds_note(trials)]
-    return "\n".join(lines)
-
-
-def profile(config: dict, trials: list, scores: list, model: str) -> tuple[dict, dict]:
-    """What became of the events of the test set, and the errors of the edges, by arm.
-
-    The detections of another machine's trial are not here; what became of the events is known from
-    its scores.
-    """
-    from lab.data.annotations import read_reference
-    from lab.evaluation.profile import pooled
-    from lab.runs.profiles import has_detections, profile_of_scores, profiles_of_trials
-
-    arms = {arm: [trial for trial in trials if ARMS[trial.coherence] == arm] for arm in ARMS}
-    here = {
-        arm: [t.folder for t in own if has_detections(t.folder, model)] for arm, own in arms.items()
-    }
-    data = config["data"]
-    reference = read_reference(data["test_tsv"], data["classes"])
-    profiles, errors = profiles_of_trials(here, model, reference)
-    for arm, own in arms.items():
-        if len(here[arm]) < len(own):
-            found = [scores[trials.index(trial)] for trial in own]
-            profiles[arm] = pooled([profile_of_scores(one, model) for one in found])
-    return {arm: profiles[arm] for arm in ARMS if arm in profiles}, errors
+    return "\n".join([*lines, *(["", weight_of(tests)] if tests is not None else [])])
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
@@ -287,10 +247,9 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list, profile
 def draw_posteriors(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
     """Posteriors of both models on a test clip."""
     from lab.evaluation import plots
-    from lab.runs.shown import shown_clip
+    from lab.runs.shown import draw_clip
 
-    ordered = {arm: folders[arm] for arm in ARMS}
-    figure = shown_clip(ordered, model, config).figure
+    figure = draw_clip({arm: folders[arm] for arm in ARMS}, model, config)
     print(f"posteriors of both models: {plots.save(figure, log_dir / 'posteriors')[0]}")
 
 

@@ -1,9 +1,9 @@
-"""Is one model better than the other? t-tests over trials, a paired bootstrap over clips."""
+"""Is one setting better than another? Paired tests over seeds, a paired bootstrap over clips."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,25 +13,6 @@ from lab.errors import InputError
 
 EFFECT = 0.02  # difference of macro event F1 that advice on seeds is for
 CHUNK = 500  # resamples at once: 500 x 1,000 clips are 4 MB
-
-
-@dataclass(frozen=True)
-class TTest:
-    """Scores of trials of two models, compared.
-
-    Attributes:
-        difference: mean of the second minus mean of the first.
-        p_student: two-sided p of the two-sample t-test with pooled variance (the paper's).
-        p_welch: the same without the assumption of equal variances (Welch's).
-        low: lower end of the 95 % interval of the difference (Welch's).
-        high: upper end.
-    """
-
-    difference: float
-    p_student: float
-    p_welch: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -55,56 +36,18 @@ class PairedTest:
     deviation: float
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """Difference of macro F1 of two models on the same clips, second minus first.
+class Bootstrap(NamedTuple):
+    """Difference of macro F1 of two settings on the same clips, second minus first.
 
     Attributes:
         difference: on all clips, in [-1, 1].
-        low: lower end of the interval.
+        low: lower end of the 95 % interval.
         high: upper end.
-        confidence: probability that the interval stands for.
-        classwise: one row a class (index "class") with difference, low, high.
     """
 
     difference: float
     low: float
     high: float
-    confidence: float
-    classwise: pd.DataFrame
-
-
-def t_test(first: Sequence[float], second: Sequence[float]) -> TTest:
-    """Compare the scores of independent trials of two models.
-
-    With fewer than two trials of a model, or no variance at all, p and the interval are NaN: there
-    is no test.
-
-    Args:
-        first: one score a trial.
-        second: one score a trial; as many as there are.
-
-    Raises:
-        InputError: a model has no trial, or a score is not a number.
-
-    Example:
-        >>> test = t_test([0.40, 0.42, 0.41], [0.43, 0.44, 0.45])
-        >>> print(f"{test.difference:.3f} {test.p_student:.3f}")
-        0.030 0.021
-    """
-    one, two = (np.asarray(list(trials), dtype=float) for trials in (first, second))
-    for trials in (one, two):
-        if not len(trials) or not np.isfinite(trials).all():
-            raise InputError(
-                f"the scores of the trials are {trials.tolist()}; give a number for each trial"
-            )
-    p_student = p_welch = low = high = float("nan")
-    if min(len(one), len(two)) > 1 and np.ptp(one) + np.ptp(two) > 0:
-        p_student = float(stats.ttest_ind(two, one, equal_var=True).pvalue)
-        welch = stats.ttest_ind(two, one, equal_var=False)
-        p_welch = float(welch.pvalue)
-        low, high = map(float, welch.confidence_interval(0.95))
-    return TTest(float(two.mean() - one.mean()), p_student, p_welch, low, high)
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
@@ -134,7 +77,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
         )
     changes = two - one
     p_t = p_wilcoxon = low = high = deviation = float("nan")
-    if len(changes) > 1 and np.ptp(changes) > 0:
+    if len(changes) > 1 and np.ptp(changes) > 1e-12:  # beyond rounding
         test = stats.ttest_1samp(changes, 0.0)
         p_t = float(test.pvalue)
         low, high = map(float, test.confidence_interval(0.95))
@@ -204,35 +147,55 @@ def trials_needed(deviation: float, effect: float, *, power: float = 0.8) -> int
     return few
 
 
-def compare_with(
-    reference: str, found: Mapping[str, Sequence[Mapping[str, Any] | None]]
-) -> dict[str, dict[str, Any]]:
-    """Test the macro event F1 of systems against that of one of them, over the seeds of both.
+def compare(
+    reference: str, scores: Mapping[str, Mapping[int, float]], *, effect: float = EFFECT
+) -> pd.DataFrame:
+    """Compare one score of every setting with that of a reference, over the seeds of both.
 
     Args:
-        reference: name of the system that the others are compared with.
-        found: scores (`event_f1_macro`) of each system's trials, seed by seed; None for a trial
-            that has none.
+        reference: name of the setting that the others are compared with.
+        scores: a score in [0, 1] by setting and seed.
+        effect: difference that :func:`trials_needed` is asked for.
 
     Returns:
-        The fields of :class:`PairedTest` by name of the system, with `pairs` (seeds of both),
-        `seeds` (see :func:`trials_needed`, for a difference of :data:`EFFECT`; None where the
-        differences do not vary) and `p_holm`, of the t-test. A system without a pair is left out.
+        One row a setting that shares a seed with the reference: `seeds` (of both), the fields of
+        :class:`PairedTest`, `p_holm` (Holm's correction of `p_t` for all rows) and `needed` (how
+        many seeds find the effect; NaN where the differences do not vary).
+
+    Example:
+        >>> table = compare("a", {"a": {1: 0.40, 2: 0.42}, "b": {1: 0.43, 2: 0.44}})
+        >>> print(f"{table.loc['b', 'difference']:.3f} over {table.loc['b', 'seeds']:g} seeds")
+        0.025 over 2 seeds
     """
-    tests: dict[str, dict[str, Any]] = {}
-    for name, trials in found.items():
-        pairs = [
-            (one["event_f1_macro"], other["event_f1_macro"])
-            for one, other in zip(found[reference], trials)
-            if one and other
-        ]
-        if name != reference and pairs:
-            test = paired_test(*zip(*pairs))
-            seeds = trials_needed(test.deviation, EFFECT) if test.deviation > 0 else None
-            tests[name] = {**test.__dict__, "pairs": len(pairs), "seeds": seeds}
-    for name, chance in zip(tests, holm([test["p_t"] for test in tests.values()])):
-        tests[name]["p_holm"] = chance
-    return tests
+    rows = {}
+    for name, by_seed in scores.items():
+        both = [seed for seed in scores[reference] if seed in by_seed]
+        if name == reference or not both:
+            continue
+        test = paired_test(*([scores[one][seed] for seed in both] for one in (reference, name)))
+        needed = trials_needed(test.deviation, effect) if test.deviation > 0 else float("nan")
+        rows[name] = {"seeds": len(both), **vars(test), "needed": needed}
+    table = pd.DataFrame.from_dict(
+        rows, orient="index", columns=["seeds", *PairedTest.__dataclass_fields__, "needed"]
+    )
+    return table.assign(p_holm=holm(table["p_t"]))
+
+
+def weight_of(table: pd.DataFrame) -> str:
+    """Say in a sentence what the seeds of a comparison can show.
+
+    Args:
+        table: as :func:`compare` returns it.
+
+    Example:
+        >>> weight_of(compare("a", {"a": {1: 0.40}, "b": {1: 0.43}}))
+        'The comparison rests on 1 seed, which proves nothing: another seed may turn the sign.'
+    """
+    few = int(table["seeds"].min()) if len(table) else 0
+    seeds = f"The comparison rests on {few} seed{'s' * (few != 1)}"
+    if few < 2:
+        return f"{seeds}, which proves nothing: another seed may turn the sign."
+    return f"{seeds}. The tests are paired by seed; without Holm's correction one in twenty errs."
 
 
 def f1_of_counts(counts: np.ndarray) -> np.ndarray:
@@ -255,27 +218,19 @@ def f1_of_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def paired_bootstrap(
-    first: np.ndarray,
-    second: np.ndarray,
-    classes: Sequence[str],
-    *,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    first: np.ndarray, second: np.ndarray, *, resamples: int = 10_000, seed: int = 0
 ) -> Bootstrap:
-    """Interval of the difference of macro event-based F1 under another draw of the clips.
+    """Interval of the difference of macro event-based F1 under another draw of the test clips.
 
-    Clips are drawn with replacement, the same for both models (and for all their trials, whose
-    scores are averaged); the interval holds the percentiles of the differences. It speaks of
-    other clips, not of other trainings: for those there is :func:`t_test`.
+    Clips are drawn with replacement, the same for both settings and for all their trials, whose
+    scores are averaged; the interval holds the percentiles of the differences. It speaks of other
+    clips, not of other trainings: for those there is :func:`compare`.
 
     Args:
-        first: counts `(clips, classes, 3)` or `(trials, clips, classes, 3)` of reference events,
-            estimated events and true positives, as :class:`scores.Evaluation` holds them.
-        second: the same of the other model, for the same clips; trials may be more or fewer.
-        classes: class names, in the order of the counts.
+        first: counts `(trials, clips, classes, 3)` of reference events, estimated events and true
+            positives, as :meth:`scores.Scorer.event_counts` gives them for a trial.
+        second: the same of the other setting, for the same clips; trials may be more or fewer.
         resamples: number of draws.
-        confidence: probability that the interval stands for.
         seed: of the draws.
 
     Raises:
@@ -283,95 +238,41 @@ def paired_bootstrap(
 
     Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
     """
-    models = [np.asarray(counts) for counts in (first, second)]
-    models = [counts[None] if counts.ndim == 3 else counts for counts in models]
-    expected = (models[0].shape[1] if models[0].ndim == 4 else 0, len(classes), 3)
-    for counts in models:
-        if counts.ndim != 4 or counts.shape[1:] != expected or not counts.size:
-            raise InputError(
-                f"counts have the shapes {np.shape(first)} and {np.shape(second)}; give "
-                f"(trials, clips, {len(classes)} classes, 3) of the same clips for both models"
-            )
-    if resamples < 1 or not 0 < confidence < 1:
+    both = [np.asarray(first), np.asarray(second)]
+    if any(counts.ndim != 4 or not counts.size for counts in both) or (
+        both[0].shape[1:] != both[1].shape[1:] or both[0].shape[-1] != 3
+    ):
         raise InputError(
-            f"resamples is {resamples} and confidence {confidence}; give at least one draw and a "
-            "probability in (0, 1)"
+            f"counts have the shapes {both[0].shape} and {both[1].shape}; give (trials, clips, "
+            "classes, 3) of the same clips for both settings"
         )
-    if not models[0][..., 0].any():
+    if not both[0][..., 0].any():
         raise InputError("no class has a reference event; there is no F1 to compare")
-    clips = expected[0]
+    clips = both[0].shape[1]
     random = np.random.default_rng(seed)
-    observed = _differences(models, np.ones((1, clips)))
     draws = np.concatenate(
         [
-            _differences(models, _weights(random, min(CHUNK, resamples - start), clips))
+            _differences(both, _times_drawn(random, min(CHUNK, resamples - start), clips))
             for start in range(0, resamples, CHUNK)
         ]
     )
-    tail = (1 - confidence) / 2
-    known = ~np.isnan(observed[0])
-    # A draw may miss a class altogether; its difference is then left out.
-    low, high = np.full((2, len(classes) + 1), np.nan)
-    low[known], high[known] = np.nanquantile(draws[:, known], [tail, 1 - tail], axis=0)
-    table = pd.DataFrame(
-        {"difference": observed[0, 1:], "low": low[1:], "high": high[1:]},
-        index=pd.Index(list(classes), name="class"),
-    )
-    return Bootstrap(float(observed[0, 0]), float(low[0]), float(high[0]), confidence, table)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Bootstrap(float(_differences(both, np.ones((1, clips)))[0]), float(low), float(high))
 
 
-def _weights(random: np.random.Generator, draws: int, clips: int) -> np.ndarray:
+def _times_drawn(random: np.random.Generator, draws: int, clips: int) -> np.ndarray:
     """How often each clip is drawn `(draws, clips)`."""
     drawn = random.integers(0, clips, (draws, clips)) + clips * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=draws * clips).reshape(draws, clips).astype(float)
 
 
-def _differences(models: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Differences `(draws, 1 + classes)` of macro F1 and of each class's F1."""
+def _differences(both: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray:
+    """Differences `(draws,)` of macro F1; a class that a draw misses is left out of its mean."""
     means = []
-    for counts in models:
+    for counts in both:
         trials, clips, classes, kinds = counts.shape
         by_clip = counts.transpose(1, 0, 2, 3).reshape(clips, -1).astype(float)
-        f1 = f1_of_counts((weights @ by_clip).reshape(-1, trials, classes, kinds)).mean(axis=1)
+        f1 = f1_of_counts((times @ by_clip).reshape(-1, trials, classes, kinds)).mean(axis=1)
         known = ~np.isnan(f1)
-        macro = np.where(known, f1, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-        means.append(np.column_stack([macro, f1]))
+        means.append(np.where(known, f1, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1))
     return means[1] - means[0]
-
-
-def comparison(
-    first: Mapping[str, Sequence[float]],
-    second: Mapping[str, Sequence[float]],
-    names: Sequence[str] = ("baseline", "coherence"),
-) -> pd.DataFrame:
-    """Table of two models: mean and standard deviation over trials, difference, both p.
-
-    Args:
-        first: scores of each trial, by name of the score.
-        second: the same of the other model; scores that both have are compared.
-        names: of the two models.
-
-    Returns:
-        One row a score (index "score"): mean and std (over trials, NaN for one) of each model,
-        difference, p (t-test), p (Welch).
-
-    Example:
-        >>> table = comparison({"event F1": [0.40, 0.42]}, {"event F1": [0.43, 0.45]})
-        >>> list(table)[:3]
-        ['baseline mean', 'baseline std', 'coherence mean']
-        >>> round(float(table.loc["event F1", "difference"]), 3)
-        0.03
-    """
-    rows = {}
-    for score in first:
-        if score not in second:
-            continue
-        test = t_test(first[score], second[score])
-        row = {}
-        for name, trials in zip(names, (first[score], second[score])):
-            row[f"{name} mean"] = float(np.mean(trials))
-            row[f"{name} std"] = float(np.std(trials, ddof=1)) if len(trials) > 1 else np.nan
-        row["difference"] = test.difference
-        row["p (t-test)"], row["p (Welch)"] = test.p_student, test.p_welch
-        rows[score] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 #: The scores that tables show: their name, wherever it is logged or kept, and their title.
 SCORES = {
@@ -97,6 +97,44 @@ def probability(value: float) -> str:
     if math.isnan(value):
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def difference(test: Mapping[str, Any], digits: int = 2) -> str:
+    """Write a difference in points, with its 95 % interval where there is one.
+
+    Args:
+        test: `difference`, `low` and `high`, as :func:`significance.compare` has them in a row.
+        digits: decimals.
+
+    Example:
+        >>> difference({"difference": 0.01, "low": -0.005, "high": 0.025}, 1)
+        '+1.0 [-0.5, +2.5]'
+    """
+    written = points(test["difference"], digits)
+    known = not math.isnan(test["low"])
+    return f"{written} {interval(test['low'], test['high'], digits)}" if known else written
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown: numbers at the right, columns as wide as their cells.
+
+    Example:
+        >>> print(markdown(["setting", "F1"], [["baseline", "58.5"]]))
+        | setting  |   F1 |
+        |:---------|-----:|
+        | baseline | 58.5 |
+    """
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    written = []
+    for cells in lines:
+        first, *others = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths))
+        )
+        written.append(f"| {' | '.join([first, *others])} |")
+    rule = [f":{'-' * (widths[0] + 1)}", *(f"{'-' * (width + 1)}:" for width in widths[1:])]
+    return "\n".join([written[0], f"|{'|'.join(rule)}|", *written[1:]])
 
 
 def to_json(content: Any) -> str:

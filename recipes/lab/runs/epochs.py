@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import pandas as pd
 import pytorch_lightning as pl
 
 from lab.files import write_whole
-
-#: What the monitor says of the features, as the table names it.
-MONITOR = ["z_norm", "d_boundary", "d_inside", "pulse_share"]
 
 
 class EpochTable(pl.Callback):
@@ -91,30 +88,3 @@ def tables_of(folders: Sequence[Path]) -> list[pd.DataFrame]:
 def mean_epochs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Means over trials, epoch by epoch."""
     return pd.concat(tables).groupby(level=0).mean()
-
-
-def feature_table(tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
-    """What the monitor says in the last epoch, a row a setting: means over its trials, as text.
-
-    Args:
-        tables: of the trials of each setting (see :func:`tables_of`); a setting whose trials all
-            diverged before the first epoch was over has dashes.
-
-    Returns:
-        Columns of :data:`MONITOR`, `growth` (|z| in the last epoch over that in the first) and
-        `largest |z|` (of all epochs and trials).
-    """
-    rows: dict[str, dict[str, str]] = {}
-    for setting, several in tables.items():
-        rows[setting] = dict.fromkeys([*MONITOR, "growth", "largest |z|"], "-")
-        if not several:
-            continue
-        last = pd.concat([table.iloc[[-1]] for table in several]).reindex(columns=MONITOR)
-        if "z_norm" not in last or last["z_norm"].isna().all():
-            continue  # its term is not of z
-        first = pd.concat([table.iloc[[0]] for table in several])["z_norm"]
-        rows[setting].update({name: f"{mean:.3g}" for name, mean in last.mean().items()})
-        growth = (last["z_norm"].to_numpy() / first.to_numpy()).mean()
-        largest = max(table["z_norm"].max() for table in several)
-        rows[setting].update({"growth": f"{growth:.3g}", "largest |z|": f"{largest:.3g}"})
-    return pd.DataFrame.from_dict(rows, orient="index")

@@ -24,8 +24,7 @@ def add_options(
     """Add the flags that every recipe that trains takes.
 
     Args:
-        parser: gets --conf_file, --data, --log_dir, --trials, --gpus, --set, --fast_dev_run and
-            --quiet.
+        parser: gets them.
         conf_file: help.
         log_dir: help.
         trials: help.
@@ -43,58 +42,21 @@ def add_options(
         metavar="SECTION.KEY=VALUE",
         help="values in the place of the configuration's, for instance coherence.normalize=true",
     )
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-
-
-def add_verify(parser: argparse.ArgumentParser) -> None:
-    """Add --verify, for recipes whose results are test scores."""
     parser.add_argument(
         "--verify",
         action="store_true",
         help="hold the PSDS of each test against psds_eval too, which takes minutes",
     )
-
-
-def add_storage(
-    parser: argparse.ArgumentParser,
-    *,
-    storage: str = "URL of a database by which machines share the trials (docs/operations.md)",
-    study: str = "name of the study in it (default: that of the results)",
-) -> None:
-    """Add --storage and --study.
-
-    Args:
-        parser: gets them.
-        storage: help.
-        study: help.
-    """
-    parser.add_argument("--storage", metavar="URL", help=storage)
-    parser.add_argument("--study", metavar="NAME", help=study)
-
-
-def require_optuna() -> None:
-    """Refuse to share trials where what it takes is not installed.
-
-    Raises:
-        InputError: Optuna or SQLAlchemy is missing.
-    """
-    for name in ("optuna", "sqlalchemy"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"{name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
-            )
-
-
-def check_counts(args: argparse.Namespace, *names: str) -> None:
-    """Refuse numbers below 1.
-
-    Raises:
-        InputError: for the first of the flags that is below 1.
-    """
-    for name in names:
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} is {getattr(args, name)}; give at least 1")
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="database by which machines share the trials (docs/operations.md)",
+    )
+    parser.add_argument(
+        "--study", metavar="NAME", help="of the trials in it (default: that of the results)"
+    )
+    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def results_folder(
@@ -104,8 +66,8 @@ def results_folder(
 
     Example:
         >>> args = argparse.Namespace(log_dir=None, conf_file="confs/mini.yaml", fast_dev_run=True)
-        >>> results_folder(args).as_posix(), results_folder(args, "alphas_").as_posix()
-        ('exp/mini_fast_dev_run', 'exp/alphas_mini_fast_dev_run')
+        >>> results_folder(args).as_posix(), results_folder(args, "compare_").as_posix()
+        ('exp/mini_fast_dev_run', 'exp/compare_mini_fast_dev_run')
         >>> results_folder(args, setting="settings/exact.yaml").as_posix()
         'exp/mini_exact_fast_dev_run'
     """
@@ -122,17 +84,22 @@ def results_name(
 
 
 def running(args: argparse.Namespace, study: str) -> dict[str, Any]:
-    """Options of :func:`lab.runs.trials.run_trials` that the flags give.
+    """Options of :func:`lab.runs.pool.run_trials` that the flags give.
 
     Args:
-        args: with those of :func:`add_options`, :func:`add_verify` and :func:`add_storage`.
+        args: with those of :func:`add_options`.
         study: its name where --study gives none; the same on all machines.
 
     Raises:
-        InputError: --storage is given, and Optuna is not installed.
+        InputError: --trials is below 1, or --storage is given and Optuna is not installed.
     """
-    if args.storage is not None:
-        require_optuna()
+    if args.trials < 1:
+        raise InputError(f"--trials is {args.trials}; give at least 1")
+    for name in ("optuna", "sqlalchemy") if args.storage is not None else ():
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"{name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
+            )
     return {
         "gpus": args.gpus,
         "progress": not args.quiet,

@@ -1,65 +1,73 @@
-"""Error profiles of trials, from what their tests wrote."""
+"""What became of the events of trials, from their scores and from what their tests wrote."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from lab.data.annotations import read_events
 from lab.evaluation.boundaries import edge_errors
 from lab.evaluation.posteriors import load_posteriors
-from lab.evaluation.profile import ALL, error_profile, pooled
+from lab.evaluation.profile import ALL, pooled
+from lab.evaluation.scores import Scorer
 
 
-def profiles_of_trials(
-    folders: Mapping[str, Sequence[Path]], model: str, reference: pd.DataFrame
-) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
-    """Profiles and errors of edges of several systems, each summed over its trials.
+def profile_of_scores(scores: Sequence[Mapping[str, float]], model: str) -> pd.DataFrame:
+    """Profile over all classes, summed over trials.
 
     Args:
-        folders: of the trials that are finished, by name of the system; one without any is left
-            out.
+        scores: of each trial on the test set, by their logged names.
+        model: "teacher" or "student".
+    """
+    start = f"test/{model}/profile/"
+    counts = [
+        {name[len(start) :]: int(n) for name, n in one.items() if name.startswith(start)}
+        for one in scores
+    ]
+    return pooled([pd.DataFrame(one, index=[ALL]) for one in counts])
+
+
+def errors_of_trials(
+    folders: Sequence[Path], model: str, reference: pd.DataFrame
+) -> pd.DataFrame | None:
+    """Errors of the edges of all trials that have left detections; None where none has.
+
+    Args:
+        folders: of the trials.
         model: "teacher" or "student", whose detections at threshold 0.5 are judged.
         reference: annotated events of the test set; clips that were not tested do not count.
-
-    Returns:
-        As :func:`profile.error_profile` and as :func:`boundaries.edge_errors` return them, by
-        name of the system.
-
-    Raises:
-        InputError: a test has left no detections.
     """
-    profiles, errors = {}, {}
-    for name, several in folders.items():
-        tables = [events_of_test(folder, model, reference) for folder in several]
-        if tables:
-            profiles[name] = pooled([error_profile(*pair) for pair in tables])
-            errors[name] = pd.concat([edge_errors(*pair) for pair in tables], ignore_index=True)
-    return profiles, errors
+    here = [folder for folder in folders if has_detections(folder, model)]
+    errors = [edge_errors(*events_of_test(folder, model, reference)) for folder in here]
+    return pd.concat(errors, ignore_index=True) if errors else None
 
 
-def profile_of_scores(
-    scores: Mapping[str, float], model: str, name: str = "test"
-) -> pd.DataFrame | None:
-    """Profile over all classes that a test left among its scores; None where it left none.
+def counts_of_trials(
+    folders: Sequence[Path], model: str, reference: pd.DataFrame, classes: Sequence[str]
+) -> np.ndarray:
+    """Event-based counts of each clip, for :func:`significance.paired_bootstrap`.
 
     Args:
-        scores: by their logged names.
+        folders: of the trials.
         model: "teacher" or "student".
-        name: of the set, "test" or "public".
+        reference: annotated events of the test set; clips that were not tested do not count.
+        classes: of the model.
+
+    Returns:
+        Integers `(trials, clips, classes, 3)`.
     """
-    start = f"{name}/{model}/profile/"
-    counts = {name[len(start) :]: int(n) for name, n in scores.items() if name.startswith(start)}
-    return pd.DataFrame(counts, index=[ALL]) if counts else None
+    counts = []
+    for folder in folders:
+        known, estimated = events_of_test(folder, model, reference)
+        counts.append(Scorer(known, classes=classes).event_counts(estimated))
+    return np.stack(counts)
 
 
 def has_detections(folder: Path, model: str) -> bool:
-    """Whether a test has left what a model detected.
-
-    Of results that were kept, or that another machine's trial gave, there may be scores alone.
-    """
+    """Whether a test has left here what a model detected; of other machines there are scores."""
     return (folder / "metrics_test" / model / "posteriors.npz").exists()
 
 

@@ -1,9 +1,9 @@
-"""The clip that the results of several trials show, with the posteriors of each model."""
+"""The clip that the results of several trials show: the posteriors of each model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,23 +13,10 @@ from lab.data.labels import make_encoder
 from lab.errors import InputError
 from lab.evaluation import plots
 from lab.evaluation.posteriors import load_posteriors
-from lab.evaluation.report import Report
 
 
-class ShownClip(NamedTuple):
-    """A clip of the test set.
-
-    Attributes:
-        name: of its file.
-        figure: the models' posteriors against its reference events.
-    """
-
-    name: str
-    figure: Figure
-
-
-def shown_clip(folders: Mapping[str, Path], model: str, config: Mapping[str, Any]) -> ShownClip:
-    """Choose a clip of the test set that shows what the models find, and draw it (Fig. 4c).
+def draw_clip(folders: Mapping[str, Path], model: str, config: Mapping[str, Any]) -> Figure:
+    """Choose a clip of the test set that shows what the models detect, and draw it (Fig. 4c).
 
     Args:
         folders: of a finished trial, by name of the system.
@@ -48,35 +35,13 @@ def shown_clip(folders: Mapping[str, Path], model: str, config: Mapping[str, Any
     reference = read_reference(data["test_tsv"], data.get("classes"))
     tested = next(iter(posteriors.values()))
     name = clip_to_show(reference[reference["filename"].isin(list(tested))], estimates)
-    figure = plots.posteriors(
+    return plots.posteriors(
         {system: clips[name] for system, clips in posteriors.items()},
         reference[reference["filename"] == name],
         classes,
         frame_seconds=make_encoder(config).frame_seconds,
         title=name,
     )
-    return ShownClip(name, figure)
-
-
-def report_clip(
-    report: Report, folders: Mapping[str, Path], model: str, config: Mapping[str, Any]
-) -> None:
-    """Add the clip to a report, or a sentence where there is nothing to show.
-
-    Args:
-        report: to add to.
-        folders, model, config: as for :func:`shown_clip`; there may be no folder.
-    """
-    title = "Posteriors of a clip"
-    try:
-        if not folders:
-            raise InputError("no trial has left posteriors")
-        shown = shown_clip(folders, model, config)
-    except InputError as error:
-        report.text(title, f"There is none to show: {error}.")
-        return
-    words = f"The {model} of the first trial on {shown.name} (as the paper's Figure 4c)."
-    report.figure(title, shown.figure, words)
 
 
 def clip_to_show(reference: pd.DataFrame, estimates: Sequence[pd.DataFrame]) -> str:

@@ -1,43 +1,32 @@
-"""Run trials side by side, one process a core or GPU, each resumable and kept when finished."""
+"""One trial: a training from one seed with its tests, which goes on where it was interrupted."""
 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
-import queue
-import signal
-import sys
-import time
+import subprocess
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple
 
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from tqdm import tqdm
 
-from lab.baseline.config import SCHEMA
-from lab.baseline.experiment import build, fixes_epochs
+from lab.baseline.experiment import build
 from lab.data.classes import classes_of
-from lab.data.desed import CLASSES
 from lab.data.digests import digest, set_digests
-from lab.devices import (
-    choose_devices,
-    cores,
-    own_rank,
-    processor,
-    started_together,
-)
-from lab.errors import RESUME_ME, InputError, Stopped, resumable, stop
+from lab.devices import own_rank, processor
+from lab.errors import InputError
 from lab.files import remove_left_over, write_whole
-from lab.processes import CONTEXT, end, leave, leave_with_parent, start
-from lab.runs.epochs import EpochTable
+from lab.runs.epochs import EpochTable, read_epochs
+from lab.runs.results import SCORES_OF, first_difference
 
 
 class Trial(NamedTuple):
-    """One training run with its test.
+    """One training run with its tests.
 
     Attributes:
-        name: shown in the progress.
+        setting: its name.
         config: see :func:`lab.baseline.config.load_config`.
         coherence: with the coherence term, or the baseline alone.
         number: added to the seed of the configuration.
@@ -45,12 +34,22 @@ class Trial(NamedTuple):
         public: test the chosen checkpoint on `data.public_*` too.
     """
 
-    name: str
+    setting: str
     config: Mapping[str, Mapping[str, Any]]
     coherence: bool
     number: int
     folder: Path
     public: bool = False
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return self.config["training"]["seed"] + self.number
+
+    @property
+    def name(self) -> str:
+        """Shown in the progress."""
+        return f"{self.setting}, seed {self.seed}"
 
     @property
     def record(self) -> Path:
@@ -59,26 +58,35 @@ class Trial(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What makes two runs the same run; paths and workers do not."""
-        kept = ("audio_max_len", "fs", "net_subsample", "synth_folder", "test_folder")
-        # Those of the table are the same setting as a list of them.
-        classes = classes_of(self.config) or list(CLASSES)
-        # First: a difference in the classes is named before that in their number.
-        data = {**{key: self.config["data"][key] for key in kept}, "classes": classes}
-        others = {name: dict(keys) for name, keys in self.config.items() if name != "data"}
-        sections = {"data": data, **others}
-        sections["training"].pop("num_workers")
-        sections["net"]["nclass"] = len(classes)
+        config = without_paths(self.config)
         if not self.coherence:
-            sections.pop("coherence")
-        return {"coherence": self.coherence, "number": self.number, "config": sections}
+            config.pop("coherence")
+        return {"coherence": self.coherence, "number": self.number, "config": config}
 
 
 class TrialFailed(InputError):
     """A trial met input that it cannot use, or diverged; what the others gave is kept."""
 
 
+def without_paths(config: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings of a configuration, as plain data, without what differs between machines."""
+    settings = {name: dict(keys) for name, keys in config.items()}
+    classes = classes_of(config)
+    kept = {key: settings["data"][key] for key in ("audio_max_len", "fs", "net_subsample")}
+    settings["data"] = {**kept, "classes": classes}
+    settings["net"]["nclass"] = len(classes or []) or settings["net"]["nclass"]
+    settings["training"].pop("num_workers")
+    settings["scaler"].pop("savepath")
+    for key in [*settings["soundscapes"]]:
+        if "soundbank" in key or key == "processes":
+            del settings["soundscapes"][key]
+    return json.loads(json.dumps(settings))
+
+
 def read_record(trial: Trial) -> dict[str, Any]:
-    """What is known of a trial: empty for a new one, with `scores` for a finished one.
+    """What is known of a trial: empty for a new one, with all scores for a finished one.
+
+    Scores on a test set that is another one by now are left out.
 
     Raises:
         InputError: the folder holds a run with other settings or other training data.
@@ -91,288 +99,34 @@ def read_record(trial: Trial) -> dict[str, Any]:
         raise InputError(
             f"{trial.record} cannot be read ({error}); remove its folder or give another --log_dir"
         ) from None
-    settings = json.loads(json.dumps(trial.settings()))
-    before = _with_defaults(record.get("settings"))
-    held = _classes_held(before)
-    if held and classes_of(trial.config) is None:
-        # The table that would tell them is no longer there, which is not held against the run.
-        settings["config"]["data"]["classes"], settings["config"]["net"]["nclass"] = held, len(held)
-    longer = _longer(before, settings)
-    for key in longer:
-        settings["config"]["training"][key] = before["config"]["training"][key]
-    difference = first_difference(before, settings)
+    difference = first_difference(record["settings"], trial.settings())
     if difference:
         raise InputError(
-            f"{trial.folder} holds a run with other settings ({difference}); "
-            "give another --log_dir, or remove that folder"
+            f"{trial.folder} holds a run with other settings "
+            f"({difference.replace('config.', '', 1)}); give another --log_dir, or remove that "
+            "folder"
         )
-    refuse_other_data(trial, record)
-    reason = fixes_epochs(trial.config)
-    if "n_epochs" in longer and reason:
-        raise InputError(
-            f"{trial.folder} holds a run of {settings['config']['training']['n_epochs']} epochs "
-            f"that cannot be prolonged, as {reason}; give another --log_dir, or remove that folder"
-        )
-    # What its patience has ended would have ended in a longer run, too.
-    ended = _stopped_early(trial, record)
-    if ("early_stop_patience" if ended else "n_epochs") in longer:
-        return {key: record[key] for key in record if key not in ("scores", "public")}
-    return record
-
-
-def _longer(before: Any, now: Mapping[str, Any]) -> list[str]:
-    """What a run may get more of in the same folder: epochs, and patience."""
-    try:
-        training = before["config"]["training"]
-        keys = ("n_epochs", "early_stop_patience")
-        return [key for key in keys if now["config"]["training"][key] > training[key]]
-    except (KeyError, TypeError):
-        return []
-
-
-def _stopped_early(trial: Trial, record: Mapping[str, Any]) -> bool:
-    """Whether a finished run ended for want of patience; older records do not say it."""
-    if "scores" not in record or "stopped_early" in record:
-        return bool(record.get("stopped_early"))
-    table = trial.folder / "epochs.tsv"
-    epochs = len(table.read_text().splitlines()) - 1 if table.exists() else 0
-    return epochs < record["settings"]["config"]["training"]["n_epochs"]
-
-
-def refuse_other_data(trial: Trial, record: Mapping[str, Any]) -> None:
-    """Raise where the training data of a record are not those of now.
-
-    Records of before there were digests are taken as they are, and data that are no longer there
-    are not held against them.
-
-    Raises:
-        InputError: a table of the training or the validation changed, or clips in number or size.
-    """
-    if _changed(trial, "training", record.get("data", {}).get("training")):
+    before, now = record.get("data", {}), set_digests(trial.config, public=trial.public)
+    other = {name for name in now if None not in (before.get(name), now[name])}
+    other = {name for name in other if before[name] != now[name]}
+    if "training" in other:
         raise InputError(
             f"{trial.folder} holds a run on other training data (a table changed since, or the "
             "names or sizes of the clips); give another --log_dir, or remove that folder"
         )
+    for name in other:
+        record.pop(SCORES_OF[name], None)
+    return record
 
 
-def _changed(trial: Trial, name: str, before: str | None) -> bool:
-    now = set_digests(trial.config, public=name == "public")[name]
-    return None not in (before, now) and before != now
+def is_finished(trial: Trial, record: Mapping[str, Any]) -> bool:
+    """Whether a record has the scores on all test sets of the trial."""
+    return all(SCORES_OF[name] in record for name in tests_of(trial))
 
 
-def scores_of(trial: Trial, record: Mapping[str, Any]) -> dict[str, float] | None:
-    """Test scores in a record by their logged names, None while some are missing or outdated."""
-    if "scores" not in record or _changed(trial, "test", record.get("data", {}).get("test")):
-        return None
-    if not trial.public:
-        return record["scores"]
-    public = record.get("public", {})
-    if public.get("folder") != trial.config["data"]["public_folder"]:
-        return None
-    if _changed(trial, "public", public.get("data")):
-        return None
-    return {**record["scores"], **public["scores"]}
-
-
-def _with_defaults(settings: Any) -> Any:
-    """Settings of a record with the keys that came later, at the values that change nothing."""
-    if not isinstance(settings, dict) or not isinstance(settings.get("config"), dict):
-        return settings
-    config = {}
-    for name, keys in settings["config"].items():
-        known = {key: default for key, (_, default) in SCHEMA.get(name, {}).items()}
-        if name == "data":
-            # Its paths are no settings; before there was a choice of classes they were DESED's.
-            known = {"classes": list(CLASSES)}
-        config[name] = {**known, **keys}
-    config.get("training", {}).pop("num_workers", None)
-    return {**settings, "config": json.loads(json.dumps(config))}
-
-
-def _classes_held(settings: Any) -> list[str] | None:
-    """Classes in the settings of a record, None where it is none."""
-    try:
-        return settings["config"]["data"]["classes"]
-    except (KeyError, TypeError):
-        return None
-
-
-def first_difference(before: Any, now: Any, name: str = "") -> str:
-    """Say in what nested settings differ first; empty where they do not.
-
-    Example:
-        >>> first_difference({"opt": {"lr": 0.1}}, {"opt": {"lr": 0.2}})
-        'opt.lr was 0.1, is 0.2'
-    """
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*now, *(key for key in before if key not in now)]:
-            found = first_difference(before.get(key), now.get(key), f"{name}.{key}".strip("."))
-            if found:
-                return found
-        return ""
-    return "" if before == now else f"{name.replace('config.', '', 1)} was {before!r}, is {now!r}"
-
-
-@resumable()
-def run_trials(
-    trials: Sequence[Trial],
-    *,
-    gpus: str | None = None,
-    progress: bool = True,
-    fast_dev_run: bool = False,
-    verify_psds: bool = False,
-    storage: str | None = None,
-    study: str = "trials",
-) -> list[dict[str, float]]:
-    """Run trials, as many at a time as there are cores (or GPUs), and return their scores.
-
-    A finished trial is not run again, an interrupted one goes on from its last checkpoint, and so
-    does one that gets more epochs than it had, unless a schedule depends on their number. When
-    one fails the others are finished all the same; where all processes train one trial after
-    another, the first that fails ends it. A finished trial whose test set changed is tested
-    again.
-
-    SIGTERM ends it, and its trials, within a batch. They go on from the end of their last epoch.
-
-    Args:
-        trials: with a folder each.
-        gpus: the official flag; several GPUs take a trial each. Under torchrun or srun, or with
-            `training.backend` ddp, all processes train one trial after another instead.
-        progress: show progress bars on a terminal, lines elsewhere.
-        fast_dev_run: three epochs of two batches.
-        verify_psds: hold the PSDS of each test against psds_eval too, which takes minutes.
-        storage: URL of a database that Optuna knows, by which all that call this with the same
-            trials, on any machine, share them; see :func:`lab.runs.shared.run_shared`.
-        study: its name there.
-
-    Returns:
-        Test scores by their logged names (those on the public set begin with `public/` instead of
-        `test/`), in the order of the trials; nothing while others that share them still train.
-
-    Raises:
-        InputError: a folder holds another run or one on other data, or the storage cannot be used.
-        TrialFailed: an InputError, too; a trial met input that it cannot use, or it diverged.
-        Stopped: the process of a trial was told to stop.
-        RuntimeError: a trial failed otherwise.
-    """
-    options = {"fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
-    if storage is not None:
-        # Here, for Optuna is needed for this alone.
-        from lab.runs.shared import run_shared
-
-        return run_shared(trials, storage, study, gpus=gpus, progress=progress, options=options)
-    digest.cache_clear()
-    records = [read_record(trial) for trial in trials]
-    waiting = [
-        index
-        for index, (trial, record) in enumerate(zip(trials, records))
-        if scores_of(trial, record) is None
-    ]
-    for trial, record in zip(trials, records):
-        before = record.get("settings")
-        if "n_epochs" in _longer(before, trial.settings()) and "scores" in record:
-            print(
-                f"{trial.name}: it ended for want of training.early_stop_patience, more epochs "
-                "change nothing",
-                file=sys.stderr,
-            )
-    if started_together() != (1, 1) or trials[0].config["training"]["backend"] == "ddp":
-        return _run_together(trials, gpus, progress, options)
-    places, threads = places_for(trials, gpus)
-    messages: Any = CONTEXT.Queue()
-    running: dict[int, Any] = {}
-    failures: dict[int, tuple[str, str]] = {}
-    display = Display(trials, progress)
-    # Without it a terminated parent would leave its trials running.
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        while waiting or running:
-            while waiting and places:
-                index, place = waiting.pop(0), places.pop(0)
-                process = start(_work, index, trials[index], place, threads, options, messages)
-                running[index] = process, place
-            try:
-                index, kind, content = messages.get(timeout=0.5)
-                if kind == "progress":
-                    display.show(index, *content)
-                else:
-                    failures[index] = (kind, content)
-            except queue.Empty:
-                pass
-            for index, (process, place) in list(running.items()):
-                if process.exitcode is not None and messages.empty():
-                    process.join()
-                    places.append(place)
-                    del running[index]
-                    if process.exitcode in (RESUME_ME, -signal.SIGTERM):
-                        failures[index] = ("stopped", "was told to stop")
-                    elif process.exitcode and index not in failures:
-                        failures[index] = ("died", f"ended with exit code {process.exitcode}")
-    finally:
-        end([process for process, _ in running.values()])
-        display.close()
-        signal.signal(signal.SIGTERM, before)
-    for index, (kind, content) in failures.items():
-        if kind == "stopped":
-            raise Stopped(f"{trials[index].name} {content}")
-        message = f"{trials[index].name}: {content}"
-        raise RuntimeError(message) if kind == "died" else TrialFailed(message)
-    return [scores_of(trial, read_record(trial)) or {} for trial in trials]
-
-
-def places_for(trials: Sequence[Trial], gpus: str | None) -> tuple[list[str], int]:
-    """GPUs or cores for trials side by side, and the threads that each trial has.
-
-    From all trials, not from those that are left: the number of threads changes roundings, and a
-    resumed run has to end as one that was not interrupted.
-    """
-    accelerator, devices = choose_devices(gpus)
-    places = [str(device) for device in devices] if isinstance(devices, list) else ["cpu"] * cores()
-    places = places[: len(trials)]
-    return places, max(cores() // len(places), 1) if accelerator == "cpu" else 1
-
-
-def _run_together(
-    trials: Sequence[Trial], gpus: str | None, progress: bool, options: Mapping[str, bool]
-) -> list[dict[str, float]]:
-    """Run trials one after another, each in all processes of the training; this is one of them."""
-    torch.set_num_threads(cores())
-    display = Display(trials, progress and own_rank() == 0)
-    scores = []
-    try:
-        for index, trial in enumerate(trials):
-            report = functools.partial(display.show, index)
-            scores.append(run_trial(trial, gpus, report=report, **options))
-    except (InputError, FloatingPointError) as error:
-        raise TrialFailed(f"{trial.name}: {error}") from None
-    finally:
-        display.close()
-    return scores
-
-
-def _work(
-    index: int,
-    trial: Trial,
-    place: str,
-    threads: int,
-    options: Mapping[str, bool],
-    messages: Any,
-) -> None:
-    signal.signal(signal.SIGTERM, leave)  # Lightning's way ends with exit code 0
-    torch.set_num_threads(threads)
-
-    def report(*content: Any) -> None:
-        leave_with_parent()
-        messages.put((index, "progress", content))
-
-    try:
-        run_trial(trial, place, report=report, **options)
-    except InputError as error:
-        messages.put((index, "input", str(error)))
-        raise SystemExit(2) from None
-    except FloatingPointError as error:
-        messages.put((index, "diverged", str(error)))
-        raise SystemExit(1) from None
+def tests_of(trial: Trial) -> list[str]:
+    """Names of the test sets of a trial."""
+    return ["test", *["public"] * trial.public]
 
 
 def run_trial(
@@ -382,154 +136,107 @@ def run_trial(
     fast_dev_run: bool = False,
     verify_psds: bool = False,
     report: Any = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train, or go on training, then test the best checkpoint, in this process.
 
     Writes into the trial's folder, beside what the trainer writes: `trial.json` and `epochs.tsv`
-    (means of the epoch's losses and of the coherence monitor, and the validation scores).
+    (means of the epoch's losses and of the coherence monitor, and the validation scores). What is
+    finished is not done again; a test set that has changed is tested again.
 
     Args:
         trial: what to run.
         gpus: the official flag.
         fast_dev_run: three epochs of two batches.
-        verify_psds: see :func:`run_trials`.
+        verify_psds: hold the PSDS of each test against psds_eval too, which takes minutes.
         report: called with (epochs done, epochs in all, text) during the training.
 
     Returns:
-        Test scores by their logged names.
+        The record: `scores` on the test set and `public_scores` by their logged names,
+        `validation` (the best of the epochs), `commit`, `processor`, `torch` and more.
+
+    Raises:
+        InputError: the folder holds another run, or a file cannot be used.
+        FloatingPointError: the training diverged.
     """
     digest.cache_clear()
     record = read_record(trial)
-    found = scores_of(trial, record)
-    if found is not None:
-        return found
-    data = set_digests(trial.config)
+    if is_finished(trial, record):
+        return record
     if own_rank() == 0:
         remove_left_over(trial.folder)
-    if "scores" not in record:
+    options = {"gpus": gpus, "fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
+    if "validation" not in record:
         last = trial.folder / "last.ckpt"
         experiment = build(
             trial.config,
             coherence=trial.coherence,
             log_dir=trial.folder,
             trial=trial.number,
-            gpus=gpus,
             resume=last if last.exists() else None,
-            fast_dev_run=fast_dev_run,
-            verify_psds=verify_psds,
             progress=False,
+            **options,
         )
-        write_record(trial, {"data": data})
+        record = {
+            "settings": trial.settings(),
+            "data": {"training": set_digests(trial.config)["training"]},
+        }
+        write_record(trial, record)
         # First, so that no checkpoint is ahead of the table.
         table = EpochTable(trial.folder / "epochs.tsv", report)
         experiment.trainer.callbacks.insert(0, table)  # type: ignore[attr-defined]
-        experiment.fit()
-        record = {
-            "scores": experiment.test(),
-            "checkpoint": experiment.best.name,
-            "stopped_early": experiment.stopped_early,
-            "data": data,
-            "processes": experiment.trainer.world_size,
-            "processor": processor(experiment.trainer.strategy.root_device),
-        }
-        write_record(trial, record)
-
-    def test_again(place: Mapping[str, Any], folder: Path) -> dict[str, float]:
-        experiment = build(
-            {**trial.config, "data": {**trial.config["data"], **place}},
-            coherence=False,
-            log_dir=folder,
-            gpus=gpus,
-            train=False,
-            fast_dev_run=fast_dev_run,
-            verify_psds=verify_psds,
-            progress=False,
+        checkpoint = experiment.fit()
+        record.update(
+            checkpoint=checkpoint.name,
+            scores=experiment.test(),
+            validation=float(read_epochs(trial.folder)["val/obj_metric"].max()),
+            processes=experiment.trainer.world_size,
+            **provenance(experiment.trainer.strategy.root_device),
         )
-        return experiment.test(trial.folder / record["checkpoint"])
-
-    def say_changed(name: str) -> None:
-        if own_rank() == 0:
-            print(
-                f"{trial.name}: the {name} set changed since it was tested; "
-                f"{record['checkpoint']} is tested again",
-                file=sys.stderr,
+        record["data"]["test"] = set_digests(trial.config)["test"]
+        write_record(trial, record)
+    for name in tests_of(trial):
+        if SCORES_OF[name] in record:
+            continue
+        data = dict(trial.config["data"])
+        if name == "public":
+            data.update(
+                {f"test_{part}": data[f"public_{part}"] for part in ("folder", "tsv", "dur")}
             )
-
-    if _changed(trial, "test", record.get("data", {}).get("test")):
-        say_changed("test")
-        record["scores"] = test_again({}, trial.folder)
-        record["data"] = {**record["data"], "test": data["test"]}
+        experiment = build(
+            {**trial.config, "data": data},
+            coherence=False,
+            log_dir=trial.folder if name == "test" else trial.folder / name,
+            train=False,
+            progress=False,
+            **options,
+        )
+        record[SCORES_OF[name]] = experiment.test(trial.folder / record["checkpoint"])
+        record["data"][name] = set_digests(trial.config, public=trial.public)[name]
         write_record(trial, record)
-    if trial.public and scores_of(trial, record) is None:
-        if _changed(trial, "public", record.get("public", {}).get("data")):
-            say_changed("public")
-        paths = trial.config["data"]
-        place = {f"test_{part}": paths[f"public_{part}"] for part in ("folder", "tsv", "dur")}
-        scores = test_again(place, trial.folder / "public")
-        public = {name.replace("test/", "public/"): value for name, value in scores.items()}
-        public.pop("hp_metric")
-        record["public"] = {
-            "folder": paths["public_folder"],
-            "data": set_digests(trial.config, public=True)["public"],
-            "scores": public,
-        }
-        write_record(trial, record)
-    return scores_of(trial, record) or {}
+    return record
 
 
 @rank_zero_only
-def write_record(trial: Trial, more: Mapping[str, Any]) -> None:
-    """Write the settings of a trial and whatever else is known of it; rank zero does."""
+def write_record(trial: Trial, record: Mapping[str, Any]) -> None:
+    """Write what is known of a trial; rank zero does."""
     trial.folder.mkdir(parents=True, exist_ok=True)
-    content = {"settings": trial.settings(), "torch": torch.__version__, **more}
-    write_whole(trial.record, json.dumps(content, indent=2) + "\n")
+    write_whole(trial.record, json.dumps(record, indent=2) + "\n")
 
 
-class Display:
-    """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over.
+def provenance(device: torch.device) -> dict[str, str]:
+    """Name what a trial is trained with: `commit` of the code, `processor` and `torch`."""
+    return {"commit": commit(), "processor": processor(device), "torch": torch.__version__}
 
-    Both tell the time that is left, as far as what this command has trained allows to say.
 
-    Args:
-        trials: by whose names the progress is shown.
-        progress: show it at all.
-        bars: use them on a terminal.
+@functools.lru_cache(maxsize=None)
+def commit() -> str:
+    """Name the code: the commit of the clone, with `-dirty` where it was changed since.
+
+    The version of the package where this is no clone.
     """
-
-    def __init__(self, trials: Sequence[Trial], progress: bool, *, bars: bool = True) -> None:
-        self.names = [trial.name for trial in trials]
-        self.progress = progress
-        self.on_terminal = bars and sys.stderr.isatty()
-        self.bars: dict[int, tqdm] = {}
-        self.tenths: dict[int, int] = {}
-        self.starts: dict[int, tuple[float, float]] = {}
-
-    def show(self, index: int, done: float, total: float, text: str) -> None:
-        """Show how many epochs of a trial are done."""
-        if not self.progress:
-            return
-        if self.on_terminal:
-            if index not in self.bars:
-                self.bars[index] = tqdm(
-                    total=total,
-                    desc=self.names[index],
-                    initial=done,
-                    bar_format="{desc}: {percentage:3.0f}%|{bar}| epoch {n:.1f}/{total} "
-                    "[{elapsed}<{remaining}] {postfix}",
-                )
-            bar = self.bars[index]
-            bar.set_postfix_str(text, refresh=False)
-            bar.update(done - bar.n)
-            return
-        first, start = self.starts.setdefault(index, (done, time.monotonic()))
-        if int(10 * done / total) > self.tenths.get(index, 0):
-            self.tenths[index] = int(10 * done / total)
-            if first < done < total:
-                left = (time.monotonic() - start) * (total - done) / (done - first)
-                text += f", {tqdm.format_interval(left)} left"
-            print(f"{self.names[index]}: epoch {done:g} of {total}, {text}", file=sys.stderr)
-
-    def close(self) -> None:
-        """Leave the bars as they are."""
-        for bar in self.bars.values():
-            bar.close()
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return importlib.metadata.version("dcase-coherence")
+    return done.stdout.strip()

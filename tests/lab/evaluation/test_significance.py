@@ -3,61 +3,20 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
 from lab.errors import InputError
 from lab.evaluation import significance
-from lab.evaluation.significance import (
-    comparison,
-    f1_of_counts,
-    paired_bootstrap,
-    t_test,
-)
-
-CLASSES = ["Cat", "Dog"]
+from lab.evaluation.significance import compare, f1_of_counts, paired_bootstrap
 
 
-def counts_of(seed, clips, quality, trials=None):
+def counts_of(seed, clips, quality, trials=1):
     random = np.random.default_rng(seed)
-    shape = (clips, 2) if trials is None else (trials, clips, 2)
+    shape = (trials, clips, 2)
     n_ref = np.broadcast_to(np.random.default_rng(99).integers(0, 4, (clips, 2)), shape)
     tp = random.binomial(n_ref, quality)
     return np.stack([n_ref, tp + random.integers(0, 2, shape), tp], axis=-1)
-
-
-def test_t_tests_are_scipys_and_two_sided():
-    one, two = [0.40, 0.43, 0.41], [0.44, 0.42, 0.47, 0.45]
-    test = t_test(one, two)
-    assert test.difference == pytest.approx(np.mean(two) - np.mean(one))
-    assert test.p_student == pytest.approx(stats.ttest_ind(one, two).pvalue)
-    assert test.p_welch == pytest.approx(stats.ttest_ind(one, two, equal_var=False).pvalue)
-    assert t_test(two, one).p_student == pytest.approx(test.p_student)
-
-
-def test_the_interval_is_welchs_and_touches_zero_at_its_own_p():
-    one, two = np.array([0.40, 0.43, 0.41]), np.array([0.44, 0.42, 0.47, 0.45])
-    test = t_test(one, two)
-    assert test.low + test.high == pytest.approx(2 * test.difference)
-    assert t_test(one, two - test.low).p_welch == pytest.approx(0.05)
-
-
-def test_p_of_the_pooled_test_by_hand():
-    # t = 2 / sqrt(1 * 2 / 3), 4 degrees of freedom.
-    expected = 2 * stats.t.sf(2 / np.sqrt(2 / 3), 4)
-    assert t_test([1, 2, 3], [3, 4, 5]).p_student == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("one", "two"), [([0.4], [0.5]), ([0.4, 0.4], [0.5, 0.5])])
-def test_no_variance_no_test(one, two):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        test = t_test(one, two)
-    assert test.difference == pytest.approx(0.1)
-    assert np.isnan(test.p_student)
-    assert np.isnan(test.p_welch)
-    assert np.isnan(test.low)
 
 
 def test_f1_of_counts_leaves_out_what_the_reference_lacks():
@@ -77,80 +36,54 @@ def slow_bootstrap(first, second, draws):
 @pytest.mark.parametrize("trials", [1, 3])
 def test_bootstrap_equals_the_slow_one(trials):
     first, second = counts_of(0, 20, 0.4, trials), counts_of(1, 20, 0.6, trials)
-    ours = paired_bootstrap(first, second, CLASSES, resamples=700, seed=5)
+    ours = paired_bootstrap(first, second, resamples=700, seed=5)
     random = np.random.default_rng(5)
     draws = [random.integers(0, 20, (n, 20)) for n in (500, 200)]
     slow = slow_bootstrap(first, second, np.concatenate(draws))
     assert (ours.low, ours.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
     assert ours.difference == pytest.approx(slow_bootstrap(first, second, [np.arange(20)])[0])
-    if trials == 1:
-        alone = paired_bootstrap(first[0], second[0], CLASSES, resamples=700, seed=5)
-        pd.testing.assert_frame_equal(alone.classwise, ours.classwise)
 
 
 def test_the_interval_tells_a_real_difference_from_none():
-    better = paired_bootstrap(counts_of(0, 300, 0.4), counts_of(1, 300, 0.7), CLASSES)
+    better = paired_bootstrap(counts_of(0, 300, 0.4), counts_of(1, 300, 0.7))
     assert 0 < better.low < better.difference < better.high
-    assert (better.classwise["low"] > 0).all()
-    same = paired_bootstrap(counts_of(0, 300, 0.5), counts_of(1, 300, 0.5), CLASSES)
+    same = paired_bootstrap(counts_of(0, 300, 0.5), counts_of(1, 300, 0.5))
     assert same.low < 0 < same.high
-    identical = paired_bootstrap(counts_of(0, 300, 0.5), counts_of(0, 300, 0.5), CLASSES)
-    assert (identical.low, identical.difference, identical.high) == (0, 0, 0)
+    identical = paired_bootstrap(counts_of(0, 300, 0.5), counts_of(0, 300, 0.5))
+    assert identical == (0, 0, 0)
 
 
 def test_pairing_narrows_the_interval():
     first = counts_of(0, 200, 0.5)
     # One event more found in every tenth clip: clips differ much, models little.
     second = first.copy()
-    second[::10, :, 2] = np.minimum(second[::10, :, 2] + 1, second[::10, :, 0])
-    paired = paired_bootstrap(first, second, CLASSES)
+    second[:, ::10, :, 2] = np.minimum(second[:, ::10, :, 2] + 1, second[:, ::10, :, 0])
+    paired = paired_bootstrap(first, second)
     shuffled = np.random.default_rng(0).permutation(200)
-    unpaired = paired_bootstrap(first, second[shuffled], CLASSES)
+    unpaired = paired_bootstrap(first, second[:, shuffled])
     assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
 
 
-def test_a_class_without_reference_events_is_nan():
+def test_a_class_without_reference_events_does_not_count():
     first, second = counts_of(0, 20, 0.4), counts_of(1, 20, 0.6)
-    first[:, 1, 0] = second[:, 1, 0] = 0
+    first[..., 1, 0] = second[..., 1, 0] = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = paired_bootstrap(first, second, CLASSES, resamples=50)
-    assert found.classwise.loc["Dog"].isna().all()
-    assert found.difference == pytest.approx(found.classwise["difference"]["Cat"])
-
-
-def test_comparison_table():
-    table = comparison(
-        {"event": [0.4, 0.5], "psds1": [0.3]}, {"event": [0.5, 0.7], "psds1": [0.2], "other": [1]}
-    )
-    assert list(table.index) == ["event", "psds1"]
-    assert table.loc["event", "baseline std"] == pytest.approx(np.std([0.4, 0.5], ddof=1))
-    assert table.loc["event", "difference"] == pytest.approx(0.15)
-    assert table.loc["psds1", ["baseline std", "p (t-test)"]].isna().all()
+        both = paired_bootstrap(first, second, resamples=50)
+    assert both == paired_bootstrap(first[..., :1, :], second[..., :1, :], resamples=50)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("first", "words"),
     [
-        ({"second": np.zeros((3, 2, 3))}, "same clips"),
-        ({"classes": ["Cat"]}, "1 classes"),
-        ({"first": np.zeros((20, 2))}, "shapes"),
-        ({"first": np.zeros((20, 2, 3)), "second": np.zeros((20, 2, 3))}, "no class"),
-        ({"resamples": 0}, "resamples is 0"),
-        ({"confidence": 95}, "confidence 95"),
+        (np.ones((1, 3, 2, 3)), "same clips"),
+        (np.ones((20, 2, 3)), "shapes"),
+        (np.zeros((1, 20, 2, 3)), "no class"),
     ],
 )
-def test_bad_input_is_named(change, words):
-    given = {"first": counts_of(0, 20, 0.4), "second": counts_of(1, 20, 0.4), "classes": CLASSES}
+def test_counts_that_do_not_fit_are_refused(first, words):
     with pytest.raises(InputError, match=words):
-        paired_bootstrap(**{**given, **change})
-
-
-def test_bad_scores_are_named():
-    with pytest.raises(InputError, match="nan"):
-        t_test([0.4, float("nan")], [0.5])
-    with pytest.raises(InputError, match="number for each trial"):
-        t_test([], [0.5])
+        paired_bootstrap(first, counts_of(1, 20, 0.4))
 
 
 def test_paired_tests_are_those_of_scipy_and_see_what_pairs_share():
@@ -161,8 +94,9 @@ def test_paired_tests_are_those_of_scipy_and_see_what_pairs_share():
     assert test.p_wilcoxon == pytest.approx(stats.wilcoxon(second, first).pvalue)
     assert test.difference == pytest.approx(0.018)
     assert test.low < test.difference < test.high
+    assert test.low + test.high == pytest.approx(2 * test.difference)
     # Unpaired, the spread between seeds hides it.
-    assert test.p_t < 0.01 < 0.5 < significance.t_test(first, second).p_student
+    assert test.p_t < 0.01 < 0.5 < stats.ttest_ind(first, second).pvalue
 
 
 @pytest.mark.parametrize("same", [[0.5], [0.5, 0.6]])
@@ -175,6 +109,28 @@ def test_no_paired_test_without_a_spread(same):
 def test_pairs_must_fit():
     with pytest.raises(InputError, match="the same seeds"):
         significance.paired_test([0.1, 0.2], [0.1])
+
+
+def test_settings_are_compared_over_the_seeds_of_both():
+    scores = {
+        "a": {1: 0.40, 2: 0.42, 3: 0.41, 4: 0.44},
+        "b": {2: 0.44, 3: 0.45, 4: 0.46, 5: 0.99},
+        "c": {1: 0.35},
+        "d": {7: 0.50},
+    }
+    table = compare("a", scores)
+    assert list(table.index) == ["b", "c"]
+    test = significance.paired_test([0.42, 0.41, 0.44], [0.44, 0.45, 0.46])
+    assert {name: table.loc["b", name] for name in vars(test)} == vars(test)
+    assert table.loc["b", "needed"] == significance.trials_needed(test.deviation, 0.02)
+    assert table["seeds"].tolist() == [3, 1]
+    # One seed is no test, and does not count as one.
+    assert table.loc["b", "p_holm"] == test.p_t
+    assert table.loc["c", ["p_t", "p_holm", "low", "needed"]].isna().all()
+    assert table.loc["c", "difference"] == pytest.approx(-0.05)
+    assert "1 seed, which proves nothing" in significance.weight_of(table)
+    assert "proves nothing" not in significance.weight_of(table.loc[["b"]])
+    assert compare("a", {"a": {1: 0.5}}).empty
 
 
 def test_holm_rejects_what_bonferroni_does_and_never_less_than_one_by_one():

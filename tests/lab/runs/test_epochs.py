@@ -7,7 +7,6 @@ import pytest
 
 from lab.runs.epochs import (
     EpochTable,
-    feature_table,
     mean_epochs,
     read_epochs,
     tables_of,
@@ -127,21 +126,3 @@ def test_tables_are_read_and_averaged_over_trials(tmp_path):
     assert [len(table) for table in tables] == [2, 3]
     # The last epoch is that of the one trial which got there.
     assert mean_epochs(tables)["loss"].tolist() == [2.0, 3.0, 5.0]
-
-
-def test_features_are_those_of_the_last_epoch():
-    several = [
-        pd.DataFrame({"z_norm": norms, "d_boundary": 9.0, "d_inside": 0.5, "pulse_share": 0.0})
-        for norms in ([1.0, 8.0, 3.0], [2.0, 4.0])
-    ]
-    several[1].loc[1, "d_boundary"] = 1.0
-    found = feature_table({"one": several, "diverged": []})
-    assert found.loc["one"].to_dict() == {
-        "z_norm": "3.5",
-        "d_boundary": "5",
-        "d_inside": "0.5",
-        "pulse_share": "0",
-        "growth": "2.5",
-        "largest |z|": "8",
-    }
-    assert set(found.loc["diverged"]) == {"-"}

@@ -7,22 +7,12 @@ from pathlib import Path
 import pytest
 
 from lab.errors import InputError
-from lab.runs.options import (
-    add_options,
-    add_storage,
-    add_verify,
-    check_counts,
-    results_folder,
-    results_name,
-    running,
-)
+from lab.runs.options import add_options, results_folder, results_name, running
 
 
 def parse(*arguments, **helps):
     parser = argparse.ArgumentParser()
     add_options(parser, **helps)
-    add_verify(parser)
-    add_storage(parser)
     return parser.parse_args(arguments)
 
 
@@ -69,7 +59,7 @@ def test_trials_are_not_shared_without_optuna(monkeypatch, name):
 
 def test_the_name_of_a_study_is_the_same_on_all_machines():
     args = parse("--conf_file", "confs/mini.yaml", "--log_dir", "here/mine", "--fast_dev_run")
-    assert results_name(args, "settings_") == "settings_mini_fast_dev_run"
+    assert results_name(args, "compare_") == "compare_mini_fast_dev_run"
     assert results_name(args, setting="confs/settings/exact.yaml") == "mini_exact_fast_dev_run"
 
 
@@ -81,10 +71,9 @@ def test_a_recipe_gives_its_own_help(capsys):
         assert words in said
 
 
-def test_counts_below_1_are_refused():
-    check_counts(argparse.Namespace(trials=1, workers=1), "trials", "workers")
-    with pytest.raises(InputError, match="--workers is 0; give at least 1"):
-        check_counts(argparse.Namespace(trials=1, workers=0), "trials", "workers")
+def test_trials_below_1_are_refused():
+    with pytest.raises(InputError, match="--trials is 0; give at least 1"):
+        running(parse("--trials", "0"), "mini")
 
 
 @pytest.mark.parametrize(
@@ -101,4 +90,4 @@ def test_folder_of_the_results(arguments, folder):
 
 def test_folder_of_other_results_than_a_trainings():
     args = parse("--conf_file", "confs/mini.yaml")
-    assert results_folder(args, "alphas_") == Path("exp/alphas_mini")
+    assert results_folder(args, "compare_") == Path("exp/compare_mini")

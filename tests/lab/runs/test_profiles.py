@@ -2,10 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lab.errors import InputError
 from lab.evaluation.posteriors import Posteriors, write_detections
 from lab.evaluation.profile import ALL
-from lab.runs.profiles import profiles_of_trials
+from lab.runs.profiles import counts_of_trials, errors_of_trials, profile_of_scores
 
 TABLE = ["filename", "onset", "offset", "event_label"]
 REFERENCE = pd.DataFrame(
@@ -35,22 +34,27 @@ def trial(tmp_path):
     return trial
 
 
-def test_trials_of_a_system_are_summed_over_the_clips_that_were_tested(trial):
+def test_errors_are_of_all_trials_over_the_clips_that_were_tested(trial, tmp_path):
     one = trial("one", ("a.wav", 1.1, 3.0, "Dog"), ("silent.wav", 1.0, 2.0, "Dog"))
     two = trial("two", ("a.wav", 1.0, 3.0, "Dog"), ("b.wav", 1.5, 3.0, "Dog"))
-    nothing = trial("nothing")
-    folders = {"system": [one, two], "deaf": [nothing, nothing], "diverged": []}
-    profiles, errors = profiles_of_trials(folders, "teacher", REFERENCE)
-    assert list(profiles) == list(errors) == ["system", "deaf"]
-    found = profiles["system"].loc[ALL]
-    assert found[["events", "hit", "onset_wrong", "missed"]].tolist() == [4, 2, 1, 1]
-    assert found[["estimated", "est_hit", "est_false_alarm"]].tolist() == [4, 2, 1]
-    assert errors["system"]["onset_error"].tolist() == pytest.approx([0.1, 0.0, 0.5])
-    assert profiles["deaf"].loc[ALL, ["events", "missed"]].tolist() == [4, 4]
-    assert errors["deaf"].empty
+    errors = errors_of_trials([one, tmp_path / "elsewhere", two], "teacher", REFERENCE)
+    assert errors["onset_error"].tolist() == pytest.approx([0.1, 0.0, 0.5])
+    assert errors_of_trials([tmp_path / "elsewhere"], "teacher", REFERENCE) is None
 
 
-def test_a_trial_without_detections_is_named(trial, tmp_path):
-    folders = {"system": [trial("one"), tmp_path / "untested"]}
-    with pytest.raises(InputError, match=r"untested.*posteriors.npz"):
-        profiles_of_trials(folders, "teacher", REFERENCE)
+def test_counts_of_clips_are_those_of_the_detections(trial):
+    one = trial("one", ("a.wav", 1.1, 3.0, "Dog"), ("silent.wav", 1.0, 2.0, "Dog"))
+    two = trial("two")
+    counts = counts_of_trials([one, two], "teacher", REFERENCE, ["Cat", "Dog"])
+    # Clips a, b and silent; reference events, estimated events, true positives of the dog.
+    assert counts[0, :, 1].tolist() == [[1, 1, 1], [1, 0, 0], [0, 1, 0]]
+    assert counts[1, :, 1].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert not counts[:, :, 0].any()
+
+
+def test_profiles_are_summed_over_trials():
+    scores = [
+        {"test/teacher/profile/events": 4.0, "test/teacher/profile/hit": n, "test/teacher/f1": 0.5}
+        for n in (1.0, 2.0)
+    ]
+    assert profile_of_scores(scores, "teacher").loc[ALL].to_dict() == {"events": 8, "hit": 3}

@@ -1,14 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 
 from lab.baseline.config import load_config
 from lab.data.desed import CLASSES
 from lab.errors import InputError
 from lab.evaluation.posteriors import Posteriors, write_detections
-from lab.evaluation.report import Report
-from lab.runs.shown import clip_to_show, report_clip, shown_clip
+from lab.runs.shown import clip_to_show, draw_clip
 
 FRAMES = 156
 
@@ -48,7 +46,6 @@ def trials(tmp_path):
     """Configuration, and the folders of two trials that found the dog in a.wav."""
     reference = tmp_path / "test.tsv"
     reference.write_text(REFERENCE.to_csv(sep="\t", index=False))
-    soundfile.write(tmp_path / "a.wav", np.zeros(160000), 16000)
     (tmp_path / "conf.yaml").write_text("")
     paths = {"test_tsv": str(reference), "test_folder": str(tmp_path)}
     config = load_config(tmp_path / "conf.yaml", {"data": paths})
@@ -66,24 +63,17 @@ def trials(tmp_path):
 
 def test_the_clip_is_drawn_for_each_model(trials):
     folders, config = trials
-    shown = shown_clip(folders, "student", config)
-    assert shown.name == "a.wav"
-    labels = [text.get_text() for text in shown.figure.legends[0].get_texts()]
+    figure = draw_clip(folders, "student", config)
+    assert "a.wav" in [text.get_text() for panel in figure.axes for text in panel.texts] + [
+        panel.get_title(loc="left") or panel.get_title() for panel in figure.axes
+    ] + [figure.get_suptitle()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"baseline", "coherence", "reference event"} <= set(labels)
-    assert shown.figure.axes[-1].get_xlim()[1] == pytest.approx(FRAMES * 0.064)
+    assert figure.axes[-1].get_xlim()[1] == pytest.approx(FRAMES * 0.064)
 
 
-def test_a_report_has_the_clip_or_says_why_not(trials, tmp_path):
+def test_a_trial_that_left_no_posteriors_is_named(trials):
     folders, config = trials
-
-    def written(folders):
-        report = Report("A run", command="x")
-        report_clip(report, folders, "student", config)
-        return report.write(tmp_path / "report")[0].read_text()
-
-    text = written(folders)
-    assert "![Posteriors of a clip](figures/posteriors_of_a_clip.png)" in text
-    assert "The student of the first trial on a.wav" in text
     (folders["coherence"] / "metrics_test" / "student" / "posteriors.npz").unlink()
-    assert "There is none to show: " in written(folders)
-    assert "There is none to show: no trial has left posteriors." in written({})
+    with pytest.raises(InputError, match=r"coherence.*posteriors\.npz"):
+        draw_clip(folders, "student", config)

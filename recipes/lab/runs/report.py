@@ -1,0 +1,158 @@
+"""The report of a comparison: Markdown tables from the table of results, and the curves."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Mapping, Sequence
+
+import pandas as pd
+
+from lab.data.annotations import read_reference
+from lab.evaluation import plots
+from lab.evaluation.profile import COLUMNS as PROFILE
+from lab.evaluation.profile import NOTE, OFFICIAL, OFFICIAL_COUNTS, profile_table
+from lab.evaluation.significance import Bootstrap, compare, paired_bootstrap, weight_of
+from lab.evaluation.tables import (
+    SCORES,
+    difference,
+    interval,
+    markdown,
+    mean_and_deviation,
+    probability,
+)
+from lab.files import write_whole
+from lab.runs.epochs import mean_epochs, tables_of
+from lab.runs.profiles import counts_of_trials, has_detections
+from lab.runs.trials import Trial
+
+MACRO = "event_f1_macro"
+#: Curves of the training, where the tables of the epochs have them.
+CURVES = ["val/obj_metric", "loss", "z_norm", "d_boundary", "d_inside"]
+
+
+def write_report(
+    folder: Path, results: pd.DataFrame, trials: Sequence[Trial], reference: str
+) -> None:
+    """Print the tables of a comparison; write `comparison.md` and `curves.png`.
+
+    Args:
+        folder: of the files.
+        results: rows of the trials, indexed by test, setting and seed.
+        trials: what was compared; their folders may hold detections and epochs.
+        reference: setting that the others are held against.
+    """
+    settings = list(dict.fromkeys(trial.setting for trial in trials))
+    parts = [f"    {shlex.join(sys.argv)}"]
+    for test in ["test", "public"]:
+        if test in results.index.get_level_values("test"):
+            of_test = results.loc[test].reindex(settings, level="setting")
+            clips = differences_over_clips(trials, test, reference)
+            parts += [f"## On the {test} set", *tables(of_test, reference, clips)]
+    epochs = {
+        setting: tables_of([trial.folder for trial in trials if trial.setting == setting])
+        for setting in settings
+    }
+    means = {setting: mean_epochs(several) for setting, several in epochs.items() if several}
+    panels = [name for name in CURVES if any(name in table for table in means.values())]
+    if panels:
+        plots.save(plots.curves(means, panels=panels), folder / "curves")
+        parts.append("Means of the epochs over the trials: ![](curves.png)")
+    text = "\n\n".join(parts)
+    print(f"\n{text}\n")
+    write_whole(folder / "comparison.md", f"# Comparison of settings\n\n{text}\n")
+
+
+def tables(results: pd.DataFrame, reference: str, clips: Mapping[str, Bootstrap]) -> list[str]:
+    """Scores, differences and error profile of the settings on one test set, as Markdown.
+
+    Args:
+        results: indexed by setting and seed.
+        reference: setting that the others are held against.
+        clips: differences of settings to it over the test clips.
+    """
+    trials = {setting: table for setting, table in results.groupby(level="setting", sort=False)}
+    known = {setting: table.dropna(subset=[MACRO]) for setting, table in trials.items()}
+    titles = {"validation": "validation (%)", **SCORES}
+    rows = []
+    for setting, table in known.items():
+        count = str(len(table))
+        count += f" of {len(trials[setting])}" * (len(table) < len(trials[setting]))
+        rows.append(
+            [
+                setting,
+                count,
+                *(mean_and_deviation(table[key].dropna(), title) for key, title in titles.items()),
+            ]
+        )
+    parts = [
+        markdown(["setting", "trials", *titles.values()], rows),
+        "Mean ± standard deviation over the seeds; 1 of 2 trials: the other diverged. Validation "
+        "is what the epoch was chosen by, and the only score to choose a setting by.",
+    ]
+    tests = compare(
+        reference,
+        {setting: table.droplevel("setting")[MACRO].to_dict() for setting, table in known.items()},
+    )
+    if len(tests):
+        parts += [difference_table(tests, clips), f"Macro event F1 in points. {weight_of(tests)}"]
+    counts = results.dropna(subset=["events"])[PROFILE].groupby(level="setting", sort=False).sum()
+    if len(counts):
+        official = pd.DataFrame(OFFICIAL_COUNTS, index=[OFFICIAL])
+        shares = profile_table(pd.concat([counts.astype(int), official]))
+        parts += [
+            markdown(["reference events (%)", *shares], [[*row] for row in shares.itertuples()]),
+            NOTE,
+        ]
+    return parts
+
+
+def difference_table(tests: pd.DataFrame, clips: Mapping[str, Bootstrap]) -> str:
+    """Table of :func:`lab.evaluation.significance.compare`, with intervals over clips."""
+    rows = []
+    for setting, test in tests.iterrows():
+        over = clips.get(str(setting))
+        rows.append(
+            [
+                setting,
+                f"{test['seeds']:g}",
+                difference(test),
+                interval(over.low, over.high, 2) if over else "-",
+                *(probability(test[key]) for key in ("p_t", "p_holm", "p_wilcoxon")),
+                "-" if pd.isna(test["needed"]) else f"{test['needed']:g}",
+            ]
+        )
+    names = ["difference [95 % over seeds]", "95 % over clips", "p, paired t", "p, Holm"]
+    return markdown(["setting", "seeds", *names, "p, Wilcoxon", "seeds for 2 points"], rows)
+
+
+def differences_over_clips(
+    trials: Sequence[Trial], test: str, reference: str
+) -> dict[str, Bootstrap]:
+    """Differences of settings to the reference over the test clips, from detections on this disk.
+
+    Args:
+        trials: what was compared.
+        test: "test" or "public".
+        reference: setting that the others are held against.
+    """
+    config = trials[0].config
+    model = "teacher" if config["training"]["teacher"] else "student"
+    here: dict[str, dict[int, Path]] = {}
+    for trial in trials:
+        folder = trial.folder if test == "test" else trial.folder / test
+        if has_detections(folder, model):
+            here.setdefault(trial.setting, {})[trial.seed] = folder
+    differences = {}
+    for setting, folders in here.items():
+        both = [seed for seed in folders if seed in here.get(reference, {})]
+        if setting != reference and both:
+            classes = config["data"]["classes"]
+            truth = read_reference(config["data"][f"{test}_tsv"], classes)
+            counts = [
+                counts_of_trials([of[seed] for seed in both], model, truth, classes)
+                for of in (here[reference], folders)
+            ]
+            differences[setting] = paired_bootstrap(*counts)
+    return differences

@@ -11,16 +11,13 @@ VERSION = re.search(
 ).group(1)
 
 RECIPES = [
-    # torchaudio does not load beside a torch of another release or build, and pip alone does not
-    # keep the two together: this pair was run. It needs Python 3.10.
-    "torch>=2.11,<2.12",
-    "torchaudio>=2.11,<2.12",
+    # torchaudio does not load beside any torch: this one was run beside these, and pip does not
+    # know which belong together. It needs Python 3.10.
+    "torch>=2.14.1,<2.16",
+    "torchaudio==2.11.1",
     "pytorch-lightning>=2.6,<2.7",  # the hooks the trainer relies on were run on 2.6
-    # Every test is held against the two libraries that define its scores.
-    "sed_eval>=0.2.1",
-    "psds_eval==0.5.3",  # the last release
-    "numpy<2.4",  # psds_eval turns an array into an int, an error from 2.4 on
-    "pandas>=2,<3",  # psds_eval fills gaps with fillna(method=...), gone in 3
+    "numpy",
+    "pandas>=2",
     "scipy>=1.11",  # confidence_interval of ttest_ind
     "soundfile",
     "matplotlib",
@@ -30,6 +27,13 @@ RECIPES = [
     "filelock",
     "joblib>=1.3",  # the first whose results come one by one
     "tqdm",
+]
+# The libraries that define the scores of a test, with what they need to run.
+VERIFY = [
+    "sed_eval>=0.2.1",
+    "psds_eval==0.5.3",  # the last release
+    "numpy<2.4",  # psds_eval turns an array into an int, an error from 2.4 on
+    "pandas>=2,<3",  # psds_eval fills gaps with fillna(method=...), gone in 3
 ]
 DESED = [
     "desed>=1.3.8",  # brings scaper, whose soxbindings need the libsox headers to build
@@ -69,6 +73,7 @@ setup(
     install_requires=["torch>=1.8"],
     extras_require={
         "recipes": RECIPES,
+        "verify": VERIFY,
         "desed": DESED,
         "tune": TUNE,
         "postgres": POSTGRES,

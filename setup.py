@@ -28,18 +28,23 @@ RECIPES = [
     "joblib>=1.3",  # the first whose results come one by one
     "tqdm",
 ]
+# dcase_util, of sed_eval, sed_scores_eval and desed, imports pkg_resources: setuptools warns of it
+# from 80.9 on, and has none from 82 on.
+SETUPTOOLS = "setuptools<80.9"
 # The libraries that define the scores of a test, with what they need to run.
 VERIFY = [
     "sed_eval>=0.2.1",
     "psds_eval==0.5.3",  # the last release
     "numpy<2.4",  # psds_eval turns an array into an int, an error from 2.4 on
     "pandas>=2,<3",  # psds_eval fills gaps with fillna(method=...), gone in 3
+    SETUPTOOLS,
 ]
 DESED = [
     "desed>=1.3.8",  # brings scaper, whose soxbindings need the libsox headers to build
     "numpy<2",  # scaper 1.6.5, the last release, takes np.Inf, gone in 2
+    SETUPTOOLS,
 ]
-EXACT = ["sed_scores_eval>=0.0.4"]
+EXACT = ["sed_scores_eval>=0.0.4", SETUPTOOLS]
 TUNE = ["optuna>=4", "sqlalchemy>=2"]  # the first that knows psycopg
 POSTGRES = ["psycopg[binary]"]
 DOCS = [

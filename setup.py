@@ -12,7 +12,7 @@ VERSION = re.search(
 
 RECIPES = [
     # torchaudio does not load beside any torch: this one was run beside these, and pip does not
-    # know which belong together. It needs Python 3.10.
+    # know which belong together. torch 2.15 needs Python 3.11.
     "torch>=2.14.1,<2.16",
     "torchaudio==2.11.1",
     "pytorch-lightning>=2.6,<2.7",  # the hooks the trainer relies on were run on 2.6

@@ -42,7 +42,8 @@ def test_defaults():
     }
 
 
-def test_flags_reach_the_trials():
+def test_flags_reach_the_trials(monkeypatch):
+    monkeypatch.setattr("lab.runs.options.require_optuna", lambda: None)
     args = parse(
         *("--gpus", "0,1", "--quiet", "--fast_dev_run", "--verify", "--trials", "3"),
         *("--set", "opt.lr=0.01", "coherence.normalize=true"),
@@ -62,8 +63,9 @@ def test_flags_reach_the_trials():
 
 @pytest.mark.parametrize("name", ["optuna", "sqlalchemy"])
 def test_trials_are_not_shared_without_optuna(monkeypatch, name):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda one: None if one == name else find(one))
+    there = {"optuna": "", "sqlalchemy": ""}
+    del there[name]
+    monkeypatch.setattr(importlib.util, "find_spec", there.get)
     running(parse(), "mini")
     with pytest.raises(InputError, match=rf"^{name} is not installed; pip install .*tune"):
         running(parse("--storage", "sqlite:///study.db"), "mini")

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import InputError, command
-from lab.runs.options import add_options, results_folder, results_name, running
+from lab.packages import NETWORK, require
+from lab.runs.options import (
+    add_options,
+    check_libraries,
+    results_folder,
+    results_name,
+    running,
+)
 
 CONFS = Path(__file__).resolve().parent / "confs"
 
@@ -83,6 +90,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    require(*NETWORK)
+    check_libraries(args.verify)
     from lab.baseline.config import load_config, parse_overrides
     from lab.baseline.place import place_data
     from lab.data.digests import set_digests
@@ -100,7 +109,14 @@ def main(argv: list[str] | None = None) -> None:
         layers = (overrides, overlay)
         configs[name] = load_config(args.conf_file, *layers)
         generated = Path("data", Path(args.conf_file).stem)
-        place_data(configs[name], args.data, generated, *layers, progress=not args.quiet)
+        place_data(
+            configs[name],
+            args.data,
+            generated,
+            *layers,
+            few=args.fast_dev_run,
+            progress=not args.quiet,
+        )
     public = all(Path(config["data"]["public_tsv"]).exists() for config in configs.values())
     base = configs.pop("")
     digests = set_digests(base, public=public)

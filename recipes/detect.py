@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lab.errors import InputError, command, resumable
+from lab.packages import NETWORK, require
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -46,6 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    require(*NETWORK)
     from lab.baseline.detections import Detections, recordings_by_name
     from lab.baseline.output import Output
 

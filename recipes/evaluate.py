@@ -7,18 +7,15 @@ import math
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
-import pandas as pd
-
-from lab.data.annotations import hard_events, one_field, read_durations, read_events
-from lab.data.desed import CLASSES
 from lab.errors import InputError, command
-from lab.evaluation import boundaries, plots
-from lab.evaluation.metrics import Scores
-from lab.evaluation.profile import error_profile, profile_text
-from lab.evaluation.scores import Scorer
-from lab.evaluation.tables import percent
+from lab.packages import SCORES, require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lab.evaluation.metrics import Scores
 
 #: What is compared of the file names of tables.
 NAMES: dict[str, Callable[[str], str]] = {
@@ -60,6 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.points and not args.durations:
         raise InputError("--points needs --durations: PSDS counts false positives an hour")
+    require(*SCORES)
+    import pandas as pd
+
+    from lab.data.annotations import hard_events, one_field, read_durations, read_events
+    from lab.data.desed import CLASSES
+    from lab.evaluation import boundaries, plots
+    from lab.evaluation.profile import error_profile, profile_text
+    from lab.evaluation.scores import Scorer
 
     reference = renamed(hard_events(read_events(args.reference, soft=True)), args.names)
     estimated = renamed(read_events(args.estimates), args.names)
@@ -159,6 +164,8 @@ def read_points(folder: Path) -> tuple[dict[float, pd.DataFrame], list[str]]:
             f"--points is {folder}, which holds no predictions_th_<threshold>.tsv; give the "
             "folder that the test of a model wrote them to"
         )
+    from lab.data.annotations import read_events
+
     return {threshold: read_events(path) for threshold, path in files.items()}, unused
 
 
@@ -179,6 +186,8 @@ def threshold_of(path: Path) -> float | None:
 
 def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
     """Averages in percent; strict counts a class that is never detected as 0."""
+    import pandas as pd
+
     rows = {name: [one.macro_f1, one.micro_f1, one.strict_macro_f1] for name, one in scores.items()}
     columns = ["macro", "micro", "macro, strict"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -187,6 +196,10 @@ def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
 
 def class_table(scores: dict[str, Scores]) -> pd.DataFrame:
     """F1 of each class in percent; a dash where the official evaluation leaves it out."""
+    import pandas as pd
+
+    from lab.evaluation.tables import percent
+
     table = pd.concat({n.split(" F1")[0]: one.classwise["f1"] for n, one in scores.items()}, axis=1)
     return table.apply(lambda column: column.map(percent))
 

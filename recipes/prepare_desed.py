@@ -23,6 +23,7 @@ from typing import Iterator
 
 from lab.errors import InputError, command, resumable
 from lab.files import one_spelling
+from lab.packages import SOUND, require
 
 #: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
 SYNTHETIC = "https://zenodo.org/record/6026841/files/dcase_synth.zip?download=1"
@@ -126,6 +127,7 @@ def take_configuration(args: argparse.Namespace) -> None:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    require(*SOUND)
     if args.check:
         return check(args)
     if args.add:

@@ -7,7 +7,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from lab.errors import InputError
+from lab.devices import own_rank
+from lab.errors import INSTALL, InputError
 from lab.files import PathLike
 
 CONF_FILE = "YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
@@ -55,8 +56,34 @@ def add_options(
     parser.add_argument(
         "--study", metavar="NAME", help="of the trials in it (default: that of the results)"
     )
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
+    parser.add_argument(
+        "--fast_dev_run",
+        action="store_true",
+        help="three epochs of two batches, on a few clips where they are generated",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def check_libraries(verify: bool = False) -> None:
+    """Say where the scores of a test are not held against the libraries that define them.
+
+    Args:
+        verify: that is asked for (--verify).
+
+    Raises:
+        InputError: it is asked for, and the libraries cannot be used.
+    """
+    # Here, for it loads numpy and pandas.
+    from lab.evaluation.reference import missing
+
+    reason = missing()
+    if not reason:
+        return
+    mending = f"{INSTALL} '.[recipes,verify]'"
+    if verify:
+        raise InputError(f"--verify needs psds_eval, and {reason}; {mending}")
+    if own_rank() == 0:
+        print(f"no score is held against sed_eval and psds_eval: {reason}; {mending}", flush=True)
 
 
 def results_folder(

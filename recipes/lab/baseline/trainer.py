@@ -321,7 +321,7 @@ class MeanTeacher(pl.LightningModule):
     def _scored(self, data: Any) -> DataLoader:
         # Lightning skips the scores where there is nothing to score: the others take one clip.
         if not self.trainer.is_global_zero:
-            return self._loader(Subset(data, [0]), batch_size=1)
+            return self._loader(Subset(sets_of(data)[0], [0]), batch_size=1)
         size = self.hparams["training"]["batch_size_val"]
         if not all(isinstance(clips, Clips) for clips in sets_of(data)):
             return self._loader(data, batch_size=size)

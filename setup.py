@@ -18,6 +18,7 @@ RECIPES = [
     "pytorch-lightning>=2.6,<2.7",  # the hooks the trainer relies on were run on 2.6
     # Every test is held against the two libraries that define its scores.
     "sed_eval>=0.2.1",
+    "setuptools<82",  # dcase_util, of sed_eval, imports pkg_resources, gone in 82
     "psds_eval==0.5.3",  # the last release
     "numpy<2.4",  # psds_eval turns an array into an int, an error from 2.4 on
     "pandas>=2,<3",  # psds_eval fills gaps with fillna(method=...), gone in 3

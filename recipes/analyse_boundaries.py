@@ -156,9 +156,12 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     """Draw the figures, print the numbers, write the report and boundaries.json."""
     import pandas as pd
 
+    from lab.data.classes import are_desed
     from lab.evaluation import boundaries, plots
     from lab.evaluation.profile import (
+        ALL,
         NOTE,
+        OFFICIAL_NOTE,
         error_profile,
         of_systems,
         profile_table,
@@ -227,11 +230,14 @@ def write(sets: dict, args: argparse.Namespace) -> None:
             rows[name][f"{edge} error (s), median"] = error.dropna().median()
             rows[name][f"{edge} error (s), median size"] = error.dropna().abs().median()
     profiles = {name: error_profile(found["reference"], found["events"][name]) for name in models}
-    counts = of_systems(profiles)
+    official = are_desed(encoder.labels)
+    counts = of_systems(profiles, official=official)
     print(f"\n{profile_text(counts)}")
-    report.table("Reference events (%)", profile_table(counts), NOTE)
+    words = NOTE + OFFICIAL_NOTE * official
+    report.table("Reference events (%)", profile_table(counts), words)
     report.table("Estimated events (%)", profile_table(counts, "estimated"))
-    report.figure("Error profile", plots.error_profiles(profiles), "Of the reference events.")
+    figure = plots.error_profiles(profiles, official=official)
+    report.figure("Error profile", figure, "Of the reference events.")
     try:
         figure = plots.edge_error_boxes(errors)
         words = "Late is positive. Median, quartiles, 5th and 95th percentile."
@@ -285,7 +291,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
     numbers["distances"] = {name: distances[name].to_dict(orient="index") for name in found["z"]}
     numbers["posteriors"] = {"clip": clip, "class": label}
-    numbers["profiles"] = {name: table.loc["all"].to_dict() for name, table in profiles.items()}
+    numbers["profiles"] = {name: table.loc[ALL].to_dict() for name, table in profiles.items()}
     write_whole(Path(args.log_dir, "boundaries.json"), to_json(numbers))
 
 

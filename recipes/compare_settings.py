@@ -167,7 +167,9 @@ def write(
     config: dict,
 ) -> None:
     """Print the tables; write the report and settings.json."""
+    from lab.data.classes import are_desed
     from lab.evaluation import plots
+    from lab.evaluation.profile import ALL
     from lab.evaluation.report import Report
     from lab.evaluation.significance import compare_with
     from lab.evaluation.tables import to_json
@@ -182,7 +184,7 @@ def write(
     for name, results in sets.items():
         results["differences"] = compare_with(args.reference, results["scores"])
         end = "" if name == "test" else f", {name} set"
-        of_set = tables_of_set(results, args.reference, f"{model} on the {name} set")
+        of_set = tables_of_set(results, args.reference, f"{model} on the {name} set", config)
         parts.update({title + end: part for title, part in of_set.items()})
     parts["Features"] = (
         feature_table(tables),
@@ -193,11 +195,15 @@ def write(
         report.table(title, table, note)
     for name, results in sets.items():
         if results["profiles"]:
-            figure = plots.error_profiles(results["profiles"], results["errors"])
+            figure = plots.error_profiles(
+                results["profiles"],
+                results["errors"],
+                official=are_desed(config["data"]["classes"]),
+            )
             title = "Error profile" if name == "test" else f"Error profile, {name} set"
             report.figure(title, figure, "All trials.")
         results["profiles"] = {
-            setting: table.loc["all"].to_dict() for setting, table in results["profiles"].items()
+            setting: table.loc[ALL].to_dict() for setting, table in results["profiles"].items()
         }
         results.pop("errors")
     means = {setting: mean_epochs(several) for setting, several in tables.items() if several}
@@ -213,13 +219,15 @@ def write(
     print(f"\nreport.html, report.md, tables, figures and settings.json in {log_dir}")
 
 
-def tables_of_set(results: dict, reference: str, what: str) -> dict:
+def tables_of_set(results: dict, reference: str, what: str, config: dict) -> dict:
     """Tables of one set and what is said under them, by title."""
     import pandas as pd
 
-    from lab.evaluation.profile import NOTE, of_systems, profile_table
+    from lab.baseline.results import objective_title
+    from lab.data.classes import are_desed
+    from lab.evaluation.profile import NOTE, OFFICIAL_NOTE, of_systems, profile_table
     from lab.evaluation.significance import EFFECT
-    from lab.evaluation.tables import SCORES
+    from lab.evaluation.tables import SCORES, seeds_note
 
     scores = {
         setting: pd.DataFrame([one for one in trials if one], columns=["validation", *SCORES])
@@ -227,7 +235,7 @@ def tables_of_set(results: dict, reference: str, what: str) -> dict:
     }
     parts = {
         "Scores": (
-            score_table(scores),
+            score_table(scores, objective_title(config["training"])),
             f"{what}; mean ± standard deviation. Validation is what the epoch was "
             "chosen by, and the only score to choose a setting by.",
         ),
@@ -238,23 +246,26 @@ def tables_of_set(results: dict, reference: str, what: str) -> dict:
             "Difference of macro event F1 in points over the same seeds, its 95 % interval and p "
             "(two-sided): the paired t-test, which gave the interval, Holm's correction of it for "
             "all settings, and Wilcoxon's test. Seeds: how many it takes to find a difference of "
-            f"{100 * EFFECT:g} points in four cases of five, with the spread seen here.",
+            f"{100 * EFFECT:g} points in four cases of five, with the spread seen here. "
+            + seeds_note(max(test["pairs"] for test in results["differences"].values())),
         )
     if results["profiles"]:
-        counts = of_systems(results["profiles"])
-        parts["Reference events (%)"] = (profile_table(counts), f"All trials. {NOTE}")
+        official = are_desed(config["data"]["classes"])
+        counts = of_systems(results["profiles"], official=official)
+        words = f"All trials. {NOTE}{OFFICIAL_NOTE * official}"
+        parts["Reference events (%)"] = (profile_table(counts), words)
         parts["Estimated events (%)"] = (profile_table(counts, "estimated"), "All trials.")
     return parts
 
 
-def score_table(scores: dict):
+def score_table(scores: dict, validation: str):
     import pandas as pd
 
     from lab.evaluation.tables import SCORES, mean_and_deviation
 
     rows = {}
     for setting, table in scores.items():
-        titles = {"validation": "validation (%)", **SCORES}
+        titles = {"validation": validation, **SCORES}
         cells = {title: mean_and_deviation(table[key], title) for key, title in titles.items()}
         rows[setting] = {"trials": str(len(table)), **cells}
     return pd.DataFrame.from_dict(rows, orient="index")

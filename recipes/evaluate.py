@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lab.data.annotations import hard_events, read_durations, read_events
+from lab.data.desed import CLASSES
 from lab.errors import InputError, command
 from lab.evaluation import boundaries, plots
 from lab.evaluation.metrics import Scores
@@ -73,7 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.figure:
         name = Path(asked.estimates).stem
         errors = boundaries.edge_errors(reference, estimated)
-        figure = plots.error_profiles({name: profile}, {name: errors})
+        official = set(scorer.classes) <= set(CLASSES)
+        figure = plots.error_profiles({name: profile}, {name: errors}, official=official)
         print(f"\nfigure in {' and '.join(map(str, plots.save(figure, asked.figure)))}")
 
 

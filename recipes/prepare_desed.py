@@ -1,6 +1,6 @@
 """Prepare and check DESED, or another data set in the official layout.
 
-    python recipes/prepare_desed.py --check DIR [--missing FILE]
+    python recipes/prepare_desed.py --check DIR [--conf_file YAML] [--missing FILE]
     python recipes/prepare_desed.py --download DIR
     python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Iterator
 
 from lab.errors import InputError, command
+from lab.files import one_spelling
 
 #: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
 SYNTHETIC = "https://zenodo.org/record/6026841/files/dcase_synth.zip?download=1"
+OFFICIAL = Path(__file__).resolve().parent / "confs" / "dcase2021.yaml"
 SETS = {"train": ("synth", 10000), "validation": ("synth_val", 2500)}
 
 
@@ -36,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--check", metavar="DIR", help="examine every file of a data set")
     what.add_argument("--download", metavar="DIR", help="recordings and official synthetic clips")
     what.add_argument("--generate", metavar="DIR", help="new synthetic clips, with Scaper")
-    what.add_argument("--resample", metavar="DIR", help="all that was downloaded, to 16 kHz")
+    what.add_argument("--resample", metavar="DIR", help="all that was downloaded, to --rate")
     what.add_argument(
         "--add",
         choices=("training", "weak", "unlabelled", "validation", "test", "public"),
@@ -46,9 +48,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--missing", metavar="FILE", help="with --check: write what is missing")
     parser.add_argument(
+        "--conf_file",
+        metavar="YAML",
+        help="of the training: data.fs, data.audio_max_len and data.classes are its own where the "
+        "next three do not say them",
+    )
+    parser.add_argument(
+        "--rate",
+        type=int,
+        metavar="HZ",
+        help="data.fs of the training (default: 16000); the folders keep their names",
+    )
+    parser.add_argument(
         "--audio-max-len",
         type=float,
-        default=10.0,
         metavar="S",
         help="with --check: data.audio_max_len of the training, in seconds (default: 10)",
     )
@@ -58,6 +71,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="CLASS",
         help="with --check and --add: data.classes of the training (default: those of the training "
         "set's table)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="values in the place of the configuration's, as the training has them",
     )
     parser.add_argument("--audio", metavar="DIR", help="clips to --add")
     parser.add_argument("--tsv", metavar="FILE", help="their events, or tags of weak clips")
@@ -78,7 +98,29 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--add needs --audio, --out and, but for unlabelled clips, --tsv")
     if args.clips and min(args.clips) < 0:
         raise InputError(f"--clips is {args.clips}; give two numbers of at least 0")
+    if args.rate is not None and args.rate < 1:
+        raise InputError(f"--rate is {args.rate}; give a sampling rate in Hz, such as 32000")
+    if args.audio_max_len is not None and not args.audio_max_len > 0:
+        raise InputError(f"--audio-max-len is {args.audio_max_len}; give a time above 0 seconds")
+    take_configuration(args)
     return args
+
+
+def take_configuration(args: argparse.Namespace) -> None:
+    """Fill in what the flags do not say: from the configuration, or DESED's values."""
+    from lab.data.check import CLIP_SECONDS
+    from lab.data.prepare import RATE
+
+    data: dict = {"fs": RATE, "audio_max_len": CLIP_SECONDS, "classes": None}
+    if args.conf_file or args.set:
+        from lab.baseline.config import load_config, parse_overrides
+
+        data = load_config(args.conf_file or OFFICIAL, parse_overrides(args.set))["data"]
+    args.rate = args.rate or data["fs"]
+    args.audio_max_len = args.audio_max_len or data["audio_max_len"]
+    args.classes = args.classes or data["classes"]
+    if args.classes:
+        args.classes = [one_spelling(name) for name in args.classes]
 
 
 @command
@@ -104,22 +146,41 @@ def running(args: argparse.Namespace) -> dict:
 def add(args: argparse.Namespace) -> None:
     from lab.data.prepare import add_set
 
-    clips = add_set(
+    addition = add_set(
         args.add,
         args.out,
         args.audio,
         args.tsv,
         args.durations,
         classes=args.classes,
+        fs=args.rate,
         **running(args),
     )
-    print(f"{clips} clips are the {args.add} set of {args.out}")
+    print(f"{addition.clips} clips are the {args.add} set of {args.out}")
+    tell_loss(addition, args.rate)
+
+
+def tell_loss(addition, rate: int) -> None:
+    """Say how much of the sound a lower sampling rate has cost."""
+    if addition.worst:
+        name, share = addition.worst
+        print(
+            f"{100 * addition.loss:.2g} % of the energy of their sound lay above {rate / 2:g} Hz "
+            f"and is gone (of {name} {100 * share:.2g} %); a higher --rate, and data.fs of the "
+            "training with it, keeps more"
+        )
 
 
 def check(args: argparse.Namespace) -> int:
     from lab.data.check import check, report, write_missing
 
-    diagnoses = check(args.check, seconds=args.audio_max_len, classes=args.classes, **running(args))
+    diagnoses = check(
+        args.check,
+        seconds=args.audio_max_len,
+        fs=args.rate,
+        classes=args.classes,
+        **running(args),
+    )
     print(report(diagnoses))
     if args.missing:
         count = write_missing(diagnoses, args.missing)
@@ -130,8 +191,9 @@ def check(args: argparse.Namespace) -> int:
 def resample(folder: str, args: argparse.Namespace) -> None:
     from lab.data.prepare import resample_tree
 
-    for target, clips in resample_tree(folder, **running(args)).items():
-        print(f"{clips} clips at 16 kHz in {target}")
+    for target, addition in resample_tree(folder, fs=args.rate, **running(args)).items():
+        print(f"{addition.clips} clips at {args.rate} Hz in {target}")
+        tell_loss(addition, args.rate)
 
 
 def download(folder: Path, args: argparse.Namespace) -> None:

@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
+    from lab.data.classes import are_desed
     from lab.evaluation import plots
     from lab.evaluation.profile import of_systems, profile_text
     from lab.runs.profiles import has_detections
@@ -108,12 +109,15 @@ def main(argv: list[str] | None = None) -> None:
     for trial, found in zip(trials, scores):
         by_arm.setdefault(ARMS[trial.coherence], []).append(found)
     profiles, errors = profile(config, trials, scores, tested(scores[0]))
-    table = f"{comparison(by_arm)}\n\n{profile_text(of_systems(profiles))}"
+    official = are_desed(config["data"]["classes"])
+    counts = of_systems(profiles, official=official)
+    table = f"{comparison(by_arm)}\n\n{profile_text(counts)}"
     print(f"\n{table}\n")
     if not args.quiet:
         print(f"trained and tested in {time.time() - start:.0f} s")
     write_results(log_dir, table, trials, scores, profiles)
-    plots.save(plots.error_profiles(profiles, errors), log_dir / "profile")
+    figure = plots.error_profiles(profiles, errors, official=official)
+    plots.save(figure, log_dir / "profile")
     if len(by_arm) == 2:
         model = tested(scores[0])
         here = {(t.number, ARMS[t.coherence]) for t in trials if has_detections(t.folder, model)}
@@ -206,7 +210,13 @@ def tested(scores: dict[str, float]) -> str:
 def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
     """Table of the scores, mean and standard deviation over trials."""
     from lab.evaluation.significance import t_test
-    from lab.evaluation.tables import SCORES, mean_and_deviation, probability, scale_of
+    from lab.evaluation.tables import (
+        SCORES,
+        mean_and_deviation,
+        probability,
+        scale_of,
+        seeds_note,
+    )
 
     trials = max(map(len, by_arm.values()))
     model = tested(next(iter(by_arm.values()))[0])
@@ -228,6 +238,8 @@ def comparison(by_arm: dict[str, list[dict[str, float]]]) -> str:
             if trials > 1:
                 cells.append(probability(t_test(baseline, coherence).p_student))
         lines.append(f"{name:22}" + "".join(f"{cell:>16}" for cell in cells))
+    if len(by_arm) == 2:
+        lines += ["", seeds_note(trials)]
     return "\n".join(lines)
 
 
@@ -256,6 +268,7 @@ def profile(config: dict, trials: list, scores: list, model: str) -> tuple[dict,
 
 
 def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
+    from lab.evaluation.profile import ALL
     from lab.evaluation.tables import to_json
     from lab.files import write_whole
 
@@ -265,7 +278,7 @@ def write_results(log_dir: Path, table: str, trials: list, scores: list, profile
             {"arm": ARMS[trial.coherence], "folder": str(trial.folder), **found}
             for trial, found in zip(trials, scores)
         ],
-        "profiles": {arm: found.loc["all"].to_dict() for arm, found in profiles.items()},
+        "profiles": {arm: found.loc[ALL].to_dict() for arm, found in profiles.items()},
     }
     write_whole(log_dir / "metrics.json", to_json(content))
     write_whole(log_dir / "comparison.txt", table + "\n")
@@ -351,6 +364,7 @@ def official_comparison(by_arm: dict[str, dict[str, float]]) -> str:
         baseline, coherence = (by_arm[arm][name] for arm in ARMS)
         cells = (f"{baseline:.4f}", f"{coherence:.4f}", f"{coherence - baseline:+.4f}")
         lines.append(f"{name:{width}}" + "".join(f"{cell:>12}" for cell in cells))
+    lines += ["", "The differences rest on one seed and prove nothing."]
     return "\n".join(lines)
 
 

@@ -189,10 +189,18 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     """Print Table 1; write the report and metrics.json."""
     import pandas as pd
 
+    from lab.data.classes import are_desed
     from lab.evaluation import plots
-    from lab.evaluation.profile import NOTE, of_systems, profile_table, profile_text
+    from lab.evaluation.profile import (
+        ALL,
+        NOTE,
+        OFFICIAL_NOTE,
+        of_systems,
+        profile_table,
+        profile_text,
+    )
     from lab.evaluation.report import Report
-    from lab.evaluation.tables import to_json
+    from lab.evaluation.tables import seeds_note, to_json
     from lab.files import write_whole
     from lab.runs.epochs import mean_epochs, tables_of
     from lab.runs.shown import report_clip
@@ -203,7 +211,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     }
     count, first = len(trials) // len(ARMS), config["training"]["seed"]
     note = f"{count} trial{'s' * (count > 1)} of each model, the same seeds from {first} on; mean"
-    note += " and standard deviation."
+    note += f" and standard deviation. {seeds_note(count)}"
     if config["training"]["select_on"] == "test":
         note += (
             " As in the paper the epoch is chosen on validation itself: only public is untouched."
@@ -221,12 +229,15 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
     for name, one in compared.items():
         print(f"\nEvent F1 by class (%), {name}\n{one['classwise'].to_string()}")
         report.table(f"Event F1 by class (%), {name}", one["classwise"])
+    official = are_desed(config["data"]["classes"])
     for name, found in profiles.items():
-        counts = of_systems(found[0])
+        counts = of_systems(found[0], official=official)
         print(f"\n{name}: {profile_text(counts)}")
-        report.table(f"Reference events (%), {name}", profile_table(counts), NOTE)
+        words = NOTE + OFFICIAL_NOTE * official
+        report.table(f"Reference events (%), {name}", profile_table(counts), words)
         report.table(f"Estimated events (%), {name}", profile_table(counts, "estimated"))
-        report.figure(f"Error profile, {name}", plots.error_profiles(*found), "All trials.")
+        figure = plots.error_profiles(*found, official=official)
+        report.figure(f"Error profile, {name}", figure, "All trials.")
     figure = plots.classwise_f1({name: one["f1"] for name, one in compared.items()})
     report.figure("Event F1 by class", figure, "Dashed: mean over the classes.")
     folders = {arm: [t.folder for t in trials if ARMS[t.coherence] == arm] for arm in ARMS}
@@ -243,7 +254,7 @@ def write(log_dir: Path, config: dict, trials: list, evaluations: dict, profiles
         "trials": count,
         "sets": {name: one["numbers"] for name, one in compared.items()},
         "profiles": {
-            name: {arm: table.loc["all"].to_dict() for arm, table in found.items()}
+            name: {arm: table.loc[ALL].to_dict() for arm, table in found.items()}
             for name, (found, _) in profiles.items()
         },
     }

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         claims.side_by_side(min(args.workers, left), study, alphas.search_worker, *worker)
     if claims.left_to_others(study, args.storage, jobs):
         return
-    write(folder, alphas.table(study, grid), args)
+    write(folder, config, alphas.table(study, grid), args)
 
 
 def settings_of(config: dict, args: argparse.Namespace) -> dict:
@@ -127,8 +127,9 @@ def settings_of(config: dict, args: argparse.Namespace) -> dict:
     }
 
 
-def write(folder: Path, table, args: argparse.Namespace) -> None:
+def write(folder: Path, config: dict, table, args: argparse.Namespace) -> None:
     """Print the grid; write the heat map, the report and alphas.json."""
+    from lab.baseline.results import objective_title
     from lab.evaluation import plots
     from lab.evaluation.report import Report
     from lab.evaluation.tables import to_json
@@ -138,14 +139,15 @@ def write(folder: Path, table, args: argparse.Namespace) -> None:
     best = (good if len(good) else table).sort_values("score", ascending=False).iloc[0]
     balance = good["balance"].median()
     words = f"best: alpha1 {best['alpha1']:g}, alpha2 {best['alpha2']:g}"
-    words += f" with {100 * best['score']:.2f} % on validation ({best['state']})"
+    title = objective_title(config["training"])
+    words += f" ({best['state']}) with {100 * best['score']:.2f}: {title}"
     print(f"\n{table.to_string(index=False)}\n\n{words}")
     command_line = shlex.join(sys.argv)
     report = Report(
         "Grid over scale and ratio of the weights", command=command_line, summary=f"{words}."
     )
     known = None if math.isnan(balance) else balance
-    figure = plots.alpha_grid(table, balance=known, score="validation")
+    figure = plots.alpha_grid(table, balance=known, score=title.replace(" (%)", ""))
     note = (
         "Line: z grows right of it and collapses left of it; by the median of the trained networks."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
@@ -76,3 +77,13 @@ def remove_left_over(folder: PathLike) -> None:
     """
     for path in left_over(folder):
         path.unlink(missing_ok=True)
+
+
+def one_spelling(text: str) -> str:
+    r"""Write a name as one sequence of characters: "é" has two, which look the same.
+
+    Example:
+        >>> one_spelling("caf\u00e9") == one_spelling("cafe\u0301")
+        True
+    """
+    return unicodedata.normalize("NFC", text)

@@ -86,7 +86,7 @@ def bare_weights(state: Any, path: PathLike) -> Any:
     if not isinstance(state, dict):
         return state
     bare = {}
-    found: dict[str, None] = {}
+    wrappers: dict[str, None] = {}
     for key, value in state.items():
         if isinstance(value, Tensor) and not torch.isfinite(value).all():
             raise InputError(
@@ -94,10 +94,10 @@ def bare_weights(state: Any, path: PathLike) -> Any:
                 "training that diverged; give one of an earlier epoch or of another training"
             )
         parts = str(key).split(".")
-        found.update(dict.fromkeys(part for part in parts if part in WRAPPERS))
+        wrappers.update(dict.fromkeys(part for part in parts if part in WRAPPERS))
         bare[".".join(part for part in parts if part not in WRAPPERS)] = value
-    if found:
-        taken = " and ".join(f"{name}." for name in found)
+    if wrappers:
+        taken = " and ".join(f"{name}." for name in wrappers)
         print(f"{path}: {taken} is taken off the names of the weights", file=sys.stderr)
     return bare
 

@@ -18,7 +18,7 @@ from lab.data.annotations import wrong_name
 from lab.data.classes import check_number
 from lab.data.desed import official_layout
 from lab.errors import InputError
-from lab.files import PathLike
+from lab.files import PathLike, one_spelling
 
 
 class Kind(NamedTuple):
@@ -102,6 +102,9 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "n_epochs_warmup": (WHOLE, 50),
         "num_workers": (WHOLE, 6),
         "n_epochs": (COUNT, 200),
+        # Ours: least number of optimizer steps in all: where the clips are few an epoch goes
+        # through them several times. 0 leaves it at once.
+        "min_steps": (WHOLE, 0),
         "early_stop_patience": (COUNT, 200),
         "accumulate_batches": (COUNT, 1),
         "gradient_clip": (NOT_NEGATIVE, 0.0),
@@ -147,10 +150,7 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "net_subsample": (COUNT, 4),
         # Ours: the classes, in the order of the outputs; empty for those of the table synth_tsv.
         "classes": (_or_empty(NAMES), None),
-        # Ours: load from packed copies of the clips' folders, kept beside them or in a folder.
-        "packed": (BOOLEAN, False),
-        "packed_folder": (_or_empty(TEXT), None),
-        # Ours: with packed clips make each mel spectrogram once and keep it in memory.
+        # Ours: make the mel spectrogram of each clip once and keep it in memory.
         "keep_mels": (BOOLEAN, False),
     },
     "opt": {
@@ -230,13 +230,12 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
     Raises:
         InputError: the file cannot be read, a key is unknown, or a value cannot be used.
     """
-    given = read_yaml(path)
     config: dict[str, dict[str, Any]] = {
         section: {key: copy.deepcopy(default) for key, (_, default) in keys.items()}
         for section, keys in SCHEMA.items()
     }
     for source, values in (
-        (str(path), given),
+        (str(path), read_yaml(path)),
         *(("override", nest_overrides(values)) for values in overrides),
     ):
         for section, keys in values.items():
@@ -436,10 +435,6 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         "opt.decay_factor and opt.decay_epochs belong together; give both or neither",
     )
     require(
-        data["packed"] or not data["keep_mels"],
-        "data.keep_mels is true and data.packed false; set data.packed: true, too",
-    )
-    require(
         config["opt"]["schedule"] is None or config["opt"]["decay_factor"] is None,
         "opt.schedule and opt.decay_factor both set the learning rate; give one of them",
     )
@@ -459,6 +454,7 @@ def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
         f"{feats['n_mels']}; give fewer bands",
     )
     if data["classes"] is not None:
+        data["classes"] = list(map(one_spelling, data["classes"]))
         for number, name in enumerate(data["classes"]):
             problem = wrong_name(name)
             require(not problem, f"data.classes: {problem}; give it another name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import sys
 from pathlib import Path
@@ -34,10 +35,13 @@ from lab.data.datasets import (
     ConcatDatasetBatchSampler,
 )
 from lab.data.labels import make_encoder
-from lab.data.sets import make_test_set, training_sets
+from lab.data.splits import make_test_set, training_sets
 from lab.devices import Processes, choose_processes, cores, keep_memory
 from lab.errors import InputError
 from lab.files import PathLike
+
+#: Optimizer steps below which a training is said to be short.
+FEW_STEPS = 1000
 
 
 class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
@@ -194,6 +198,9 @@ def build(
             rank=processes.rank,
             processes=processes.total,
         )
+        sampler.passes = passes(training, len(sampler))
+        if processes.rank == 0 and not fast_dev_run:
+            tell_few_steps(training, len(sampler), folder)
         optimizer = torch.optim.Adam(
             student.parameters(), 1e-3, betas=(0.9, 0.999), fused=processes.accelerator == "cpu"
         )
@@ -257,6 +264,33 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def passes(training: Mapping[str, Any], batches: int) -> int:
+    """How often an epoch goes through its clips, for `training.min_steps` steps in all.
+
+    Args:
+        training: the section of the configuration.
+        batches: of one pass.
+
+    Example:
+        >>> passes({"min_steps": 100, "n_epochs": 10, "accumulate_batches": 1}, batches=3)
+        4
+    """
+    wanted = training["min_steps"] * training["accumulate_batches"]
+    return max(math.ceil(wanted / (training["n_epochs"] * batches)), 1)
+
+
+def tell_few_steps(training: Mapping[str, Any], batches: int, folder: Path) -> None:
+    """Say in one line where a training has few optimizer steps; `batches` are those of an epoch."""
+    each = math.ceil(batches / training["accumulate_batches"])
+    steps = training["n_epochs"] * each
+    if steps < FEW_STEPS:
+        print(
+            f"{folder}: {steps} optimizer steps in all, {each} an epoch, are few to learn from; "
+            f"training.min_steps={FEW_STEPS} goes through the clips more often",
+            file=sys.stderr,
+        )
+
+
 def make_strategy(config: Mapping[str, Any], processes: Processes) -> DDPStrategy | str:
     """Make the strategy of several processes; "auto" for one."""
     training = config["training"]
@@ -288,6 +322,8 @@ def fixes_epochs(config: Mapping[str, Any]) -> str | None:
     """What makes a training one of `n_epochs` from its first step on, in words; None if nothing."""
     if config["opt"]["schedule"] == "cosine":
         return "opt.schedule is cosine, which falls to 0 in the last epoch"
+    if config["training"]["min_steps"]:
+        return "training.min_steps makes the epochs longer the fewer they are"
     return None
 
 

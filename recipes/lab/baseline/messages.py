@@ -59,6 +59,11 @@ def one_sentence() -> Iterator[None]:
             "same command again to go on"
         ) from None
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise InputError(
+                "the memory of the GPU is full; lower training.batch_size, set data.keep_mels: "
+                "false or take another GPU, and run the same command again to go on"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         if "Terminated" in str(error):

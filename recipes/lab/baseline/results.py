@@ -40,10 +40,12 @@ def validation_scores(
     scorer = Scorer(truth, read_durations(data["synth_val_dur"]), encoder.labels)
     scores = {}
     objective = 0.0
-    for name, said in strong.items():
-        events = said.decode(encoder, training["val_thresholds"], training["median_window"])
+    for name, clips in strong.items():
+        events = clips.decode(encoder, training["val_thresholds"], training["median_window"])
         intersection = float(
-            np.mean([scorer.intersection_based(found).macro_f1 for found in events.values()])
+            np.mean(
+                [scorer.intersection_based(estimated).macro_f1 for estimated in events.values()]
+            )
         )
         event = scorer.event_based(events[0.5]).macro_f1
         scores[f"val/synth/{name}/intersection_f1_macro"] = intersection
@@ -56,6 +58,22 @@ def validation_scores(
             by_event = training.get("obj_metric_synth_type") == "event"
             objective = tags + (event if by_event else intersection)
     return {**scores, "val/obj_metric": objective}
+
+
+def objective_title(training: Mapping[str, Any]) -> str:
+    """Title of `val/obj_metric` in a table: which score it is, or which two it is the sum of.
+
+    Args:
+        training: the section of the configuration.
+
+    Example:
+        >>> objective_title({"obj_metric_synth_type": "event", "batch_size": [12, 12, 24]})
+        'validation, sum of event F1 and weak F1 (%)'
+    """
+    name = "event" if training.get("obj_metric_synth_type") == "event" else "intersection"
+    if training["batch_size"][1]:
+        return f"validation, sum of {name} F1 and weak F1 (%)"
+    return f"validation, {name} F1 (%)"
 
 
 def thresholds_of(config: Mapping[str, Any]) -> list[float]:
@@ -94,17 +112,17 @@ def write_test(
     """
     data, window = config["data"], config["training"]["median_window"]
     results: dict[str, float] = {}
-    for name, said in posteriors.items():
-        events = said.decode(encoder, [0.5], window)[0.5]
-        points = said.decode(encoder, thresholds_of(config), window)
-        said.save(folder / name / "posteriors.npz", encoder.labels)
+    for name, clips in posteriors.items():
+        events = clips.decode(encoder, [0.5], window)[0.5]
+        points = clips.decode(encoder, thresholds_of(config), window)
+        clips.save(folder / name / "posteriors.npz", encoder.labels)
         write_detections(folder / name, name, events, points)
         if labelled:
             truth = read_reference(data["test_tsv"], encoder.labels)
             durations = read_durations(data["test_dur"])
-            found = Scorer(truth, durations, encoder.labels).evaluate(events, points)
-            verify(found, truth, durations, events, points if verify_psds else None)
-            results.update({f"test/{name}/{k}": value for k, value in found.summary().items()})
+            scores = Scorer(truth, durations, encoder.labels).evaluate(events, points)
+            verify(scores, truth, durations, events, points if verify_psds else None)
+            results.update({f"test/{name}/{k}": value for k, value in scores.summary().items()})
             counts = error_profile(truth, events).loc[ALL]
             results.update({f"test/{name}/profile/{k}": float(n) for k, n in counts.items()})
     if not labelled:
@@ -115,7 +133,7 @@ def write_test(
 
 
 def verify(
-    found: Evaluation,
+    scores: Evaluation,
     truth: pd.DataFrame,
     durations: pd.DataFrame,
     events: pd.DataFrame,
@@ -124,7 +142,7 @@ def verify(
     """Hold scores against sed_eval and psds_eval, which define them.
 
     Args:
-        found: the scores.
+        scores: the scores.
         truth: annotated events.
         durations: of the clips.
         events: detections at the one threshold.
@@ -140,12 +158,12 @@ def verify(
         "intersection": reference.intersection_based(truth, events, durations),
     }
     pairs = {
-        f"{kind} {f1}": (getattr(getattr(found, kind), f1), getattr(scores, f1))
-        for kind, scores in expected.items()
+        f"{kind} {f1}": (getattr(getattr(scores, kind), f1), getattr(official, f1))
+        for kind, official in expected.items()
         for f1 in ("macro_f1", "micro_f1")
     }
     if points is not None:
-        for scenario, value in ((1, found.psds1), (2, found.psds2)):
+        for scenario, value in ((1, scores.psds1), (2, scores.psds2)):
             by_library = reference.psds(points, truth, durations, scenario=scenario)
             pairs[f"PSDS {scenario}"] = (value, by_library)
     for name, (ours, theirs) in pairs.items():

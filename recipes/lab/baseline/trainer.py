@@ -30,7 +30,7 @@ from lab.data.datasets import (
     sets_of,
 )
 from lab.data.labels import ManyHotEncoder
-from lab.data.loading import load
+from lab.data.mels import MelCache
 from lab.evaluation.posteriors import Posteriors, WeakScore
 
 
@@ -115,6 +115,9 @@ class MeanTeacher(pl.LightningModule):
         self.scheduler: Any = scheduler
         self.evaluation = evaluation
         self.verify_psds = verify_psds
+        if hparams["data"].get("keep_mels") and train_data is not None:
+            self.train_data = MelCache(sets_of(train_data), self.mels)
+            self.valid_data = MelCache(sets_of(valid_data), self.mels)
         self.num_workers = 0 if fast_dev_run else hparams["training"]["num_workers"]
         self.mel_spec = MelSpectrogram(**hparams["feats"])
         scaler = hparams["scaler"]
@@ -136,7 +139,7 @@ class MeanTeacher(pl.LightningModule):
 
     def mels(self, sound: Tensor) -> Tensor:
         """Mel spectrograms `(batch, mels, frames)` of audio, or what is given if it is that."""
-        return sound if sound.dim() == 3 else self.mel_spec(sound)
+        return sound if sound.dim() == 3 else self.mel_spec(sound.to(self.device))
 
     def features(self, mels: Tensor) -> Tensor:
         """Log and normalise mel spectrograms `(batch, mels, frames)`."""
@@ -282,9 +285,7 @@ class MeanTeacher(pl.LightningModule):
         if path is not None and os.path.exists(path):
             self.scaler.set_statistics(*(t.to(self.device) for t in load_statistics(path, of)))
             return
-        self.scaler.fit(
-            take_log(self.mels(batch[0].to(self.device))) for batch in self.train_dataloader()
-        )
+        self.scaler.fit(take_log(self.mels(batch[0])) for batch in self.train_dataloader())
         # Each process has seen its part of each batch.
         reduce = self.trainer.strategy.reduce
         self.scaler.set_statistics(reduce(self.scaler.mean), reduce(self.scaler.mean_squared))
@@ -302,8 +303,6 @@ class MeanTeacher(pl.LightningModule):
 
     def _set_epoch(self) -> None:
         self.train_sampler.set_epoch(self.current_epoch)
-        for clips in self.train_data.datasets:
-            clips.epoch = self.current_epoch
 
     def train_dataloader(self) -> DataLoader:
         """Training batches of the strong, weak and unlabelled sets."""
@@ -319,7 +318,7 @@ class MeanTeacher(pl.LightningModule):
         """Test clips."""
         return self._scored(self.test_data)
 
-    def _scored(self, data: Any) -> Any:
+    def _scored(self, data: Any) -> DataLoader:
         # Lightning skips the scores where there is nothing to score: the others take one clip.
         if not self.trainer.is_global_zero:
             return self._loader(Subset(data, [0]), batch_size=1)
@@ -327,19 +326,12 @@ class MeanTeacher(pl.LightningModule):
         if not all(isinstance(clips, Clips) for clips in sets_of(data)):
             return self._loader(data, batch_size=size)
         samples = round(self.encoder.audio_len * self.encoder.fs)
-        batches = LengthBatchSampler(data, size, samples)
-        # A spectrogram does not tell the length of its clip; that of the usual clips is known.
-        return self._loader(data, batches.longest <= samples, batch_sampler=batches)
+        return self._loader(data, batch_sampler=LengthBatchSampler(data, size, samples))
 
-    def _loader(self, data: Any, usual: bool = True, **batches: Any) -> Any:
-        keep = usual and self.hparams["data"].get("keep_mels")
-        return load(
-            data,
-            self.device,
-            num_workers=self.num_workers,
-            mel_spec=self.mel_spec if keep else None,
-            **batches,
-        )
+    def _loader(self, data: Any, **batches: Any) -> DataLoader:
+        workers = 0 if isinstance(data, MelCache) else self.num_workers
+        # Its own generator: starting workers takes no number from the training's.
+        return DataLoader(data, num_workers=workers, generator=torch.Generator(), **batches)
 
     # Validation
 
@@ -372,13 +364,12 @@ class MeanTeacher(pl.LightningModule):
     def _names_in(self, paths: Sequence[str], folder: str, other: str) -> dict[int, str]:
         """Names of the clips of a folder by their rows; one folder may lie in the other."""
         data = self.hparams["data"]
-        found = {row: name_in(data[folder], path) for row, path in enumerate(paths)}
-        kept = {}
-        for row, name in found.items():
-            nearer = name_in(data[other], paths[row])
+        names = {}
+        for row, path in enumerate(paths):
+            name, nearer = name_in(data[folder], path), name_in(data[other], path)
             if name is not None and (nearer is None or len(nearer) >= len(name)):
-                kept[row] = name
-        return kept
+                names[row] = name
+        return names
 
     def _strong_loss(self, strong: Tensor, labels: Tensor) -> Tensor:
         # Of a clip of any length the network may give a frame more than the labels have.

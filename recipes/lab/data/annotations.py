@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
+import unicodedata
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Sequence
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from lab.data.desed import CLASSES
 from lab.errors import InputError
-from lab.files import PathLike
+from lab.files import PathLike, one_spelling
 
 
 def read_strong_tsv(path: PathLike, classes: Sequence[str] | None = CLASSES) -> pd.DataFrame:
@@ -131,7 +132,9 @@ def _read_events(path: PathLike, soft: bool) -> pd.DataFrame:
     empty = table[["onset", "offset", "event_label"]].eq("")
     partly = empty.any(axis=1) & ~empty.all(axis=1)
     _refuse(
-        path, partly, lambda row: "onset, offset and event_label must be all given or all empty"
+        path,
+        partly,
+        lambda row: "onset, offset and event_label must be all given or all empty (nan is empty)",
     )
     for column in ("onset", "offset"):
         table[column] = _seconds(path, table, column)
@@ -279,6 +282,8 @@ def _read(path: PathLike, columns: Sequence[str], optional: Sequence[str] = ()) 
     there = [*columns, *(column for column in optional if column in table.columns)]
     table = table[there].fillna("").apply(lambda column: column.str.strip())
     table = table.mask(table.apply(lambda column: column.str.lower()).eq("nan"), "")
+    for column in table.columns.intersection(["event_label", "event_labels"]):
+        table[column] = table[column].map(one_spelling)
     _refuse(path, table["filename"].eq(""), lambda row: "the filename is empty")
     _refuse(
         path,
@@ -338,6 +343,10 @@ def _refuse(path: PathLike, bad: pd.Series, sentence) -> None:
         raise InputError(f"{path}, line {line}: {sentence(line)}")
 
 
+#: Unicode's categories of control characters, halves of characters, and breaks of lines.
+UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
+
+
 def wrong_name(label: str) -> str:
     """What is wrong with the name of a class, in words; "" where nothing is.
 
@@ -347,8 +356,10 @@ def wrong_name(label: str) -> str:
     """
     if "," in label:
         return f"the class {label!r} has a comma in it, which stands between the classes of a clip"
-    if label != label.strip() or set(label) & set("\t\n\r"):
-        return f"the class {label!r} has blanks at an end of its name, or a tab or line break in it"
+    if label != label.strip():
+        return f"the class {label!r} has blanks at an end of its name"
+    if any(unicodedata.category(character) in UNWRITABLE for character in label):
+        return f"the class {label!r} has a tab, a line break or another control character in it"
     if label.lower() in ("", "nan"):
         return f"the class {label!r} would be read as no class"
     return ""

@@ -8,32 +8,63 @@ import os
 import re
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator, NamedTuple, Sequence
 
 import numpy as np
 import soundfile
 
 from lab.errors import InputError
-from lab.files import PathLike, write_whole
+from lab.files import PathLike, one_spelling, write_whole
 
-FORMATS = (".wav", ".flac", ".ogg")
+#: Suffixes of the files that libsndfile reads: its formats' names, and others in use. Nothing in
+#: raw samples or in a file of Matlab's says that it is sound.
+FORMATS = tuple(
+    sorted(
+        {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw", ".mat4", ".mat5"}
+        | {".aif", ".aifc", ".oga", ".opus", ".snd", ".sph"}
+    )
+)
+#: Suffixes of audio that it does not read.
+UNREADABLE = (".aac", ".m4a", ".mp4", ".mka", ".webm", ".wma")
 #: libsndfile's remark on a wav file with less audio than its header says.
 CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
-def read_audio(path: PathLike, fs: int | None = 16000) -> np.ndarray:
+class Conversion(NamedTuple):
+    """What a conversion wrote.
+
+    Attributes:
+        seconds: duration of the clip.
+        before: energy of its sound, the sum of squares times seconds; 0 for one that was there.
+        after: energy of what was written.
+        lowered: whether its sampling rate was lowered.
+    """
+
+    seconds: float
+    before: float = 0.0
+    after: float = 0.0
+    lowered: bool = False
+
+
+def read_audio(
+    path: PathLike, fs: int | None = 16000, start: int = 0, samples: int = -1
+) -> np.ndarray:
     """Read a clip as mono float32 `(samples,)` in [-1, 1]; channels are averaged.
 
     Args:
-        path: audio file that libsndfile reads (wav, flac, ogg).
+        path: audio file that libsndfile reads (wav, flac, ogg, mp3, ...).
         fs: the sampling rate it must have, in Hz; None for any.
+        start: the first sample that is read.
+        samples: how many are read, up to the end; -1 for all that follow.
 
     Raises:
         InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
             short, or holds values that are not finite.
     """
     with _open(path, fs) as file:
-        audio = file.read(dtype="float32", always_2d=True)
+        if start:
+            file.seek(start)
+        audio = file.read(samples, dtype="float32", always_2d=True)
     if not len(audio):
         raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
     if not np.isfinite(audio).all():
@@ -91,7 +122,10 @@ def open_audio(path: PathLike) -> Iterator[soundfile.SoundFile]:
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         if not os.path.isfile(path):
             raise InputError(f"{path} does not exist; copy it there or remove its row") from None
-        raise InputError(f"{path} cannot be read as audio ({error}); copy it again") from None
+        raise InputError(
+            f"{path} cannot be read as audio ({error}); copy it again, or convert it to wav "
+            "where libsndfile does not read its format"
+        ) from None
 
 
 def _is_placeholder(size: int) -> bool:
@@ -117,33 +151,71 @@ def _unclosed(path: PathLike) -> io.BytesIO:
     return io.BytesIO(content)
 
 
-def audio_names(folder: PathLike, formats: Sequence[str] = FORMATS) -> list[str]:
-    """Names of the audio files in a folder and below, sorted; none where there is no folder.
+def audio_names(folder: PathLike) -> list[str]:
+    """Names of the audio files in a folder and below, see :func:`file_names`, by their suffixes.
 
-    Names are relative to the folder, with `/`, and suffixes may be written in capitals. Hidden
-    files are left out: a killed conversion left them unfinished.
+    Suffixes may be written in capitals.
     """
-    names = []
+    return [name for name in file_names(folder) if name.lower().endswith(FORMATS)]
+
+
+def file_names(folder: PathLike) -> list[str]:
+    """Names of the files in a folder and below, sorted; none where there is no folder.
+
+    Names are relative to the folder, with `/`. Hidden files are left out: a killed conversion left
+    them unfinished.
+    """
+    names: list[str] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(place).relative_to(folder)
-        names += [
-            (inside / name).as_posix()
-            for name in files
-            if name.lower().endswith(tuple(formats)) and not name.startswith(".")
-        ]
+        names += [(inside / name).as_posix() for name in files if not name.startswith(".")]
     return sorted(names)
+
+
+def stem(name: str) -> str:
+    """Name of a clip without the suffix of its format; a dot may stand in the name itself.
+
+    Example:
+        >>> stem("site.A.2026.05.01.WAV"), stem("site.A.2026.05.01")
+        ('site.A.2026.05.01', 'site.A.2026.05.01')
+    """
+    start, suffix = os.path.splitext(name)
+    return start if suffix.lower() in (*FORMATS, *UNREADABLE) else name
+
+
+def missing_clips(names: Sequence[str], folder: PathLike) -> list[str]:
+    """Names of clips that are not in a folder, for a message: those that look alike beside them.
+
+    Names look alike that differ in the sequence of characters for an accent, in capitals, or in
+    the format's suffix.
+    """
+
+    def look(name: str) -> str:
+        return one_spelling(stem(name)).casefold()
+
+    there = {look(name): name for name in file_names(folder)} if names else {}
+    alike = [there.get(look(name)) for name in names]
+    return [
+        name if other is None else f"{name} (there is {other}{_bytes_of(name, other)})"
+        for name, other in zip(names, alike)
+    ]
+
+
+def _bytes_of(name: str, other: str) -> str:
+    """Say that two names which read the same differ in their bytes."""
+    same = one_spelling(name) == one_spelling(other)
+    return ", which has other bytes for an accent" if same else ""
 
 
 def wav_name(name: str) -> str:
     """Name of a clip as wav: its own where it is one.
 
     Example:
-        >>> wav_name("a/clip.WAV"), wav_name("a/clip.flac")
-        ('a/clip.WAV', 'a/clip.wav')
+        >>> wav_name("a/clip.WAV"), wav_name("a/clip.flac"), wav_name("2026.05.01")
+        ('a/clip.WAV', 'a/clip.wav', '2026.05.01.wav')
     """
-    stem, suffix = os.path.splitext(name)
-    return name if suffix.lower() == ".wav" else f"{stem}.wav"
+    return name if name.lower().endswith(".wav") else f"{stem(name)}.wav"
 
 
 def resample(audio: np.ndarray, rate: int, fs: int) -> np.ndarray:
@@ -162,30 +234,30 @@ def resample(audio: np.ndarray, rate: int, fs: int) -> np.ndarray:
     return resample_poly(audio, fs // common, rate // common)
 
 
-def convert(source: PathLike, target: PathLike, fs: int = 16000) -> float:
-    """Write an audio file as mono 16-bit wav at `fs` Hz; one that is there and newer is kept.
+def convert(source: PathLike, target: PathLike, fs: int = 16000) -> Conversion:
+    """Write an audio file as mono 16-bit wav at `fs` Hz; one at this rate that is newer is kept.
 
     Args:
         source: any file that libsndfile reads.
         target: path of the wav file.
         fs: its sampling rate in Hz.
 
-    Returns:
-        Its duration in seconds.
-
     Raises:
         InputError: the source cannot be used (see :func:`read_audio`), or the target cannot be
             written.
     """
     try:
-        if os.path.getmtime(target) >= os.path.getmtime(source):
-            return soundfile.info(str(target)).duration
+        there = soundfile.info(str(target))
+        if there.samplerate == fs and os.path.getmtime(target) >= os.path.getmtime(source):
+            return Conversion(there.duration)
     except (OSError, soundfile.LibsndfileError):
         pass
     audio = read_audio(source, None)
-    samples = resample(audio, soundfile.info(str(source)).samplerate, fs)
+    rate = soundfile.info(str(source)).samplerate
+    samples = resample(audio, rate, fs)
     # Not to the file: libsndfile does not say why it cannot write.
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, fs, subtype="PCM_16", format="WAV")
     write_whole(target, buffer.getbuffer())
-    return len(samples) / fs
+    before, after = (float(np.square(x, dtype=np.float64).sum()) for x in (audio, samples))
+    return Conversion(len(samples) / fs, before / rate, after / fs, rate > fs)

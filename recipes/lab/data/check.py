@@ -20,8 +20,8 @@ from lab.data.annotations import (
     read_weak_tsv,
     to_tsv,
 )
-from lab.data.audio import audio_names, read_audio
-from lab.data.classes import classes_of_table
+from lab.data.audio import audio_names, missing_clips, read_audio
+from lab.data.classes import are_desed, classes_of_table
 from lab.data.desed import CLASSES, official_layout
 from lab.data.prepare import RATE
 from lab.errors import InputError
@@ -37,7 +37,7 @@ class Part(NamedTuple):
     """A subset of DESED.
 
     Attributes:
-        name: shown.
+        name: shown, and that of `prepare_desed.py --add`.
         key: beginning of its keys in the `data:` section.
         kind: strong, weak or unlabelled.
         clips: how many DESED has: https://github.com/turpaultn/DESED for the recordings, the
@@ -53,11 +53,11 @@ class Part(NamedTuple):
 
 
 DESED = (
-    Part("synthetic training", "synth", "strong", 10000, "strong"),
+    Part("training", "synth", "strong", 10000, "strong"),
     Part("weak", "weak", "weak", 1578, "weak"),
     Part("unlabelled", "unlabeled", "unlabelled", 14412, "unlabelled"),
-    Part("synthetic validation", "synth_val", "strong", 2500, "validation"),
-    Part("validation", "test", "strong", 1168, "test"),
+    Part("validation", "synth_val", "strong", 2500, "validation"),
+    Part("test", "test", "strong", 1168, "test"),
     Part("public", "public", "strong", 692, None),
 )
 
@@ -103,6 +103,7 @@ def check(
     folder: PathLike,
     *,
     seconds: float = CLIP_SECONDS,
+    fs: int = RATE,
     classes: Sequence[str] | None = None,
     processes: int | None = None,
     progress: bool = True,
@@ -115,6 +116,7 @@ def check(
     Args:
         folder: the folder with `audio` and `metadata` in it.
         seconds: what the training takes of a clip, `data.audio_max_len` of its configuration.
+        fs: `data.fs` of its configuration, in Hz.
         classes: `data.classes` of its configuration; None for those of the table of the training.
         processes: how many; as many as there are cores when None.
         progress: show bars, on a terminal.
@@ -132,7 +134,7 @@ def check(
         raise InputError(f"{folder} holds neither audio/ nor metadata/; give a data set's folder")
     paths = official_layout(root)
     classes = list(classes) if classes is not None else _classes(paths["synth_tsv"])
-    expected = _expected(root, own=set(classes) != set(CLASSES))
+    expected = _expected(root, own=not are_desed(classes))
     diagnoses = []
     for part in DESED:
         places = (paths.get(f"{part.key}_{kind}", "") for kind in ("folder", "folder_44k", "tsv"))
@@ -140,7 +142,7 @@ def check(
             continue
         title = part.name if progress else None
         diagnoses.append(
-            _examine(part, paths, root, expected[part.key], seconds, classes, processes, title)
+            _examine(part, paths, root, expected[part.key], seconds, fs, classes, processes, title)
         )
     return diagnoses
 
@@ -171,7 +173,7 @@ def write_missing(diagnoses: Sequence[Diagnosis], path: PathLike) -> int:
 def report(diagnoses: Sequence[Diagnosis]) -> str:
     """Table of the parts, then their problems and notes; before it classes that are not DESED's."""
     classes = next((d.classes for d in diagnoses), CLASSES)
-    lines = [] if set(classes) == set(CLASSES) else [f"classes: {', '.join(classes)}", ""]
+    lines = [] if are_desed(classes) else [f"classes: {', '.join(classes)}", ""]
     lines += [f"{'':22}{'clips':>8}{'expected':>10}{'Hz':>8}   seconds (shortest, median, longest)"]
     for d in diagnoses:
         rates = "/".join(str(rate) for rate in sorted(d.rates)) or "-"
@@ -203,6 +205,7 @@ def _examine(
     root: Path,
     expected: int | None,
     usual: float,
+    fs: int,
     classes: Sequence[str],
     processes: int | None,
     title: str | None,
@@ -219,22 +222,23 @@ def _examine(
     notes: list[str] = []
     downloaded = len(audio_names(paths[f"{part.key}_folder_44k"]))
     if not names and downloaded:
-        problems.append(f"{downloaded} clips are not resampled to 16 kHz; use --resample {root}")
+        problems.append(f"{downloaded} clips are not resampled to {fs} Hz; use --resample {root}")
     elif expected is not None and len(names) != expected:
         problems.append(f"{len(names)} clips in {folder}, not {expected}")
     sound = {name: clip for name, clip in clips.items() if not clip.problem}
     _say(problems, "cannot be used", [clip.problem for clip in clips.values() if clip.problem])
     _say(
         problems,
-        f"not at {RATE} Hz; use --resample on the originals",
-        [name for name, clip in sound.items() if clip.rate != RATE],
+        f"not at {fs} Hz, data.fs of the training; --add or --resample the originals with "
+        f"--rate {fs}",
+        [name for name, clip in sound.items() if clip.rate != fs],
     )
     _say(notes, "silent from start to end", [n for n, clip in sound.items() if clip.peak == 0])
     short = [n for n, clip in sound.items() if clip.seconds < usual - SLACK]
     _say(notes, f"shorter than {usual:g} s, which are padded", short)
     long = [n for n, clip in sound.items() if clip.seconds > usual + SLACK]
     # Of the weak clips most are for training; the others are taken whole.
-    cut = "of which the training takes a part at random, cutting the rest"
+    cut = "which the training cuts into windows"
     scored = part.key in ("synth_val", "test", "public")
     _say(notes, f"longer than {usual:g} s, {'scored whole' if scored else cut}", long)
 
@@ -243,7 +247,8 @@ def _examine(
         missing = _compare(part, paths, root, classes, sound, set(names), problems, notes)
     except InputError as error:
         problems.append(str(error))
-    _say(problems, "missing: named in a table and not there", missing)
+    named = "missing: named in a table and not there"
+    _say(problems, named, missing_clips(missing[:3], folder) + missing[3:])
     seconds = [clip.seconds for clip in sound.values()]
     return Diagnosis(
         part,
@@ -307,7 +312,10 @@ def _compare(
         late = [n for n, end in ends.items() if end > seconds.get(n, np.inf) + SLACK]
         _say(problems, f"with events that end more than {SLACK} s after the clip", late)
     _say(notes, "in no table, so never used", sorted(there - set(named)))
-    return [name for name in named if name not in there]
+    folder = Path(paths[f"{part.key}_folder"])
+    others = [name for name in named if name not in there and (folder / name).is_file()]
+    _say(problems, "of a format that libsndfile does not read; convert it to wav", others)
+    return [name for name in named if name not in there and name not in others]
 
 
 def _durations(

@@ -60,8 +60,13 @@ def classes_of(config: Mapping[str, Any]) -> list[str] | None:
     Raises:
         InputError: the table, or the name of a class in it, cannot be used.
     """
-    given = config["data"].get("classes")
-    return classes_of_table(config["data"]["synth_tsv"]) if given is None else list(given)
+    names = config["data"].get("classes")
+    return classes_of_table(config["data"]["synth_tsv"]) if names is None else list(names)
+
+
+def are_desed(classes: Iterable[str] | None) -> bool:
+    """Whether classes are DESED's ten, as they are where nothing says any."""
+    return classes is None or set(classes) == set(CLASSES)
 
 
 def settle_classes(config: dict[str, dict[str, Any]]) -> None:

@@ -1,15 +1,15 @@
 """Clips with strong, weak and no labels, and the sampler that joins them in a batch.
 
 An item is `(audio (samples,), labels (classes, frames), 1.0)`, with the clip's path at the end
-where `return_filename` is set. What happens to a clip is a function of the seed, the epoch and
-its place in the set, so neither workers nor an interruption change it.
+where `return_filename` is set. A clip that is longer than the network's is cut into windows, an
+item each, so that an epoch hears all of it.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import random
-from typing import TYPE_CHECKING, Any, Iterator, List, Sequence
+from typing import Any, Iterator, List, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
-from lab.data.audio import audio_names, read_audio, read_length
+from lab.data.audio import audio_names, missing_clips, read_audio, read_length
 from lab.data.labels import ManyHotEncoder
 from lab.errors import InputError
 from lab.files import PathLike
 
-if TYPE_CHECKING:
-    from lab.data.packed import Store
+#: Share of a window that may be left out at the end of a clip.
+SLACK = 0.02
 
 
 class Clips(Dataset):
@@ -32,12 +32,19 @@ class Clips(Dataset):
     Args:
         files: path of each clip.
         encoder: gives the frames and classes of the labels.
-        pad_to: length in seconds; shorter clips are padded with zeros, of longer ones a part is
-            taken at random. None leaves them as they are.
+        pad_to: length in seconds; shorter clips are padded with zeros, longer ones are cut into
+            windows. None leaves them as they are.
         fs: sampling rate in Hz.
         return_filename: add the path to the item.
-        seed: of the random parts.
         whole: leave longer clips whole, as what is scored has to be.
+
+    Attributes:
+        files: path of each item's clip.
+        clips: number of each item's clip in the given order.
+        starts: first sample of each item in its clip.
+
+    Raises:
+        InputError: a file that may have to be cut cannot be read.
     """
 
     def __init__(
@@ -47,25 +54,31 @@ class Clips(Dataset):
         pad_to: float | None,
         fs: int,
         return_filename: bool,
-        seed: int,
         whole: bool = False,
     ) -> None:
-        self.files = list(files)
         self.encoder = encoder
         self.samples = None if pad_to is None else round(pad_to * fs)
         self.fs = fs
         self.return_filename = return_filename
-        self.seed = seed
         self.whole = whole or pad_to is None
-        self.epoch = 0
-        #: Each clip's store and place in it, see `loading.pack_sets`; None: read from its file.
-        self.packed: list[tuple[Store, int]] | None = None
+        windows = [(clip, at) for clip, path in enumerate(files) for at in self._windows(path)]
+        self.clips = [clip for clip, _ in windows]
+        self.starts = [start for _, start in windows]
+        self.files = [files[clip] for clip in self.clips]
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
-        """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off.
+    def _windows(self, path: str) -> list[int]:
+        """First samples of the windows of a clip, evenly spaced from its start to its end."""
+        if self.samples is None or self.whole:
+            return [0]
+        rest = read_length(path, self.fs) - self.samples
+        more = math.ceil(rest / self.samples - SLACK)
+        return [round(window * rest / more) for window in range(more + 1)] if more > 0 else [0]
+
+    def labels(self, item: int, frames: int | None = None) -> np.ndarray:
+        """Labels `(frames, classes)` of an item.
 
         `frames` is for clips of another length than the encoder's.
         """
@@ -73,18 +86,9 @@ class Clips(Dataset):
         return np.zeros((frames, len(self.encoder.labels)))
 
     def audio(self, item: int) -> np.ndarray:
-        """Float32 samples `(samples,)` of a whole clip."""
-        if self.packed is None:
-            return read_audio(self.files[item], self.fs)
-        store, clip = self.packed[item]
-        return store.read(clip)
-
-    def start(self, item: int, length: int) -> int:
-        """First sample of the part that is taken of a clip of `length` samples."""
-        if self.whole or self.samples is None or length <= self.samples:
-            return 0
-        draw = random.Random(f"{self.seed} {self.epoch} {item}")
-        return draw.randint(0, length - self.samples)
+        """Float32 samples `(samples,)` of an item, unpadded."""
+        samples = -1 if self.samples is None or self.whole else self.samples
+        return read_audio(self.files[item], self.fs, self.starts[item], samples)
 
     def taken(self, length: int) -> int:
         """Samples of the item that a clip of `length` samples becomes."""
@@ -100,10 +104,7 @@ class Clips(Dataset):
         """
         if self.samples is not None and not self.whole:
             return self.samples
-        if self.packed is None:
-            return self.taken(read_length(self.files[item], self.fs))
-        store, clip = self.packed[item]
-        return self.taken(store.lengths[clip])
+        return self.taken(read_length(self.files[item], self.fs))
 
     def frames(self, samples: int) -> int:
         """Label frames of an item of so many samples."""
@@ -113,12 +114,10 @@ class Clips(Dataset):
 
     def __getitem__(self, item: int) -> tuple[Any, ...]:
         audio = self.audio(item)
-        start = self.start(item, len(audio))
         samples = self.taken(len(audio))
-        audio = audio[start : start + samples]
         if len(audio) < samples:
             audio = np.pad(audio, (0, samples - len(audio)))
-        labels = self.labels(item, round(start / self.fs, 3), self.frames(samples))
+        labels = self.labels(item, self.frames(samples))
         parts = (
             torch.from_numpy(np.ascontiguousarray(audio)),
             torch.from_numpy(labels.T.astype(np.float32)),
@@ -146,7 +145,6 @@ class StronglyAnnotatedSet(Clips):
         pad_to: float | None = 10,
         fs: int = 16000,
         return_filename: bool = False,
-        seed: int = 0,
         whole: bool = False,
     ) -> None:
         self.events: dict[str, list[tuple[Any, ...]]] = {}
@@ -158,14 +156,16 @@ class StronglyAnnotatedSet(Clips):
                 events.append(tuple(event))
         self.names = list(self.events)
         files = find_files(audio_folder, self.names)
-        super().__init__(files, encoder, pad_to, fs, return_filename, seed, whole)
+        super().__init__(files, encoder, pad_to, fs, return_filename, whole)
 
-    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
-        """Labels `(frames, classes)` of a clip from which `onset` seconds were cut off."""
+    def labels(self, item: int, frames: int | None = None) -> np.ndarray:
+        """Labels `(frames, classes)` of an item."""
+        # To the millisecond: events that begin with the window begin in its first frame.
+        onset = round(self.starts[item] / self.fs, 3)
         return self.encoder.encode_strong(
             [
                 (label, max(0, start - onset), stop - onset, *confidence)
-                for label, start, stop, *confidence in self.events[self.names[item]]
+                for label, start, stop, *confidence in self.events[self.names[self.clips[item]]]
                 if stop > onset
             ],
             frames,
@@ -174,6 +174,8 @@ class StronglyAnnotatedSet(Clips):
 
 class WeakSet(Clips):
     """Clips with tags; the labels stand in the first frame, the other frames are zero.
+
+    Each window of a long clip has all its tags.
 
     Args:
         audio_folder: holds the files that the table names.
@@ -190,25 +192,24 @@ class WeakSet(Clips):
         pad_to: float | None = 10,
         fs: int = 16000,
         return_filename: bool = False,
-        seed: int = 0,
         whole: bool = False,
     ) -> None:
         self.tags = list(tsv_entries["event_labels"])
         files = find_files(audio_folder, list(tsv_entries["filename"]))
-        super().__init__(files, encoder, pad_to, fs, return_filename, seed, whole)
+        super().__init__(files, encoder, pad_to, fs, return_filename, whole)
 
-    def labels(self, item: int, onset: float, frames: int | None = None) -> np.ndarray:
+    def labels(self, item: int, frames: int | None = None) -> np.ndarray:
         """Labels `(frames, classes)`, all in frame 0."""
-        labels = super().labels(item, onset, frames)
-        labels[0] = self.encoder.encode_weak(self.tags[item])
+        labels = super().labels(item, frames)
+        labels[0] = self.encoder.encode_weak(self.tags[self.clips[item]])
         return labels
 
 
 class UnlabeledSet(Clips):
-    """All wav files of a folder and below, sorted by name (the official baseline takes any order).
+    """All clips of a folder and below, sorted by name (the official baseline takes any order).
 
     Args:
-        unlabeled_folder: holds the wav files.
+        unlabeled_folder: holds the clips.
 
     The rest is as in :class:`Clips`. Raises InputError when the folder holds none.
     """
@@ -220,29 +221,29 @@ class UnlabeledSet(Clips):
         pad_to: float | None = 10,
         fs: int = 16000,
         return_filename: bool = False,
-        seed: int = 0,
         whole: bool = False,
     ) -> None:
         list_folder(unlabeled_folder)
-        files = audio_names(unlabeled_folder, [".wav"])
+        files = audio_names(unlabeled_folder)
         if not files:
-            raise InputError(f"{unlabeled_folder} holds no .wav file; put the clips there")
+            raise InputError(f"{unlabeled_folder} holds no audio file; put the clips there")
         paths = [os.path.join(unlabeled_folder, file) for file in files]
-        super().__init__(paths, encoder, pad_to, fs, return_filename, seed, whole)
+        super().__init__(paths, encoder, pad_to, fs, return_filename, whole)
 
 
 class ConcatDatasetBatchSampler(Sampler[List[int]]):
     """Batches of fixed shares of concatenated sets, each set in a new random order an epoch.
 
-    An epoch ends when the set that is used up first cannot fill its share. The order is a
-    function of seed and epoch alone. Of several processes each takes its part of each set's share
-    of a batch: together, in the order of their ranks, they see what one process with their shares
-    added up would see.
+    A pass ends when the set that is used up first cannot fill its share; an epoch has one pass or
+    more. The order is a function of seed and epoch alone. Of several processes each takes its part
+    of each set's share of a batch: together, in the order of their ranks, they see what one process
+    with their shares added up would see.
 
     Args:
         lengths: clips of each set, in the order of the ConcatDataset.
         batch_sizes: clips of each set in a batch of one process; 0 leaves the set out.
         seed: of the orders.
+        passes: how often an epoch goes through the clips.
         rank: which of the processes this is, from 0.
         processes: how many train together.
 
@@ -261,6 +262,7 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
         batch_sizes: Sequence[int],
         seed: int = 0,
         *,
+        passes: int = 1,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -276,6 +278,7 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
         self.lengths = list(lengths)
         self.batch_sizes = list(batch_sizes)
         self.seed = seed
+        self.passes = passes
         self.rank = rank
         self.processes = processes
         self.epoch = 0
@@ -286,18 +289,23 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
 
     def __len__(self) -> int:
         shares = zip(self.lengths, self.batch_sizes)
-        return min(length // (size * self.processes) for length, size in shares if size)
+        once = min(length // (size * self.processes) for length, size in shares if size)
+        return once * self.passes
 
     def __iter__(self) -> Iterator[list[int]]:
+        for number in range(self.passes):
+            yield from self._pass(self.epoch * self.passes + number)
+
+    def _pass(self, passed: int) -> Iterator[list[int]]:
         orders = []
         offset = 0
         for index, (length, size) in enumerate(zip(self.lengths, self.batch_sizes)):
             # One generator a set: the order of one does not depend on the length of another.
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch, index))
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, passed, index))
             order: Tensor = torch.randperm(length, generator=generator) + offset
             orders.append((order.tolist(), size))
             offset += length
-        for number in range(len(self)):
+        for number in range(len(self) // self.passes):
             batch = number * self.processes + self.rank
             yield [i for order, size in orders for i in order[batch * size : (batch + 1) * size]]
 
@@ -313,16 +321,12 @@ class LengthBatchSampler(Sampler[List[int]]):
         batch_size: clips in a batch.
         samples: of a clip of the usual length.
 
-    Attributes:
-        longest: samples of the longest clip.
-
     Raises:
         InputError: the length of a clip cannot be read.
     """
 
     def __init__(self, data: Any, batch_size: int, samples: int) -> None:
         lengths = [c.length(i) for c in sets_of(data) for i in range(len(c.files))]
-        self.longest = max(lengths)
         alike: dict[int, list[int]] = {}
         for number, length in enumerate(lengths):
             alike.setdefault(length, []).append(number)
@@ -382,9 +386,9 @@ def find_files(folder: PathLike, names: Sequence[str]) -> list[str]:
         name for name, path in zip(names, paths) if name not in present and not os.path.isfile(path)
     ]
     if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        shown = ", ".join(missing_clips(missing[:3], folder)) + ", ..." * (len(missing) > 3)
         raise InputError(
             f"{len(missing)} of {len(names)} files of the table are not in {folder}: {shown}; "
-            "copy them there or remove their rows"
+            "copy or rename them, or remove their rows"
         )
     return paths

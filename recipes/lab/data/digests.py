@@ -52,7 +52,7 @@ def digest(parts: tuple[tuple[str | None, ...], ...]) -> str | None:
         for folder, table, durations in parts:
             for path in filter(None, (table, durations)):
                 total.update(Path(path).read_bytes())
-            names = audio_names(str(folder), [".wav"]) if table is None else read_filenames(table)
+            names = audio_names(str(folder)) if table is None else read_filenames(table)
             for name in names:
                 size = os.stat(os.path.join(str(folder), name)).st_size
                 total.update(os.fsencode(f"{name}\0{size}\n"))

@@ -96,9 +96,9 @@ class ManyHotEncoder:
             InputError: a label is not among the classes.
         """
         if isinstance(events, pd.DataFrame):
-            given = events[events["event_label"].notna()]
-            columns = ["event_label", "onset", "offset"] + ["confidence"] * ("confidence" in given)
-            events = list(zip(*(given[column] for column in columns)))
+            rows = events[events["event_label"].notna()]
+            columns = ["event_label", "onset", "offset"] + ["confidence"] * ("confidence" in rows)
+            events = list(zip(*(rows[column] for column in columns)))
         frames = self.n_frames if frames is None else frames
         encoded = np.zeros((frames, len(self.labels)))
         for label, onset, offset, *confidence in events:
@@ -107,10 +107,6 @@ class ManyHotEncoder:
             active = encoded[start:stop, self._find(label)]
             np.maximum(active, confidence[0] if confidence else 1, out=active)
         return encoded
-
-    def decode_weak(self, encoded: np.ndarray) -> list[str]:
-        """Class names where a `(classes,)` array is 1."""
-        return [label for label, value in zip(self.labels, encoded) if value == 1]
 
     def decode_strong(self, encoded: np.ndarray) -> list[tuple[str, float, float]]:
         """Turn frames into events: (label, onset, offset) in seconds, by class, then by time.
@@ -134,11 +130,6 @@ class ManyHotEncoder:
         """Return the constructor's arguments, as plain data."""
         names = ("labels", "audio_len", "frame_len", "frame_hop", "net_pooling", "fs")
         return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def load_state_dict(cls, state_dict: dict[str, Any]) -> ManyHotEncoder:
-        """Make an encoder from :meth:`state_dict`."""
-        return cls(**state_dict)
 
     def _find(self, label: str) -> int:
         if label not in self._column:

@@ -1,11 +1,11 @@
-"""From what was downloaded or recorded to a data set in the official layout at 16 kHz."""
+"""From what was downloaded or recorded to a data set in the official layout, at one rate."""
 
 from __future__ import annotations
 
 import os
 from functools import partial
 from pathlib import Path
-from typing import Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 import pandas as pd
 
@@ -15,16 +15,25 @@ from lab.data.annotations import (
     read_weak_tsv,
     to_tsv,
 )
-from lab.data.audio import audio_names, convert, open_audio, wav_name
+from lab.data.audio import (
+    Conversion,
+    audio_names,
+    convert,
+    file_names,
+    missing_clips,
+    open_audio,
+    stem,
+    wav_name,
+)
 from lab.data.classes import classes_of_table
 from lab.data.desed import official_layout
 from lab.errors import InputError
-from lab.files import PathLike, remove_left_over, write_whole
+from lab.files import PathLike, one_spelling, remove_left_over, write_whole
 from lab.processes import over_files
 
 #: Parts of the official layout, by the beginning of their keys in the `data:` section.
 PARTS = ("synth", "weak", "unlabeled", "synth_val", "test", "public", "eval")
-RATE = 16000  # Hz
+RATE = 16000  # Hz, of the official layout, which is in the names of its folders
 #: Sets that recordings of one's own may become, and the part of the layout that each one is.
 SETS = {
     "training": "synth",
@@ -36,9 +45,24 @@ SETS = {
 }
 
 
+class Addition(NamedTuple):
+    """What was laid into a folder.
+
+    Attributes:
+        clips: how many it got or had.
+        loss: share of the sound's energy that went with the frequencies above half the rate.
+        worst: the clip that lost the largest share of its own, and that share; None where no
+            clip of a higher rate was converted.
+    """
+
+    clips: int
+    loss: float = 0.0
+    worst: tuple[str, float] | None = None
+
+
 def resample_tree(
-    folder: PathLike, *, processes: int | None = None, progress: bool = True
-) -> dict[str, int]:
+    folder: PathLike, *, fs: int = RATE, processes: int | None = None, progress: bool = True
+) -> dict[str, Addition]:
     """Resample what was downloaded: `.../weak/*.wav` to `.../weak_16k/*.wav`, and so on.
 
     What is done already is kept, so an interrupted run goes on. Tables of durations that the
@@ -46,25 +70,25 @@ def resample_tree(
 
     Args:
         folder: data set in the official layout.
+        fs: sampling rate of the result in Hz; the folders keep their names.
         processes: how many; as many as there are cores when None.
         progress: show bars, on a terminal.
 
     Returns:
-        How many clips each folder of 16 kHz audio got or had.
+        What each folder of resampled audio got or had.
 
     Raises:
         InputError: there is no audio to resample, or a file cannot be used.
     """
     paths = official_layout(folder)
-    done: dict[str, int] = {}
+    done: dict[str, Addition] = {}
     for part in PARTS:
         source, target = Path(paths[f"{part}_folder_44k"]), Path(paths[f"{part}_folder"])
         names = audio_names(source)
         if not names:
             continue
         jobs = [(source / name, target / wav_name(name)) for name in names]
-        _convert_all(jobs, target, processes, part if progress else None)
-        done[str(target)] = len(jobs)
+        done[str(target)] = _convert_all(jobs, target, fs, processes, part if progress else None)
     if not done:
         raise InputError(
             f"{folder} holds no audio to resample; it should be in folders such as "
@@ -86,27 +110,27 @@ def add_set(
     durations: PathLike | None = None,
     *,
     classes: Sequence[str] | None = None,
+    fs: int = RATE,
     processes: int | None = None,
     progress: bool = True,
-) -> int:
-    """Lay recordings into a data set as one of its sets, at 16 kHz mono.
+) -> Addition:
+    """Lay recordings into a data set as one of its sets, as mono wav files of one rate.
 
     Args:
         name: which of :data:`SETS`. Those that are scored get a table of durations.
         out: data set in the official layout, or a new folder.
-        audio: folder of the clips (wav, flac or ogg, any sampling rate, any channels). The table
-            may name them with another suffix, and in folders of that folder.
+        audio: folder of the clips (:data:`lab.data.audio.FORMATS`, any sampling rate, any
+            channels). The table may name them with another suffix or none, and in folders of that
+            folder.
         table: their events, see :func:`lab.data.annotations.read_strong_tsv`; of weak
             clips their tags, see :func:`lab.data.annotations.read_weak_tsv`. None for
             unlabelled clips: all that the folder holds.
         durations: their durations; measured when None.
         classes: that the table may name; None for those of the training set that is there, or any
             where there is none.
+        fs: sampling rate of the set in Hz: `data.fs` of the training.
         processes: how many; as many as there are cores when None.
         progress: show a bar, on a terminal.
-
-    Returns:
-        Number of clips.
 
     Raises:
         InputError: a file is missing or cannot be used, a class is unknown, or `out` holds
@@ -120,7 +144,12 @@ def add_set(
     labels = _labels(part, table, classes)
     given = audio_names(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
     if labels is None and not given:
-        raise InputError(f"{audio} holds no wav, flac or ogg file; give the folder of the clips")
+        others = file_names(audio)
+        instead = f" ({len(others)} other files, such as {others[0]})" if others else ""
+        raise InputError(
+            f"{audio} holds no audio that libsndfile reads (wav, flac, ogg, mp3, ...){instead}; "
+            "give the folder of the clips, or convert them to wav"
+        )
     found = _find_audio(Path(audio), given, audio if table is None else table)
     names = {name: wav_name(name) for name in found}
     texts = {}
@@ -138,13 +167,13 @@ def add_set(
         measured = None
     _refuse_another(target, set(names.values()), texts)
     jobs = [(path, target / names[name]) for name, path in found.items()]
-    _convert_all(jobs, target, processes, name if progress else None)
+    addition = _convert_all(jobs, target, fs, processes, name if progress else None)
     if measured is not None:
         write_durations(target, sorted(names.values()), Path(measured))
     # The tables last: where they are, all the audio is.
     for path, text in texts.items():
         write_whole(path, text)
-    return len(found)
+    return addition
 
 
 def _labels(
@@ -168,15 +197,29 @@ def write_durations(folder: Path, names: list[str], table: Path) -> None:
 
 
 def _convert_all(
-    jobs: list[tuple[Path, Path]], target: Path, processes: int | None, title: str | None
-) -> None:
+    jobs: list[tuple[Path, Path]], target: Path, fs: int, processes: int | None, title: str | None
+) -> Addition:
     remove_left_over(target)
-    for _ in over_files(partial(_convert, fs=RATE), jobs, processes=processes, progress=title):
-        pass
+    done = over_files(partial(_convert, fs=fs), jobs, processes=processes, progress=title)
+    return _addition(zip((source.name for source, _ in jobs), done))
 
 
-def _convert(job: tuple[Path, Path], fs: int) -> float:
+def _convert(job: tuple[Path, Path], fs: int) -> Conversion:
     return convert(*job, fs=fs)
+
+
+def _addition(conversions: Iterable[tuple[str, Conversion]]) -> Addition:
+    clips, before, lost = 0, 0.0, 0.0
+    shares: list[tuple[float, str]] = []
+    for name, one in conversions:
+        clips += 1
+        before += one.before
+        if one.lowered:
+            gone = max(one.before - one.after, 0.0)
+            lost += gone
+            shares.append((gone / one.before if one.before else 0.0, name))
+    share, name = max(shares, default=(0.0, ""))
+    return Addition(clips, lost / before if before else 0.0, (name, share) if shares else None)
 
 
 def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Path]:
@@ -185,24 +228,26 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
         raise InputError(f"{table} names no clip; give each clip a row")
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give the folder of the clips of {table}")
-    by_stem: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for name in audio_names(folder):
-        by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+        for key in (name, stem(name)):
+            alike.setdefault(one_spelling(key), []).append(name)
     found: dict[str, Path] = {}
     missing = []
     for name in names:
-        here = by_stem.get(os.path.splitext(name)[0], [])
-        if name not in here and len(here) > 1:
+        key = one_spelling(name)
+        here = [name] if (folder / name).is_file() else alike.get(key) or alike.get(stem(key), [])
+        if len(here) > 1:
             raise InputError(f"{folder} holds {here[0]} and {here[1]} for {name}; keep one of them")
         if here:
-            found[name] = folder / (name if name in here else here[0])
+            found[name] = folder / here[0]
         else:
             missing.append(name)
     if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        shown = ", ".join(missing_clips(missing[:3], folder)) + ", ..." * (len(missing) > 3)
         raise InputError(
             f"{len(missing)} of {len(names)} clips of {table} are not in {folder}: {shown}; "
-            "copy them there or remove their rows"
+            "copy or rename them, or remove their rows"
         )
     taken: dict[object, str] = {}
     for name, path in found.items():

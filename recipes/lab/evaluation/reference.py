@@ -51,13 +51,14 @@ def event_based(
     import sed_eval
 
     files, references, estimates = metrics.reference_and_estimates(reference, estimated)
+    labels, (references, estimates) = _numbered(references, estimates)
     metric = sed_eval.sound_event.EventBasedMetrics(
-        event_label_list=sorted({*references["event_label"], *estimates["event_label"]}),
+        event_label_list=list(labels),
         t_collar=float(collar),
         percentage_of_length=float(offset_ratio),
         empty_system_output_handling="zero_score",
     )
-    counts = _sed_eval_counts(metric, files, references, estimates)
+    counts = _sed_eval_counts(metric, files, references, estimates).rename(index=labels)
     return scores_from_counts(counts, undefined=counts["n_ref"] == 0)
 
 
@@ -84,11 +85,12 @@ def segment_based(
     import sed_eval
 
     files, references, estimates = metrics.reference_and_estimates(reference, estimated)
+    labels, (references, estimates) = _numbered(references, estimates)
     metric = sed_eval.sound_event.SegmentBasedMetrics(
-        event_label_list=sorted({*references["event_label"], *estimates["event_label"]}),
+        event_label_list=list(labels),
         time_resolution=float(resolution),
     )
-    counts = _sed_eval_counts(metric, files, references, estimates)
+    counts = _sed_eval_counts(metric, files, references, estimates).rename(index=labels)
     return scores_from_counts(counts, undefined=(counts["n_ref"] == 0) | (counts["n_est"] == 0))
 
 
@@ -113,6 +115,7 @@ def intersection_based(
     """
     references, lengths = metrics.reference_and_durations(reference, durations)
     estimates = metrics.detections(estimated, lengths, "the estimates")
+    names, (references, estimates) = _numbered(references, estimates)
     labels = sorted(set(references["event_label"]))
     confusion = np.zeros((len(labels) + 1, len(labels) + 1))
     if not estimates.empty:
@@ -128,7 +131,7 @@ def intersection_based(
             "fp": confusion[:-1, -1],
         },
         index=labels,
-    )
+    ).rename(index=names)
     return scores_from_counts(counts, undefined=counts["tp"] == 0)
 
 
@@ -163,21 +166,39 @@ def psds(
     if not operating_points:
         raise InputError("operating_points is empty; give detections for at least one threshold")
     references, lengths = metrics.reference_and_durations(reference, durations)
+    points = [
+        metrics.detections(table, lengths, f"the estimates at threshold {threshold}")
+        for threshold, table in operating_points.items()
+    ]
+    _, (references, *points) = _numbered(references, *points)
     with _quiet():
         evaluator = _evaluator(references, lengths, **criteria)
-        for threshold, table in operating_points.items():
-            found = metrics.detections(table, lengths, f"the estimates at threshold {threshold}")
+        for estimates in points:
             # No detection is the point (0, 0), which every curve holds already.
-            if not found.empty:
-                evaluator.add_operating_point(found)
+            if not estimates.empty:
+                evaluator.add_operating_point(estimates)
         if not evaluator.num_operating_points():
             return 0.0
         if len(evaluator.class_names) == 2:
             # One class beside the "world": there is nothing to take it for, so no cross-trigger;
             # psds_eval would average over none of them and return NaN.
-            points = evaluator.operating_points
-            points["ctr"] = [np.zeros((1, 1)) for _ in range(len(points))]
+            curve = evaluator.operating_points
+            curve["ctr"] = [np.zeros((1, 1)) for _ in range(len(curve))]
         return float(evaluator.psds(max_efpr=metrics.MAX_EFPR, **weights).value)
+
+
+def _numbered(*tables: pd.DataFrame) -> tuple[dict[str, str], list[pd.DataFrame]]:
+    """Names that no library reads as its own in the place of the classes', and the tables so named.
+
+    sed_eval takes "none" for no class, and psds_eval has a class of its own.
+
+    Returns:
+        Each class by its new name, in the classes' order, and the tables.
+    """
+    classes = sorted(set().union(*(table["event_label"] for table in tables)))
+    numbers = {label: f"class {number:06d}" for number, label in enumerate(classes)}
+    renamed = [table.assign(event_label=table["event_label"].map(numbers)) for table in tables]
+    return {number: label for label, number in numbers.items()}, renamed
 
 
 def _sed_eval_counts(

@@ -42,6 +42,21 @@ def mean_and_deviation(values: Sequence[float], title: str) -> str:
     return f"{scale * statistics.mean(values):.{digits}f}{spread}"
 
 
+def seeds_note(count: int) -> str:
+    """Say on how many seeds a difference between models rests, and what one is worth.
+
+    Example:
+        >>> seeds_note(3)
+        'The differences rest on 3 seeds.'
+    """
+    if count > 1:
+        return f"The differences rest on {count} seeds."
+    return (
+        "The differences rest on one seed and prove nothing: with another they may be the other "
+        "way round. --trials 3 gives three seeds."
+    )
+
+
 def percent(value: float) -> str:
     """Write a score in [0, 1] in percent; a dash for NaN.
 

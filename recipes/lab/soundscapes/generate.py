@@ -20,13 +20,6 @@ from lab.soundscapes.worker import IN_DOMAIN_SUBSETS, Bank, Banks, make_clip
 
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1
-# Settings that manifests of older trees lack, with the values under which those were made.
-_LATER_SETTINGS = {
-    "validation_soundbank": None,
-    "augment": False,
-    "density": 1.0,
-    "in_domain": None,
-}
 Clip = Tuple[str, int]
 
 
@@ -133,7 +126,6 @@ def generate(
 
     before = left_over(root)
     clips = list(_missing_clips(root, counts))
-    _check_room(root, len(clips))
     make = functools.partial(
         make_clip,
         out=root.resolve(),
@@ -160,11 +152,11 @@ def _check_integer(name: str, value: object, least: int) -> None:
 
 def _refuse_other_classes(banks: list[RecordedSounds | None]) -> None:
     """Raise where the soundbanks of a data set differ in their classes."""
-    given = [bank for bank in banks if bank is not None]
-    for bank in given[1:]:
-        different = sorted(set(given[0].classes) ^ set(bank.classes))
+    recorded = [bank for bank in banks if bank is not None]
+    for bank in recorded[1:]:
+        different = sorted(set(recorded[0].classes) ^ set(bank.classes))
         if different:
-            pair = given[0], bank
+            pair = recorded[0], bank
             has, lacks = pair if different[0] in pair[0].classes else pair[::-1]
             raise InputError(
                 f"the soundbank {has.folder} has the class {different[0]!r} and {lacks.folder} "
@@ -186,7 +178,7 @@ def _claim(root: Path, settings: Mapping[str, object]) -> None:
                 )
     elif (root / "audio").exists():
         try:
-            made_with = {**_LATER_SETTINGS, **json.loads(manifest.read_text())}
+            made_with = dict(json.loads(manifest.read_text()))
             differing = [key for key in settings if made_with.get(key) != settings[key]]
         except (ValueError, TypeError, OSError) as error:
             raise InputError(f"{manifest} cannot be read ({error}); give another --out") from None
@@ -205,27 +197,16 @@ def _words(value: object) -> str:
 
 
 def _missing_clips(root: Path, counts: Mapping[str, int]) -> Iterator[Clip]:
-    """List the clips that are not whole, or whose events are neither kept nor in the table."""
+    """List the clips that are missing, or whose events are neither kept nor in the table."""
     for name, count in counts.items():
         subset = layout.SUBSETS[name]
         tabled = subset.table is None or (root / subset.table).exists()
         folder = root / subset.audio
         there = set(os.listdir(folder)) if folder.is_dir() else set()
         for index in range(count):
-            whole = subset.filename(index) in there and layout.is_whole(
-                folder / subset.filename(index)
-            )
-            if not (whole and (tabled or layout.annotation_path(root, subset, index).exists())):
+            kept = tabled or layout.annotation_path(root, subset, index).exists()
+            if not (kept and subset.filename(index) in there):
                 yield name, index
-
-
-def _check_room(root: Path, clips: int) -> None:
-    needed, free = clips * layout.WAV_SIZE, shutil.disk_usage(root).free
-    if needed > free:
-        raise InputError(
-            f"{root} needs {needed / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB left; make "
-            "room, ask for fewer clips, or give another --out"
-        )
 
 
 def _write_tables(root: Path, counts: Mapping[str, int]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import wave
 from pathlib import Path
 from typing import Iterable, NamedTuple
@@ -12,7 +11,7 @@ from typing import Iterable, NamedTuple
 import numpy as np
 
 from lab.data.desed import official_layout
-from lab.soundscapes.mixing import CLIP_SAMPLES, TEST, TRAINING, Conditions, Event
+from lab.soundscapes.mixing import TEST, TRAINING, Conditions, Event
 from lab.soundscapes.timeline import CLIP_SECONDS
 from lab.soundscapes.waves import RATE
 
@@ -78,22 +77,6 @@ def wav_bytes(audio: np.ndarray) -> bytes:
         file.setframerate(RATE)
         file.writeframes(audio.astype("<i2").tobytes())
     return buffer.getvalue()
-
-
-_EMPTY_WAV = wav_bytes(np.zeros(CLIP_SAMPLES))
-WAV_SIZE = len(_EMPTY_WAV)  # bytes
-_HEADER = _EMPTY_WAV[: WAV_SIZE - 2 * CLIP_SAMPLES]
-
-
-def is_whole(path: Path) -> bool:
-    """Tell whether a wav file has the header and the size that every clip has."""
-    try:
-        with open(path, "rb") as file:
-            return (
-                file.read(len(_HEADER)) == _HEADER and os.fstat(file.fileno()).st_size == WAV_SIZE
-            )
-    except OSError:
-        return False
 
 
 def annotation_path(out: Path, subset: Subset, index: int) -> Path:

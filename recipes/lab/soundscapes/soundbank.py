@@ -13,9 +13,11 @@ import scipy.signal
 import soundfile
 
 from lab.data.annotations import wrong_name
+from lab.data.audio import FORMATS
 from lab.data.classes import in_order
 from lab.data.desed import CLASSES
 from lab.errors import InputError
+from lab.files import one_spelling
 from lab.soundscapes.timeline import (
     CLIP_SECONDS,
     EXCERPT,
@@ -30,7 +32,6 @@ from . import sounds
 
 _SAME_OBJECT = 0.7  # share of repeated events that come from one dog, one alarm, one talker
 _MARGIN = 0.5  # seconds that a filling sound has beyond each end of the clip
-_EXTENSIONS = (".wav", ".flac", ".ogg")
 #: Seconds of a sound of a class that is not DESED's from which on an excerpt is taken.
 LONGEST_SOUND = 6.0
 _SUFFIXES = re.compile("(_nOn|_nOff)+$")
@@ -188,17 +189,18 @@ def _recordings(folder: Path) -> list[str]:
     return sorted(
         str(path)
         for path in folder.rglob("*")
-        if path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".")
+        if path.suffix.lower() in FORMATS and not path.name.startswith(".")
     )
 
 
 class RecordedSounds(Soundbank):
     """Recordings in the layout of a Scaper or DESED soundbank.
 
-    ``foreground/<Class>/*`` and ``background/<label>/*`` hold wav, flac or ogg files of any rate;
-    other files are ignored. DESED's folders for recordings without their onset or offset
-    (``Blender_nOn_nOff``) belong to their class. Classes may have any names; those of DESED's ten
-    are timed as in DESED, others see :data:`timeline.OTHER`.
+    ``foreground/<Class>/*`` and ``background/<label>/*`` hold recordings of any rate, in the
+    formats of :data:`lab.data.audio.FORMATS`; other files are ignored. DESED's folders for
+    recordings without their onset or offset (``Blender_nOn_nOff``) belong to their class. Classes
+    may have any names; those of DESED's ten are timed as in DESED, others see
+    :data:`timeline.OTHER`.
 
     Args:
         folder: the soundbank.
@@ -221,7 +223,8 @@ class RecordedSounds(Soundbank):
         found: dict[str, list[str]] = {}
         for child in sorted((self.folder / "foreground").iterdir()):
             if child.is_dir() and not child.name.startswith("."):
-                found.setdefault(_SUFFIXES.sub("", child.name), []).extend(_recordings(child))
+                label = one_spelling(_SUFFIXES.sub("", child.name))
+                found.setdefault(label, []).extend(_recordings(child))
         misspelled = set(found).difference(in_order(found))
         for label, files in found.items():
             folder = self.folder / "foreground" / label
@@ -234,8 +237,8 @@ class RecordedSounds(Soundbank):
                 )
             if not files:
                 raise InputError(
-                    f"soundbank {self.folder} has no recording of {label}; put a wav, flac or "
-                    f"ogg file into foreground/{label}"
+                    f"soundbank {self.folder} has no recording of {label}; put an audio "
+                    f"file into foreground/{label}"
                 )
         if not found:
             raise InputError(
@@ -244,7 +247,7 @@ class RecordedSounds(Soundbank):
         backgrounds = _recordings(self.folder / "background")
         if not backgrounds:
             raise InputError(
-                f"soundbank {self.folder} has no background; put a wav, flac or ogg file into "
+                f"soundbank {self.folder} has no background; put an audio file into "
                 "background/<label>"
             )
         self.classes = sorted(found)

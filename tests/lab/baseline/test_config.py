@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from damage import damaged, fuzz, read_or_refuse
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dcase_coherence.settings import DEFAULTS, Settings
 from lab.baseline.config import SCHEMA, load_config
@@ -106,7 +109,6 @@ def test_official_layout_is_the_official_one():
         ({"opt": {"schedule": "cosine"}, "training": {"n_epochs": 50}}, "a shorter warm-up"),
         ({"training": {"time_shift": 11}}, "training.time_shift is 11 s"),
         ({"training": {"frequency_mask": 128}}, "give fewer bands"),
-        ({"data": {"keep_mels": True}}, "set data.packed: true"),
         ({"scaler": {"statistic": "dataset"}}, "minmax, which is per instance"),
         ({"scaler": {"dims": [0]}}, "a list of 1"),
         ({"net": {"pooling": [[2, 2]] * 6}}, "net.pooling has 6 entries and net.nb_filters 7"),
@@ -185,6 +187,8 @@ def test_the_soundscapes_section_takes_the_arguments_of_generate():
         (["siren", "rain", "siren"], r"data\.classes names 'siren' twice; give each class once"),
         (["siren, far"], r"data\.classes: the class 'siren, far' has a comma in it"),
         ([" siren"], r"the class ' siren' has blanks at an end"),
+        (["a\u2028b"], r"control character"),
+        (["caf\u00e9", "cafe\u0301"], r"names 'café' twice"),
         (["nan"], r"the class 'nan' would be read as no class"),
     ],
 )
@@ -200,3 +204,45 @@ def test_the_number_of_outputs_follows_the_classes(config_file):
     assert load_config(config_file, named, {"net": {"nclass": 2}})["net"]["nclass"] == 2
     with pytest.raises(InputError, match=r"net\.nclass is 3 and there are 2 classes \(siren, rain"):
         load_config(config_file, named, {"net": {"nclass": 3}})
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+KEYS = st.sampled_from([(section, key) for section, keys in SCHEMA.items() for key in keys])
+TRAPS = [
+    b"training:\n  batch_size: &a [*a, 1, 2]\n",
+    b"a: &a [x, x]\n<<: *a\n",
+    b"? [1, 2]\n: 3\n",
+    b"training:\n  seed: 2001-99-99\n",
+    b"training:\n  seed: -0x" + b"f" * 5000,
+    b"opt:\n  lr: 1" + b"0" * 400,
+    b"[" * 3000,
+    b"%YAML 9.9\n---\n{}",
+    b"--- 1\n--- 2\n",
+    b"opt: {lr: .inf}\n",
+    b"net: {n_in_channel: 1.0}\n",
+]
+
+
+@st.composite
+def sections(draw):
+    content = {}
+    for section, key in draw(st.lists(KEYS, max_size=4)):
+        content.setdefault(section, {})[key] = draw(st.just(SCHEMA[section][key][1]) | VALUES)
+    return yaml.safe_dump(content).encode("utf-8", "surrogatepass")
+
+
+@fuzz
+@given(content=sections() | damaged(TRAPS) | st.sampled_from(TRAPS) | st.binary(max_size=200))
+def test_whatever_a_configuration_holds_each_key_is_sound_or_refused(tmp_path, content):
+    config = read_or_refuse(load_config, tmp_path / "conf.yaml", content)
+    if config is not None:
+        assert {name: set(keys) for name, keys in config.items()} == {
+            name: set(keys) for name, keys in SCHEMA.items()
+        }
+        for section, keys in SCHEMA.items():
+            for key, (kind, default) in keys.items():
+                assert kind.test(config[section][key]) or config[section][key] == default

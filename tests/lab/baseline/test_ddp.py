@@ -102,7 +102,7 @@ def fit(config, folder, shares, resume=None, test=False):
 @pytest.fixture
 def config(config_file):
     """Two epochs of two batches, without what differs between processes."""
-    config = load_config(config_file)
+    config = load_config(config_file, {"data.keep_mels": True})
     config["training"].update(mixup=None, n_epochs=2)
     config["net"].update(dropout=0.0, normalization="layer")
     config["scaler"].update(statistic="dataset", normtype="standard", savepath=None)

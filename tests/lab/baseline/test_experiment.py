@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
+import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -93,6 +94,7 @@ def config(config_file):
     [(True, (5, "on_train_batch_end")), (False, (6, "on_validation_batch_end"))],
 )
 def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, kill):
+    config["data"]["keep_mels"] = coherence
     if coherence:
         config["training"].update(time_shift=5, gain=3, equaliser=6, frequency_mask=4)
         config["opt"]["schedule"] = "cosine"
@@ -197,10 +199,8 @@ def test_logged_is_every_so_many_steps(config, tmp_path):
     assert len(written.Scalars("val/synth/teacher/loss_strong")) == len(epochs)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_clips_keep_the_names_that_their_tables_have(config, tmp_path, renamed, packed):
-    config["data"].update(official_layout(renamed), packed=packed, eval_folder="")
-    config["data"]["packed_folder"] = str(tmp_path / "stores")
+def test_clips_keep_the_names_that_their_tables_have(config, tmp_path, renamed):
+    config["data"].update(official_layout(renamed), eval_folder="")
     config["training"].update(n_epochs=1, weak_split=0.25)
     experiment = fit(config, tmp_path / "run", coherence=False)
     # All clips of the validation are scored: the whole set and six of eight with tags.
@@ -290,14 +290,6 @@ def test_evaluation_writes_each_models_own_detections(config, tmp_path):
         assert len(list(folder.glob("predictions_th_*.tsv"))) == 2
 
 
-@pytest.mark.slow
-def test_fast_dev_run(config, tmp_path):
-    config["training"]["n_epochs"] = 100
-    experiment = fit(config, tmp_path, coherence=False, fast_dev_run=True)
-    assert experiment.trainer.current_epoch == 3
-    assert "test/student/event_f1_macro" in experiment.test()
-
-
 def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(InputError, match="runs on one GPU"):
@@ -311,33 +303,43 @@ def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, mo
     folder = tmp_path / "unlabelled"
     shutil.copytree(config["data"]["unlabeled_folder"], folder)
     for path in folder.iterdir():
-        path.write_bytes(path.read_bytes()[:1000])
+        soundfile.write(path, np.full(16000, np.nan), 16000, subtype="FLOAT")
     config["data"]["unlabeled_folder"] = str(folder)
     config["training"]["num_workers"] = workers
-    with pytest.raises(InputError, match=r"^\S+\.wav is cut short: .*; copy it again$"):
+    with pytest.raises(InputError, match=r"^\S+\.wav holds samples that are not finite"):
         fit(config, tmp_path / "run", coherence=False)
 
 
+@pytest.mark.parametrize(("least", "steps"), [(0, 6), (7, 12), (1000, 1002)])
+def test_few_clips_are_gone_through_until_the_steps_are_enough(
+    config, tmp_path, capsys, least, steps
+):
+    # Six strong clips in batches of two are three steps.
+    config["training"].update(min_steps=least, n_epochs=2, batch_size=[2, 0, 0], teacher=False)
+    experiment = build(config, coherence=False, log_dir=tmp_path)
+    sampler = experiment.module.train_sampler
+    assert config["training"]["n_epochs"] * len(sampler) == steps
+    said = capsys.readouterr().err
+    if steps < 1000:
+        assert f"{steps} optimizer steps in all" in said
+        assert "training.min_steps" in said
+    else:
+        assert said == ""
+
+
 @pytest.mark.parametrize(
-    ("key", "words"),
-    [
-        ("synth_tsv", "does not exist"),
-        ("weak_folder", "the folder .* does not exist"),
-        ("synth_val_dur", "does not exist"),
-        ("test_folder", "the folder .* does not exist"),
-    ],
+    "key", ["synth_tsv", "synth_val_tsv", "synth_val_dur", "weak_tsv", "weak_folder", "test_folder"]
 )
-def test_missing_data_are_named_and_nothing_is_written(config, tmp_path, key, words):
+def test_missing_data_are_named_and_nothing_is_written(config, tmp_path, key):
     config["data"][key] = str(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=f"nowhere.* {words}|{words}.*"):
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
         build(config, coherence=False, log_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
-def test_damaged_checkpoint_is_refused_before_any_work(config, tmp_path, content):
+def test_damaged_checkpoint_is_refused_before_any_work(config, tmp_path):
     path = tmp_path / "last.ckpt"
-    path.write_bytes(content)
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(InputError, match=r"last\.ckpt cannot be loaded"):
         build(config, coherence=False, log_dir=tmp_path / "run", resume=path)
     assert not (tmp_path / "run").exists()
@@ -384,14 +386,13 @@ def test_own_classes_from_training_to_scores_and_nobody_else_s(
             untrained.test(experiment.best)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_soft_labels_train_and_the_tolerance_says_what_a_boundary_is(config, tmp_path, packed):
+def test_soft_labels_train_and_the_tolerance_says_what_a_boundary_is(config, tmp_path):
     table = tmp_path / "soft.tsv"
     segments = [(k / 10, (k + 1) / 10, 0.5 + 0.1 * (k % 2) + 0.4 * (k > 5)) for k in range(10)]
     rows = [f"{c}.wav\t{a}\t{b}\tDog\t{s:.1f}" for c in range(6) for a, b, s in segments]
     table.write_text("filename\tonset\toffset\tevent_label\tconfidence\n" + "\n".join(rows) + "\n")
     config["training"].update(n_epochs=1, mixup=None, batch_size=[2, 0, 0], teacher=False)
-    config["data"].update(synth_tsv=str(table), packed=packed, packed_folder=str(tmp_path / "p"))
+    config["data"].update(synth_tsv=str(table), keep_mels=True)
     rates = {}
     for tolerance in (0.0, 0.2):
         config["coherence"]["tolerance"] = tolerance

@@ -29,10 +29,24 @@ class Items(Dataset):
 
 
 class Recorded(MeanTeacher):
-    """Keeps what is logged."""
+    """Keeps what is logged, and the magnitudes and labels of each step."""
 
     def log(self, name, value, *args, **kwargs):
         self.__dict__.setdefault("record", {}).setdefault(name, []).append(float(value))
+
+    def training_step(self, batch, batch_indx):
+        weak = batch[1][self.labelled_rows()[1]].clone()
+        loss = super().training_step(batch, batch_indx)
+        assert torch.equal(batch[1][self.labelled_rows()[1]], weak)
+        self.keep("labels", batch[1])
+        return loss
+
+    def features(self, mels):
+        self.keep("magnitudes", mels)
+        return super().features(mels)
+
+    def keep(self, name, value):
+        self.__dict__.setdefault(name, []).append(value.clone())
 
 
 class SameBatch(ConcatDatasetBatchSampler):
@@ -49,7 +63,7 @@ class SameBatch(ConcatDatasetBatchSampler):
         yield from [list(range(self.lengths[0]))] * self.steps
 
 
-def train(inputs, folder, mixup, loss, **changes):
+def train(inputs, folder, mixup, loss="mse", kind=Recorded, **changes):
     inputs.write_tables(folder)
     student = inputs.fill(CRNN(**inputs.NET))
     optimizer = inputs.make_optimizer(student)
@@ -57,7 +71,7 @@ def train(inputs, folder, mixup, loss, **changes):
     val_sound, val_labels, names, _ = inputs.validation()
     hparams = inputs.hparams(folder, mixup, loss)
     hparams["training"].update(changes)
-    module = Recorded(
+    module = kind(
         hparams,
         ManyHotEncoder(inputs.CLASSES, **inputs.ENCODER),
         student,
@@ -83,9 +97,24 @@ def train(inputs, folder, mixup, loss, **changes):
     return module
 
 
+@pytest.fixture(scope="module")
+def soft(golden_inputs, tmp_path_factory):
+    """A training as the official configuration has it."""
+    return train(golden_inputs, tmp_path_factory.mktemp("soft"), "soft")
+
+
+@pytest.fixture(scope="module")
+def plain(golden_inputs, tmp_path_factory):
+    """A training without mixup."""
+    return train(golden_inputs, tmp_path_factory.mktemp("plain"), None)
+
+
 @pytest.mark.parametrize(("mixup", "loss"), [("soft", "mse"), ("hard", "bce")])
-def test_every_logged_value_is_the_official_one(golden_inputs, golden_json, tmp_path, mixup, loss):
-    record = train(golden_inputs, tmp_path, mixup, loss).record
+def test_every_logged_value_is_the_official_one(
+    golden_inputs, golden_json, tmp_path, soft, mixup, loss
+):
+    module = soft if mixup == "soft" else train(golden_inputs, tmp_path, mixup, loss)
+    record = module.record
     official = golden_json["training"][f"{mixup}_{loss}"]
     assert set(record) == set(official)
     for name in set(official) - {CORRECTED}:
@@ -99,30 +128,12 @@ def test_every_logged_value_is_the_official_one(golden_inputs, golden_json, tmp_
     assert record[CORRECTED] == pytest.approx(supervised)
 
 
-def test_student_and_teacher_end_with_the_official_weights(golden, golden_inputs, tmp_path):
-    state = train(golden_inputs, tmp_path, "soft", "mse").state_dict()
+def test_student_and_teacher_end_with_the_official_weights(golden, soft):
+    state = soft.state_dict()
     trained = {k[len("trained/") :]: v for k, v in golden.items() if k.startswith("trained/")}
     assert len(trained) > 100
     for name, value in trained.items():
         torch.testing.assert_close(state[name], value, rtol=1e-4, atol=2e-5, msg=name)
-
-
-class Seen(Recorded):
-    """Keeps the magnitudes, the labels and the network's input of each step."""
-
-    def training_step(self, batch, batch_indx):
-        weak = batch[1][self.labelled_rows()[1]].clone()
-        loss = super().training_step(batch, batch_indx)
-        assert torch.equal(batch[1][self.labelled_rows()[1]], weak)
-        self.keep("labels", batch[1])
-        return loss
-
-    def features(self, mels):
-        self.keep("magnitudes", mels)
-        return super().features(mels)
-
-    def keep(self, name, value):
-        self.__dict__.setdefault(name, []).append(value.clone())
 
 
 def turns(before, after):
@@ -132,12 +143,10 @@ def turns(before, after):
     return {n for n in frames if torch.allclose(scale * before.roll(n, -1), after, rtol=1e-4)}
 
 
-def test_clips_are_turned_with_their_labels_in_training_alone(golden_inputs, tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "Recorded", Seen)
-    plain = train(golden_inputs, tmp_path, None, "mse")
-    other = train(golden_inputs, tmp_path, None, "mse", time_shift=1, gain=3)
+def test_clips_are_turned_with_their_labels_in_training_alone(golden_inputs, tmp_path, plain):
+    other = train(golden_inputs, tmp_path, None, time_shift=1, gain=3)
     steps, frames = golden_inputs.STEPS, plain.labels[0].size(-1)
-    found = set()
+    all_turns = set()
     for step in range(steps):
         assert len(plain.magnitudes[step]) == len(plain.labels[step])
         for row in range(golden_inputs.BATCH[0]):
@@ -145,19 +154,18 @@ def test_clips_are_turned_with_their_labels_in_training_alone(golden_inputs, tmp
             label = turns(*(m.labels[step][row] for m in (plain, other)))
             assert {n // 4 for n in sound} <= label
             assert len(sound) == 1
-            found |= sound
-    assert len(found) > 3
+            all_turns |= sound
+    assert len(all_turns) > 3
     assert len(plain.magnitudes) > steps
     for ours, theirs in zip(plain.magnitudes[steps:], other.magnitudes[steps:]):
         assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("change", [{"frequency_mask": 60}, {"equaliser": 12}])
-def test_other_bands_reach_student_and_teacher(golden_inputs, tmp_path, change):
-    loss = [train(golden_inputs, tmp_path, None, "mse", **keys).record for keys in ({}, change)]
-    for name in ("student", "teacher"):
-        plain, masked = (record[f"train/{name}/loss_strong"][0] for record in loss)
-        assert masked != pytest.approx(plain)
+def test_other_bands_reach_student_and_teacher(golden_inputs, tmp_path, plain, change):
+    masked = train(golden_inputs, tmp_path, None, **change)
+    for name in ("train/student/loss_strong", "train/teacher/loss_strong"):
+        assert masked.record[name][0] != pytest.approx(plain.record[name][0])
 
 
 class Averaging(Recorded):
@@ -175,9 +183,9 @@ class Averaging(Recorded):
         self.__dict__.setdefault("states", []).append(state)
 
 
-def test_an_averaging_teacher_is_the_mean_of_the_students(golden_inputs, tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "Recorded", Averaging)
-    module = train(golden_inputs, tmp_path, None, "mse", teacher="average", ema_factor=0.9)
+def test_an_averaging_teacher_is_the_mean_of_the_students(golden_inputs, tmp_path):
+    changes = {"teacher": "average", "ema_factor": 0.9}
+    module = train(golden_inputs, tmp_path, None, kind=Averaging, **changes)
     logged = [name for name in module.record if name.startswith("train/")]
     assert not any("teacher" in name or "self_" in name for name in logged)
     average, *steps = module.states
@@ -191,9 +199,8 @@ def test_an_averaging_teacher_is_the_mean_of_the_students(golden_inputs, tmp_pat
             torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("weight", [0, 0.25])
-def test_weak_labels_count_as_much_as_asked_for(golden_inputs, tmp_path, weight):
-    record = train(golden_inputs, tmp_path, None, "mse", weak_weight=weight).record
+def test_weak_labels_count_as_much_as_asked_for(golden_inputs, tmp_path):
+    record = train(golden_inputs, tmp_path, None, weak_weight=0.25).record
     losses = (record[f"train/student/{name}"] for name in ("loss_strong", "loss_weak"))
-    expected = [strong + weight * weak for strong, weak in zip(*losses)]
+    expected = [strong + 0.25 * weak for strong, weak in zip(*losses)]
     assert record[CORRECTED] == pytest.approx(expected)

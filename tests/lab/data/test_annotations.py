@@ -1,12 +1,18 @@
 """Tables of events, tags and durations: read as they are, refused in one sentence otherwise."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
+from damage import fuzz, read_or_refuse
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lab.data.annotations import (
     read_durations,
     read_events,
+    read_filenames,
     read_reference,
     read_strong_tsv,
     read_weak_tsv,
@@ -268,3 +274,73 @@ def test_commas_are_told_from_tabs(table, tmp_path):
     (tmp_path / "table.csv").write_text(STRONG)
     with pytest.raises(InputError, match=r"table\.csv has no column .* separated by commas"):
         read_events(tmp_path / "table.csv")
+
+
+def test_two_spellings_of_a_class_are_one(tmp_path):
+    path = tmp_path / "events.tsv"
+    rows = [f"a.wav\t0\t1\t{label}" for label in ("caf\u00e9", "cafe\u0301")]
+    path.write_text("\n".join(["filename\tonset\toffset\tevent_label", *rows]), encoding="utf-8")
+    assert read_strong_tsv(path, None)["event_label"].unique().tolist() == ["caf\u00e9"]
+    path.write_text("filename\tevent_labels\na.wav\tcafe\u0301,dog", encoding="utf-8")
+    assert read_weak_tsv(path, ["caf\u00e9", "dog"])["event_labels"].tolist() == ["caf\u00e9,dog"]
+
+
+NAMES = ["a.wav", "sub/a.wav", "", "nan", "a\0.wav", "~/a.wav", "..", "a/../../b.wav"]
+NAMES += ["/etc/passwd", "..\\a.wav", "C:\\a.wav", "\\\\host\\share\\a.wav"]
+NUMBERS = ["0", "1.5", "10", "-1", "nan", "inf", "1e400", "1_0", "", " 2 ", "0x10", "1,5", "\u0665"]
+LABELS = ["Dog", "Cat", "", "Dog,Cat", "dog", "Dog,", ",", "NaN"]
+FIELDS = {
+    "filename": st.sampled_from(NAMES) | st.text(max_size=8),
+    "onset": st.sampled_from(NUMBERS),
+    "offset": st.sampled_from(NUMBERS) | st.floats().map(str),
+    "duration": st.sampled_from(NUMBERS) | st.floats().map(str),
+    "event_label": st.sampled_from(LABELS) | st.text(max_size=6),
+    "event_labels": st.sampled_from(LABELS) | st.text(max_size=6),
+}
+
+
+@st.composite
+def tables(draw, header):
+    """The right header, or nearly; rows of plausible and implausible fields; any line ends."""
+    columns = header.split()
+    lines = [draw(st.sampled_from([header.strip()] * 5 + ["x\t" + header.strip(), '"', ""]))]
+    for _ in range(draw(st.integers(0, 4))):
+        lines.append("\t".join(draw(FIELDS[column]) for column in columns))
+    text = draw(st.sampled_from(["\n", "\r\n", "\r"])).join(lines)
+    return text.encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])), "surrogatepass")
+
+
+@pytest.mark.parametrize(
+    ("reader", "header"),
+    [
+        (read_events, STRONG),
+        (read_strong_tsv, STRONG),
+        (read_weak_tsv, WEAK),
+        (read_durations, DURATIONS),
+        (read_filenames, "filename\n"),
+    ],
+)
+@fuzz
+@given(data=st.data())
+def test_whatever_a_table_holds_it_is_sound_or_refused(tmp_path, reader, header, data):
+    content = data.draw(tables(header) | st.binary(max_size=300))
+    rows = read_or_refuse(reader, tmp_path / "table.tsv", content)
+    if rows is None:
+        return
+    folder = os.path.realpath(tmp_path)
+    for name in rows if reader is read_filenames else rows["filename"]:
+        assert name
+        inside = os.path.realpath(os.path.join(folder, name))
+        assert os.path.commonpath([folder, inside]) == folder
+    if reader in (read_events, read_strong_tsv):
+        events = rows.dropna()
+        assert (events["onset"] <= events["offset"]).all()
+        assert (events["onset"] >= 0).all()
+        assert np.isfinite(events["offset"]).all()
+    if reader is read_strong_tsv:
+        assert set(events["event_label"]) <= set(CLASSES)
+        # A row has an event or has none.
+        assert len(events) == rows["event_label"].notna().sum()
+    if reader is read_durations:
+        assert (rows["duration"] > 0).all()
+        assert np.isfinite(rows["duration"]).all()

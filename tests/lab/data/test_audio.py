@@ -1,11 +1,15 @@
 """Every kind of bad audio, and resampling."""
 
+import io
 import os
 import struct
 
 import numpy as np
 import pytest
 import soundfile
+from damage import damaged, fuzz, read_or_refuse
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lab.data.audio import convert, read_audio, read_length, resample
 from lab.errors import InputError
@@ -147,7 +151,7 @@ def test_what_the_lower_rate_cannot_hold_is_gone():
 def test_conversion_gives_mono_16_bit(tmp_path):
     left = tone(440, 44100, 0.5)
     source = write(tmp_path / "a.flac", np.stack([left, -left / 2], 1), 44100)
-    assert convert(source, tmp_path / "new" / "a.wav") == pytest.approx(0.5)
+    assert convert(source, tmp_path / "new" / "a.wav").seconds == pytest.approx(0.5)
     info = soundfile.info(str(tmp_path / "new" / "a.wav"))
     assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
     assert np.abs(read_audio(tmp_path / "new" / "a.wav")).max() == pytest.approx(0.125, abs=0.01)
@@ -174,7 +178,7 @@ def test_a_damaged_target_is_written_again(tmp_path):
     source, target = write(tmp_path / "a.wav", np.zeros(800), 8000), tmp_path / "b.wav"
     target.write_bytes(b"RIFF")
     os.utime(target, (2e9, 2e9))
-    assert convert(source, target) == pytest.approx(0.1)
+    assert convert(source, target).seconds == pytest.approx(0.1)
     assert len(read_audio(target)) == 1600
 
 
@@ -190,3 +194,31 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"b\.wav cannot be written.*what is done is kept"):
         convert(source, tmp_path / "file" / "b.wav")
+
+
+def encoded(form, subtype, channels=1):
+    file = io.BytesIO()
+    sound = 0.1 * np.random.default_rng(0).standard_normal((800, channels))
+    soundfile.write(file, sound, 16000, format=form, subtype=subtype)
+    return file.getvalue()
+
+
+FORMATS = [
+    encoded("WAV", "PCM_16"),
+    encoded("WAV", "FLOAT"),
+    encoded("WAV", "PCM_24", 2),
+    encoded("WAV", "IMA_ADPCM"),
+    encoded("WAVEX", "PCM_16"),
+    encoded("FLAC", "PCM_16"),
+    encoded("OGG", "VORBIS"),
+]
+
+
+@fuzz
+@given(damaged(FORMATS) | st.binary(max_size=100).map(b"RIFF\x80\0\0\0WAVEfmt ".__add__))
+def test_whatever_a_file_holds_it_is_finite_audio_or_refused(tmp_path, content):
+    audio = read_or_refuse(read_audio, tmp_path / "clip.wav", content)
+    if audio is not None:
+        assert (audio.dtype, audio.ndim) == (np.float32, 1)
+        assert audio.size
+        assert np.isfinite(audio).all()

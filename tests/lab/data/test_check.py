@@ -11,6 +11,7 @@ import soundfile
 
 from lab.data.check import DESED, check, overlapping, report, write_missing
 from lab.data.desed import official_layout
+from lab.data.prepare import SETS
 from lab.errors import InputError
 
 
@@ -84,7 +85,7 @@ def test_missing_clips_are_listed_for_the_organisers(tree, tmp_path):
     assert list(zip(table["subset"], table["filename"])) == [
         ("weak", "3.wav"),
         ("unlabelled", "8.wav"),
-        ("validation", "1.wav"),
+        ("test", "1.wav"),
     ]
     assert "1 clip missing: named in a table and not there: 3.wav" in report(found)
 
@@ -151,7 +152,7 @@ def sound(root, key, name, audio, rate=16000):
                 official_layout(root)["weak_folder_44k"]
             ),
             "weak",
-            "8 clips are not resampled to 16 kHz; use --resample",
+            "8 clips are not resampled to 16000 Hz; use --resample",
         ),
     ],
 )
@@ -181,7 +182,7 @@ def test_clips_that_the_training_will_cut_are_told_from_those_that_are_scored_wh
         d.part.key: " ".join(d.notes) for d in check(tree, seconds=1.0, processes=1, progress=False)
     }
     for key, name in (("synth", "1.wav"), ("weak", "2.wav"), ("unlabeled", "3.wav, long.wav")):
-        words = "longer than 1 s, of which the training takes a part at random, cutting the rest"
+        words = "longer than 1 s, which the training cuts into windows"
         assert f"{words}: {name}" in notes[key]
     assert "1 clip longer than 1 s, scored whole: 1.wav" in notes["test"]
     assert "1 clip shorter than 1 s, which are padded: short.wav" in notes["unlabeled"]
@@ -247,3 +248,25 @@ def test_segments_of_soft_labels_may_touch_and_overlap(own_dataset):
 def test_a_misspelled_class_of_desed_s_is_found(tree):
     rewrite(tree, "synth_tsv", lambda text: text.replace("Vacuum_cleaner", "Vaccum_cleaner"))
     assert any("did you mean 'Vacuum_cleaner'?" in text for text in diagnose(tree)[1])
+
+
+def test_parts_are_named_as_they_are_added():
+    assert [part.name for part in DESED] == list(SETS)
+
+
+def test_the_rate_is_that_of_the_training(tree):
+    sound(tree, "test_folder", "1.wav", np.ones(32000) / 2, 32000)
+    problems = {d.part.key: d.problems for d in check(tree, fs=32000, processes=1, progress=False)}
+    assert "2 clips not at 32000 Hz" in problems["test"][0]
+    assert "6 clips not at 32000 Hz" in problems["synth"][0]
+
+
+def test_clips_that_are_there_otherwise_are_told(tree):
+    folder = Path(official_layout(tree)["test_folder"])
+    (folder / "1.wav").rename(folder / "1.WAV")
+    (folder / "2.wav").rename(folder / "2.m4a")
+    rewrite(tree, "test_tsv", lambda text: text.replace("2.wav", "2.m4a"))
+    rewrite(tree, "test_dur", lambda text: text.replace("2.wav", "2.m4a"))
+    problems = " ".join(diagnose(tree)[0]["test"].problems)
+    assert "named in a table and not there: 1.wav (there is 1.WAV)" in problems
+    assert "1 clip of a format that libsndfile does not read; convert it to wav: 2.m4a" in problems

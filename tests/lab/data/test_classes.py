@@ -7,6 +7,7 @@ import pytest
 
 from lab.baseline.config import load_config
 from lab.data.classes import (
+    are_desed,
     classes_of,
     classes_of_table,
     in_order,
@@ -15,7 +16,7 @@ from lab.data.classes import (
 )
 from lab.data.desed import CLASSES
 from lab.data.labels import make_encoder
-from lab.data.sets import make_test_set, training_sets
+from lab.data.splits import make_test_set, training_sets
 from lab.errors import InputError
 
 HEAD = "filename\tonset\toffset\tevent_label\n"
@@ -117,3 +118,11 @@ def test_other_classes_are_refused_by_name():
         refuse_other_classes("it", ["a", "b"], ["a", "c"])
     with pytest.raises(InputError, match="here they are, in another order, b, a; set data"):
         refuse_other_classes("it", ["a", "b"], ["b", "a"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [(None, True), (CLASSES[::-1], True), (CLASSES[:9], False), ([*CLASSES, "siren"], False)],
+)
+def test_the_ten_of_desed_in_any_order(classes, expected):
+    assert are_desed(classes) == expected

@@ -34,8 +34,8 @@ def test_a_table_encodes_as_triples(golden_inputs):
 
 def test_weak_labels_from_text(golden_inputs):
     ours = encoder(golden_inputs, 256, 4)
-    assert ours.decode_weak(ours.encode_weak("A,J")) == ["A", "J"]
-    assert ours.decode_weak(ours.encode_weak("")) == []
+    assert np.flatnonzero(ours.encode_weak("A,J")).tolist() == [0, 9]
+    assert not ours.encode_weak("").any()
 
 
 @pytest.mark.parametrize(("hop", "pooling"), FRAMES)
@@ -57,7 +57,7 @@ def test_unknown_class_is_named(golden_inputs):
 
 def test_state_dict_makes_the_same_encoder(golden_inputs):
     ours = encoder(golden_inputs, 160, 8)
-    again = ManyHotEncoder.load_state_dict(ours.state_dict())
+    again = ManyHotEncoder(**ours.state_dict())
     assert again.state_dict() == ours.state_dict()
     assert (again.n_frames, again.frame_seconds) == (125, 0.08)
 

@@ -47,6 +47,21 @@ SCORES = {
 }
 
 
+@pytest.mark.parametrize("name", ["none", "injected_psds_world_label", " ", "zebra"])
+@pytest.mark.parametrize("metric", SCORES)
+def test_no_name_of_a_class_changes_a_score(metric, name):
+    def of(tables):
+        found = SCORES[metric](*tables, DURATIONS)
+        return found if metric == "psds" else (found.macro_f1, found.micro_f1)
+
+    tables = [REFERENCE, pd.concat([ESTIMATED, table(["a.wav", 5.0, 6.0, "Cat"])])]
+    assert of([one.replace("Cat", name) for one in tables]) == of(tables)
+    if metric != "psds":
+        counts = SCORES[metric](*(one.replace("Cat", name) for one in tables), DURATIONS)
+        assert set(counts.classwise.index) == {"Dog", name}
+        assert counts.classwise.loc[name, "f1"] == 1
+
+
 @pytest.mark.parametrize("case", ["predictions", "predictions without Dog and Speech"])
 def test_original_functions_on_real_predictions(case):
     expected = json.loads((GOLDEN / "scores.json").read_text())[case]

@@ -12,6 +12,7 @@ import pytest
 
 from evaluate import main
 from lab.evaluation import reference as reference_scores
+from lab.evaluation.profile import ALL
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "evaluation"
@@ -98,7 +99,7 @@ def test_the_official_predictions_have_the_published_scores(shared, tmp_path):
     assert row(done.stdout, "event F1 (200 ms, 20 %)")[:2] == ["42.14", "42.35"]
     assert row(done.stdout, "segment F1 (1 s)")[:2] == ["71.57", "77.03"]
     assert "PSDS 1 0.353" in done.stdout
-    assert row(done.stdout, "all") == ["4,224", "38.0", "12.2", "12.7", "9.2", "1.3", "26.5"]
+    assert row(done.stdout, ALL) == ["4,224", "38.0", "12.2", "12.7", "9.2", "1.3", "26.5"]
     assert (tmp_path / "profile.png").stat().st_size > 10_000
     assert (tmp_path / "profile.svg").is_file()
 
@@ -111,7 +112,7 @@ def test_classes_are_those_of_the_tables_and_what_is_left_out_is_said(files, cap
     assert row(said, "event F1 (200 ms, 20 %)")[0] == "50.00"
     assert row(said, "Wolf") == ["0.0", "66.7"]
     assert row(said, "Snow") == ["-", "-"]
-    assert row(said, "all") == ["2", "50.0", "0.0", "50.0", "0.0", "0.0", "0.0"]
+    assert row(said, ALL) == ["2", "50.0", "0.0", "50.0", "0.0", "0.0", "0.0"]
     assert re.search(r"^Snow +1 +0.0 +0.0 +0.0 +0.0 +100.0$", said, re.MULTILINE)
     main([*files[:2], "--durations", files[2]])
     said = capsys.readouterr().out
@@ -126,11 +127,11 @@ def test_a_system_that_finds_nothing(files, write, tmp_path, capsys):
     said = capsys.readouterr().out
     assert row(said, "event F1 (200 ms, 20 %)") == ["0.00"] * 3
     assert "PSDS 1 0.000, PSDS 2 0.000, from 1 operating points" in said
-    assert row(said, "all")[-1] == "100.0"
+    assert row(said, ALL)[-1] == "100.0"
     assert (tmp_path / "new" / "profile.png").is_file()
     # The names of clips alone are the same.
     main([files[0], write("clips.tsv", f"{HEAD}a.wav\t\t\t\n"), *options])
-    assert row(capsys.readouterr().out, "all")[-1] == "100.0"
+    assert row(capsys.readouterr().out, ALL)[-1] == "100.0"
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,17 @@ def test_a_test_set_is_added_then_checked(main, recordings, tmp_path, capsys):
     (tmp_path / "out" / "soundscapes.json").write_text(json.dumps({"test": 3}))
     assert main(["--check", out, "--quiet"]) == 0
     said = capsys.readouterr().out
-    assert "validation                   3         3   16000   1.00, 1.00, 1.00" in said
+    assert "test                         3         3   16000   1.00, 1.00, 1.00" in said
     assert "problems: none" in said
 
 
 def test_a_public_set_is_added(main, recordings, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["--add", "public", *recordings, "--out", str(out), "--quiet"]) == 0
-    assert capsys.readouterr().out == f"3 clips are the public set of {out}\n"
+    added, cost = capsys.readouterr().out.splitlines()
+    assert added == f"3 clips are the public set of {out}"
+    # White noise at 44.1 kHz: a little less than 8000 of its 22050 Hz is left.
+    assert cost.startswith("65 % of the energy of their sound lay above 8000 Hz")
     assert (out / "metadata" / "eval" / "public.tsv").is_file()
 
 
@@ -58,7 +61,7 @@ def test_a_fault_is_exit_code_1_and_missing_clips_a_file(main, recordings, tmp_p
     (out / "audio" / "validation" / "validation_16k" / "1.wav").unlink()
     missing = tmp_path / "missing.tsv"
     assert main(["--check", str(out), "--missing", str(missing), "--quiet"]) == 1
-    assert missing.read_text().splitlines()[1:] == ["1.wav\tmissing\tvalidation"]
+    assert missing.read_text().splitlines()[1:] == ["1.wav\tmissing\ttest"]
     assert "2 clips in" in capsys.readouterr().out
 
 
@@ -88,3 +91,20 @@ def test_without_the_desed_package_the_extra_is_named(main, what, tmp_path, caps
     assert stop.value.code == 2
     assert "dcase-coherence[desed]" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_the_rate_follows_the_configuration_or_the_flag(main, recordings, tmp_path, capsys):
+    out, conf = str(tmp_path / "out"), tmp_path / "c.yaml"
+    conf.write_text("data: {fs: 32000}\nfeats: {sample_rate: 32000, hop_length: 512}\n")
+    add = ["--add", "test", *recordings, "--out", out, "--quiet"]
+    assert main([*add, "--conf_file", str(conf)]) == 0
+    assert "above 16000 Hz" in capsys.readouterr().out
+    (tmp_path / "out" / "soundscapes.json").write_text(json.dumps({"test": 3}))
+    check = ["--check", out, "--audio-max-len", "1", "--quiet"]
+    assert main([*check, "--conf_file", str(conf)]) == 0
+    assert main([*check, "--rate", "32000"]) == 0
+    others = ["data.fs=32000", "feats.sample_rate=32000", "feats.hop_length=512"]
+    assert main([*check, "--set", *others]) == 0
+    capsys.readouterr()
+    assert main(check) == 1
+    assert "3 clips not at 16000 Hz" in capsys.readouterr().out

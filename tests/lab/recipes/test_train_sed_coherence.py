@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from dcase_coherence.lightning import DEFAULTS
+from lab.errors import RESUME_ME
 from lab.soundscapes import generate
 
 pytestmark = pytest.mark.slow
@@ -110,12 +110,12 @@ def test_a_second_run_shows_the_first_ones_scores(run, finished, folder):
     assert (folder / "exp" / "tiny" / "comparison.txt").read_text().strip() in again
 
 
-def test_killed_and_resumed_it_ends_with_the_same_scores(run, finished, folder):
-    log_dir = folder / "exp" / "killed"
+def test_stopped_and_started_again_it_ends_with_the_same_scores(run, finished, folder):
+    log_dir = folder / "exp" / "stopped"
     command = [sys.executable, ROOT / "recipes" / RECIPE, *OPTIONS, "--log_dir", log_dir]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, start_new_session=True
     )
     table = log_dir / "coherence" / "trial_0" / "epochs.tsv"
     deadline = time.time() + 200
@@ -123,11 +123,12 @@ def test_killed_and_resumed_it_ends_with_the_same_scores(run, finished, folder):
         table.exists() and len(table.read_text().splitlines()) > 2
     ):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.terminate()
+    _, said = process.communicate()
+    assert (process.returncode, said.count(b"stopped by SIGTERM")) == (RESUME_ME, 1)
     assert not (log_dir / "metrics.json").exists()
     run(RECIPE, *OPTIONS, "--log_dir", log_dir, cwd=folder)
-    assert scores(folder, "exp/killed") == scores(folder, "exp/tiny")
+    assert scores(folder, "exp/stopped") == scores(folder, "exp/tiny")
 
 
 def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(

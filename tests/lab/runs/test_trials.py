@@ -58,7 +58,7 @@ def finish(trial, **more):
 def test_paths_and_workers_do_not_make_another_run(trial):
     settings = trial().settings()
     elsewhere = trial(
-        data={"synth_tsv": "/elsewhere.tsv", "packed": True, "weak_folder": "/weak"},
+        data={"synth_tsv": "/elsewhere.tsv", "keep_mels": True, "weak_folder": "/weak"},
         training={"num_workers": 5},
     )
     assert elsewhere.settings() == settings

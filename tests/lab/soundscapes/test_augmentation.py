@@ -60,19 +60,11 @@ def test_any_length_can_be_asked_for(length, n):
     assert np.isfinite(changed).all()
 
 
-@pytest.mark.parametrize("semitones", [-3.0, 0.0, 1.5, 3.0])
-def test_pitch_changes_and_duration_stays(semitones):
-    changed = Change(semitones, 1.0, *FLAT)(tone(500))
-    assert len(changed) == RATE
+@pytest.mark.parametrize(("semitones", "stretch"), [(-3.0, 1.2), (0.0, 1.0), (1.5, 1.0), (3, 0.8)])
+def test_pitch_and_duration_change_on_their_own(semitones, stretch):
+    changed = Change(semitones, stretch, *FLAT)(tone(500))
+    assert len(changed) == pytest.approx(stretch * RATE, abs=1)
     assert pitch(changed) == pytest.approx(500 * 2 ** (semitones / 12), rel=0.01)
-
-
-def test_pitch_and_duration_are_independent():
-    for semitones in (-3, 3):
-        for stretch in (0.8, 1.2):
-            changed = Change(semitones, stretch, *FLAT)(tone(500))
-            assert len(changed) == pytest.approx(stretch * RATE, abs=1)
-            assert pitch(changed) == pytest.approx(500 * 2 ** (semitones / 12), rel=0.01)
 
 
 def test_the_equaliser_has_the_gains_asked_for_and_no_delay():

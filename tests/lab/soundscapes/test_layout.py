@@ -7,7 +7,7 @@ import soundfile
 from lab.data import annotations
 from lab.files import write_whole
 from lab.soundscapes import layout
-from lab.soundscapes.mixing import CLIP_SAMPLES, Event
+from lab.soundscapes.mixing import Event
 
 EVENTS = [
     [Event(0.5, 1.25, "Dog"), Event(1.0, 3.0, "Cat"), Event(4.0, 5.0, "Dog")],
@@ -52,18 +52,6 @@ def test_annotations_survive_writing_and_reading(tmp_path):
     path = tmp_path / "clip.json"
     write_whole(path, layout.annotation_bytes(EVENTS[0]))
     assert layout.read_annotation(path) == EVENTS[0]
-
-
-def test_only_a_whole_clip_of_the_right_format_is_whole(tmp_path):
-    path = tmp_path / "clip.wav"
-    assert not layout.is_whole(path)
-    content = layout.wav_bytes(np.ones(CLIP_SAMPLES))
-    write_whole(path, content)
-    assert layout.is_whole(path)
-    path.write_bytes(content[:-2])
-    assert not layout.is_whole(path)
-    soundfile.write(path, np.zeros(CLIP_SAMPLES), 44100)
-    assert not layout.is_whole(path)
 
 
 def test_filenames_differ_between_subsets():

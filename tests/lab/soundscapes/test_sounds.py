@@ -17,7 +17,7 @@ def test_there_is_a_model_of_each_class():
 @pytest.mark.parametrize("label", sorted(EVENTS))
 @pytest.mark.parametrize("seconds", [0.25, 0.7, 2.3, 11.0])
 def test_sounds_are_finite_and_about_as_long_as_asked(label, seconds):
-    for seed in range(4):
+    for seed in range(2):
         wave = make(label, seconds, seed)
         start, stop = audible(wave)
         assert np.isfinite(wave).all()

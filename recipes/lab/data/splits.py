@@ -1,4 +1,4 @@
-"""The sets of a training and of a test, from a configuration."""
+"""The splits of a data set: training, validation and test sets, from a configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pandas as pd
 from lab.data.annotations import read_durations, read_strong_tsv, read_weak_tsv
 from lab.data.datasets import Clips, StronglyAnnotatedSet, UnlabeledSet, WeakSet
 from lab.data.labels import ManyHotEncoder
-from lab.data.loading import pack_sets
 from lab.errors import InputError
 
 
@@ -22,8 +21,7 @@ def training_sets(
         InputError: a table, folder or file is missing or wrong.
     """
     data, training = config["data"], config["training"]
-    seed = training["seed"]
-    common: dict[str, Any] = {"pad_to": data["audio_max_len"], "fs": data["fs"], "seed": seed}
+    common: dict[str, Any] = {"pad_to": data["audio_max_len"], "fs": data["fs"]}
     _, weak_size, unlabelled_size = training["batch_size"]
     strong_table = read_strong_tsv(data["synth_tsv"], encoder.labels)
     strong = StronglyAnnotatedSet(data["synth_folder"], strong_table, encoder, **common)
@@ -42,7 +40,7 @@ def training_sets(
     weak, unlabelled = None, None
     if weak_size:
         table = read_weak_tsv(data["weak_tsv"], encoder.labels)
-        chosen = table.sample(frac=training["weak_split"], random_state=seed)
+        chosen = table.sample(frac=training["weak_split"], random_state=training["seed"])
         rest = table.drop(chosen.index)
         weak = WeakSet(data["weak_folder"], chosen, encoder, **common)
         if len(rest):
@@ -53,8 +51,6 @@ def training_sets(
             )
     if unlabelled_size:
         unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
-    if data["packed"]:
-        pack_sets(filter(None, [strong, weak, unlabelled, *valid]), data["packed_folder"])
     return [strong, weak, unlabelled], valid
 
 
@@ -83,7 +79,6 @@ def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation
         pad_to=data["audio_max_len"],
         fs=data["fs"],
         return_filename=True,
-        seed=config["training"]["seed"],
         whole=True,
     )
 

@@ -11,7 +11,7 @@ from lab.baseline.experiment import build
 from lab.data.annotations import read_weak_tsv
 from lab.data.datasets import StronglyAnnotatedSet, UnlabeledSet, WeakSet
 from lab.data.labels import make_encoder
-from lab.data.sets import make_test_set, training_sets
+from lab.data.splits import make_test_set, training_sets
 from lab.errors import InputError
 
 
@@ -32,7 +32,7 @@ def test_three_sets_to_train_on_and_two_to_validate_on(config):
     train, valid = sets(config)
     assert [type(clips) for clips in train] == [StronglyAnnotatedSet, WeakSet, UnlabeledSet]
     assert [type(clips) for clips in valid] == [StronglyAnnotatedSet, WeakSet]
-    assert [len(clips) for clips in (*train, *valid)] == [6, 6, 10, 3, 2]
+    assert [len(clips) for clips in (*train, *valid)] == [6, 6, 11, 3, 2]
     keys = ("synth_folder", "weak_folder", "unlabeled_folder", "synth_val_folder", "weak_folder")
     for clips, key in zip((*train, *valid), keys):
         assert {str(Path(path).parent) for path in clips.files} == {config["data"][key]}
@@ -78,24 +78,6 @@ def test_all_weak_clips_may_be_trained_on(config):
     train, valid = sets(config)
     assert len(train[1]) == 8
     assert [type(clips) for clips in valid] == [StronglyAnnotatedSet]
-
-
-def test_packed_sets_give_the_same_clips(config, tmp_path):
-    plain, _ = sets(config)
-    config["data"].update(packed=True, packed_folder=str(tmp_path / "packed"))
-    train, valid = sets(config)
-    assert all(clips.packed is not None for clips in (*train, *valid))
-    assert list((tmp_path / "packed").rglob("*"))
-    for ours, theirs in zip(train, plain):
-        assert torch.equal(ours[1][1], theirs[1][1])
-        torch.testing.assert_close(ours[1][0], theirs[1][0], atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("key", ["synth_tsv", "synth_val_tsv", "synth_val_dur", "weak_tsv"])
-def test_a_missing_table_is_named(config, tmp_path, key):
-    config["data"][key] = str(tmp_path / "nowhere.tsv")
-    with pytest.raises(InputError, match=r"nowhere\.tsv does not exist"):
-        sets(config)
 
 
 @pytest.mark.parametrize("key", ["synth_val_tsv", "test_tsv"])

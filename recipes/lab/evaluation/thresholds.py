@@ -1,0 +1,86 @@
+"""Thresholds that validation clips choose: one for all classes, and one a class.
+
+Scores at them do not hang on where a model's posteriors lie, as those at 0.5 do.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lab.evaluation.scores import Scorer
+
+#: Thresholds to choose from.
+GRID = [round(0.05 * step, 2) for step in range(1, 20)]
+
+
+class Thresholds(NamedTuple):
+    """What validation clips chose.
+
+    Attributes:
+        shared: with the best macro event F1.
+        by_class: with the best event F1 of each class.
+    """
+
+    shared: float
+    by_class: dict[str, float]
+
+
+def choose_thresholds(events: Mapping[float, pd.DataFrame], scorer: Scorer) -> Thresholds:
+    """Thresholds with the best event F1 on validation clips; of equal ones that nearest to 0.5.
+
+    Args:
+        events: detections on the validation clips at each threshold.
+        scorer: of the validation clips.
+    """
+    order = sorted(events, key=lambda threshold: abs(threshold - 0.5))
+    scores = {threshold: scorer.event_based(events[threshold]) for threshold in order}
+    macro = [scores[threshold].macro_f1 for threshold in order]
+    by_class = {}
+    for label in scorer.classes:
+        f1 = [scores[threshold].classwise["f1"].fillna(0.0).get(label, 0.0) for threshold in order]
+        by_class[label] = order[int(np.argmax(f1))]
+    return Thresholds(order[int(np.argmax(macro))], by_class)
+
+
+def events_by_class(
+    events: Mapping[float, pd.DataFrame], by_class: Mapping[str, float]
+) -> pd.DataFrame:
+    """Detections of each class at its own threshold.
+
+    Args:
+        events: detections at each threshold.
+        by_class: threshold of each class.
+
+    Returns:
+        A table like each of `events`.
+    """
+    parts = [events[at][events[at]["event_label"] == label] for label, at in by_class.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def threshold_scores(
+    events: Mapping[float, pd.DataFrame], scorer: Scorer, thresholds: Thresholds
+) -> dict[str, float]:
+    """Event F1 of test clips at thresholds of validation clips, macro and micro.
+
+    Args:
+        events: detections on the test clips at each threshold of :data:`GRID`.
+        scorer: of the test clips.
+        thresholds: see :func:`choose_thresholds`.
+
+    Returns:
+        `shared_threshold_f1_macro`, `..._micro`, `class_thresholds_f1_macro`, `..._micro`, and
+        `shared_threshold`.
+    """
+    shared = scorer.event_based(events[thresholds.shared])
+    own = scorer.event_based(events_by_class(events, thresholds.by_class))
+    return {
+        "shared_threshold": thresholds.shared,
+        "shared_threshold_f1_macro": shared.macro_f1,
+        "shared_threshold_f1_micro": shared.micro_f1,
+        "class_thresholds_f1_macro": own.macro_f1,
+        "class_thresholds_f1_micro": own.micro_f1,
+    }

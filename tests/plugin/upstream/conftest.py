@@ -216,7 +216,7 @@ def make_module(case, checkout):
 
     def make(cls, config, section=(), **coherence):
         config = copy.deepcopy(config)
-        settings = {"annealing_epochs": 0.0, **coherence}
+        settings = {"preset": "exact", "annealing_epochs": 0.0, **coherence}
         config["coherence"] = settings if section == () else section
         torch.manual_seed(0)
         with shims.shims(), trainers.importable(checkout, case.recipe):

@@ -23,7 +23,10 @@ def main(checkout, state_file, out):
     config = trainers.default_config(folder, "sed_trainer")
     config["training"].update(batch_size=[2, 1, 1], mixup=None, num_workers=0)
     config["net"]["dropout"] = 0.0
-    config["coherence"] = {"annealing_epochs": 0.0}
+    config["coherence"] = {
+        **{"preset": "exact", "annealing_epochs": 0.0},
+        **{"transition_weight": 5.0, "boundary_weight": 2.0},
+    }
     logged = {}
     with shims.shims(), trainers.importable(checkout, RECIPE):
         torch.manual_seed(0)

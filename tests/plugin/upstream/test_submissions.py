@@ -22,7 +22,8 @@ ATST_NEEDS = (*ATST_NEEDS, "sed_scores_eval", "soundfile", "thop", "torchaudio",
 
 
 @pytest.mark.parametrize("wrap", [lambda net: net, torch.nn.DataParallel])
-def test_a_training_step_of_the_plain_loop(submission, wrap):
+@pytest.mark.parametrize("preset", ["steps", "transitions"])
+def test_a_training_step_of_the_plain_loop(submission, wrap, preset):
     folder = submission("FDY_SED", "fdy-sed", needs=FDY_NEEDS)
     import main
     from utils.model import CRNN
@@ -38,7 +39,7 @@ def test_a_training_step_of_the_plain_loop(submission, wrap):
         **configs["training"],
         "net": net,
         "ema_net": copy.deepcopy(net),
-        "coherence": main.CoherenceRegularizer(plain),
+        "coherence": main.Settings({"preset": preset, "annealing_epochs": 5.0}).build(plain),
         "batch_sizes": [2, 2, 2],
         "trainloader": [(wavs, labels, None, None)] * 2,
         "device": "cpu",
@@ -60,7 +61,7 @@ def test_a_training_step_of_the_plain_loop(submission, wrap):
     metrics = train_cfg["coherence"].metrics
     assert metrics["weight"] == 1.0
     assert metrics["term"] != 0.0
-    assert 0.0 < metrics["boundary_rate"] < 1.0
+    assert metrics["share" if preset == "transitions" else "boundary_rate"] > 0.0
     assert total > 0
 
 
@@ -72,7 +73,8 @@ def sed_scores_eval(monkeypatch):
         monkeypatch.setitem(sys.modules, "sed_scores_eval.utils.scores", scores)
 
 
-def test_a_training_step_of_the_lightning_submission(submission, sed_scores_eval, tmp_path):
+@pytest.mark.parametrize("preset", ["steps", "transitions"])
+def test_a_training_step_of_the_lightning_submission(submission, sed_scores_eval, tmp_path, preset):
     folder = submission("ATST_SED", "atst-sed", paths=("train", "."), needs=ATST_NEEDS)
     from desed_task.nnet.atst.audio_transformer import FrameASTModel
     from desed_task.nnet.CRNN_e2e import CRNN
@@ -82,7 +84,8 @@ def test_a_training_step_of_the_lightning_submission(submission, sed_scores_eval
     state = {f"encoder.encoder.{k}": v for k, v in FrameASTModel().state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "atst.ckpt")
     config = yaml.safe_load((folder / "train/confs/stage1.yaml").read_text())
-    assert config["coherence"] == {"alpha1": 0.1, "alpha2": 0.03}
+    assert config["coherence"] == {"preset": "steps"}
+    config["coherence"] = {"preset": preset, "annealing_epochs": 0.0}
     config["training"].update(batch_size=[1, 1, 1, 1], num_workers=0)
     config["net"].update(nb_filters=[4] * 7, n_RNN_cell=4)
     torch.manual_seed(0)

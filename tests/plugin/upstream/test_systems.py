@@ -1,7 +1,7 @@
 """The systems that participants start from today, with the term added by their patch.
 
 PRETRAINED_SED is a checkout of fschmid56/PretrainedSED at 1aa47e4, ATST_SED one of
-Audio-WestlakeU/ATST-SED at 7ebf531, CPJKU_DCASE24 one of CPJKU/cpjku_dcase24 at efc647c. A training
+Audio-WestlakeU/ATST-SED at 7ebf531, CPJKU_DCASE24 one of CPJKU/cpjku_dcase24 at 9b5cb78. A training
 step each, with random weights in the place of the pretrained ones, which are downloads.
 """
 
@@ -12,6 +12,8 @@ import types
 
 import pytest
 import torch
+
+from dcase_coherence import TransitionLoss
 
 yaml = pytest.importorskip("yaml")
 
@@ -60,19 +62,28 @@ def step(module, batch, index=1):
 def watch(regularizer, monkeypatch):
     """Keep the labels that reach the term and the features that it is made of."""
     seen = types.SimpleNamespace(features=[], labels=[])
-    pop, forward = regularizer.tap.pop, regularizer.loss.forward
+    pop, monitored = regularizer.tap.pop, regularizer.loss.monitored
 
     def kept_pop():
         seen.features.append(pop())
         return seen.features[-1]
 
-    def kept_forward(features, labels, *args, **kwargs):
+    def kept_labels(features, labels, valid):
         seen.labels.append(labels)
-        return forward(features, labels, *args, **kwargs)
+        return monitored(features, labels, valid)
 
     monkeypatch.setattr(regularizer.tap, "pop", kept_pop)
-    monkeypatch.setattr(regularizer.loss, "forward", kept_forward)
+    monkeypatch.setattr(regularizer.loss, "monitored", kept_labels)
     return seen
+
+
+def transitions_on(module):
+    """Turn the loss of the posteriors on, which the patch leaves at 0, and keep its values."""
+    assert (module.transitions.weight, module.transitions.boundary_weight) == (0, 1)
+    module.transitions = TransitionLoss(5, boundary_weight=2, dim=-1)
+    terms = []
+    module.transitions.register_forward_hook(lambda m, inputs, out: terms.append(out.item()))
+    return terms
 
 
 PRETRAINED = {
@@ -99,15 +110,16 @@ def test_pretrained_sed(submission, monkeypatch, name):
     seen, targets, frames = watch(module.coherence, monkeypatch), [], []
     module.strong_loss.register_forward_hook(lambda m, inputs, out: targets.append(inputs[1]))
     module.model.model.register_forward_hook(lambda m, i, out: frames.append(out.shape[1]))
+    terms = transitions_on(module)
     labels = make_labels(2, 447, 250)
     loss, logged = step(module, {"audio": make_audio(2), "strong": labels.clone()})
     assert torch.equal(seen.labels[0], targets[0].transpose(1, 2))
     assert not torch.equal(targets[0], labels)
     assert seen.features[0].shape == (2, 250, 768)
     assert frames == [{"ATST-F": 250, "BEATs": 496}[name]]
-    assert loss == pytest.approx(
-        logged["train/strong_supervised_loss"] + logged["train/coherence/term"], abs=1e-6
-    )
+    assert terms[0] > 0
+    total = logged["train/strong_supervised_loss"] + logged["train/coherence/term"] + terms[0]
+    assert loss == pytest.approx(total, abs=1e-6)
     assert module.coherence.loss.normalize
     assert module.coherence.loss.center
     assert any(
@@ -161,7 +173,7 @@ def test_atst_sed_stage_2(submission, atst_checkpoint, monkeypatch, tmp_path, pa
     crnn = importlib.import_module("desed_task.nnet.CRNN_e2e").CRNN
     file = atst_checkpoint("desed_task.nnet.atst.audio_transformer", tmp_path / "atst.ckpt")
     config = yaml.safe_load((folder / "train/confs/stage2.yaml").read_text())
-    assert config["coherence"] == {"alpha1": 0.1, "alpha2": 0.03}
+    assert config["coherence"] == {"preset": "steps"}
     config["coherence"]["path"] = path
     config["training"].update(batch_size=[1, 1, 1, 1], num_workers=0)
     config["net"].update(nb_filters=[4] * 7, n_RNN_cell=4)
@@ -181,7 +193,7 @@ def test_atst_sed_stage_2(submission, atst_checkpoint, monkeypatch, tmp_path, pa
     )
     assert issubclass(script.SEDICT, script.MeanTeacher)
     monkeypatch.setattr("random.random", lambda: 0.4)  # mixed, not warped
-    seen, targets = watch(module.coherence, monkeypatch), []
+    seen, targets = watch(module.coherence[0], monkeypatch), []
     module.supervised_loss.register_forward_hook(lambda m, inputs, out: targets.append(inputs[1]))
     labels = make_labels(4, 10, 156)
     batch = [make_audio(4), torch.rand(4, 64, 1001), labels.clone(), None, None]
@@ -211,6 +223,7 @@ def test_cpjku_dcase24(submission, atst_checkpoint, monkeypatch, stage):
     monkeypatch.setattr("random.random", lambda: 0.0)  # mixed
     seen, targets = watch(module.coherence, monkeypatch), []
     module.strong_loss.register_forward_hook(lambda m, inputs, out: targets.append(inputs[1]))
+    terms = transitions_on(module)
     labels, known = make_labels(6, 27, 156), torch.ones(6, 27)
     known[0, :10], known[1:, 10:] = 0, 0
     batch = [make_audio(6), labels.clone(), None, make_labels(6, 27, 156).transpose(1, 2), known]
@@ -223,8 +236,9 @@ def test_cpjku_dcase24(submission, atst_checkpoint, monkeypatch, stage):
     parts = {
         0: logged["train/student/loss_maestro"],
         1: logged["train/student/loss_desed_real_strong"],
-        2: logged["train/student/loss_desed_synth"] + logged["train/coherence/term"],
+        2: logged["train/student/loss_desed_synth"] + logged["train/coherence/term"] + terms[0],
     }
+    assert terms[0] > 0
     strong = sum(weights[index] * part for index, part in parts.items()) / {1: 1, 2: 3}[stage]
     assert logged["train/student/loss_strong"] == pytest.approx(strong, abs=1e-6)
     assert loss > 0

@@ -1,6 +1,6 @@
 """Draw the figures of docs/results.md from docs/results/results.csv.
 
-    python docs/figures.py
+python docs/figures.py
 """
 
 from __future__ import annotations

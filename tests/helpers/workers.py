@@ -62,7 +62,9 @@ class StandIn:
 def read_log(log):
     """Epochs that were trained: process, trial and number of each."""
     lines = Path(log).read_text().splitlines() if Path(log).exists() else []
-    return [SimpleNamespace(**dict(zip(("process", "trial", "epoch"), json.loads(x)))) for x in lines]
+    return [
+        SimpleNamespace(**dict(zip(("process", "trial", "epoch"), json.loads(x)))) for x in lines
+    ]
 
 
 def work(storage, folder, log, seconds=0.2, size=2):

@@ -30,6 +30,7 @@ from lab.soundscapes import generate
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
+SETTINGS = ROOT / "recipes" / "confs" / "settings"
 TIMEOUT = 300  # seconds; a machine under load is slow
 TINY = Path(__file__).with_name("tiny.yaml")
 CONFIG = yaml.safe_load(TINY.read_text())
@@ -249,7 +250,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_scores(
     recipe = start(*options)
     recipe.await_checkpoint(trial)
     os.kill(recipe.training, signal.SIGTERM)
-    recipe.assert_ends(RESUME_ME, "coherence 1 was told to stop: ")
+    recipe.assert_ends(RESUME_ME, "coherence, seed 42 was told to stop: ")
     first = load_checkpoint(trial / "last.ckpt")["epoch"]
 
     recipe = start(*options)
@@ -270,16 +271,10 @@ def test_stopped_and_started_again_it_ends_with_the_same_scores(
 
 
 @needs_proc
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        ("train_synthetic.py",),
-        ("tune_alphas.py", "--ratio", "3", "--scale", "0.03", "0.1", "--workers", "2"),
-        ("tune_alphas.py", "--ratio", "3", "--scale", "0.03"),
-    ],
-)
-def test_sigterm_ends_with_the_code_that_says_resume_me(start, tmp_path, recipe):
-    recipe = start(*recipe)
+@pytest.mark.parametrize("shared", [False, True])
+def test_sigterm_ends_with_the_code_that_says_resume_me(start, tmp_path, shared):
+    storage = ("--storage", f"sqlite:///{tmp_path}/study.db") * shared
+    recipe = start("compare.py", SETTINGS / "baseline.yaml", *storage)
     recipe.await_checkpoint(tmp_path / "exp")
     recipe.process.terminate()
     recipe.assert_ends(75, "stopped by SIGTERM: ")

@@ -89,7 +89,10 @@ def test_a_trial_that_fails_leaves_the_others_finished(trial, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strike", "expected", "words"),
-    [("kill", RuntimeError, "baseline, seed 1: ended with exit code -9"), ("terminate", Stopped, None)],
+    [
+        ("kill", RuntimeError, "baseline, seed 1: ended with exit code -9"),
+        ("terminate", Stopped, None),
+    ],
 )
 def test_a_process_that_is_killed_or_told_to_stop(trial, strike, expected, words):
     before = multiprocessing.active_children()
@@ -108,7 +111,10 @@ def test_a_process_that_is_killed_or_told_to_stop(trial, strike, expected, words
         run_trials([trial()], gpus="cpu", progress=False)
     striker.join()
     if expected is Stopped:
-        assert (error.value.code, error.value.what) == (RESUME_ME, "baseline, seed 1 was told to stop")
+        assert (error.value.code, error.value.what) == (
+            RESUME_ME,
+            "baseline, seed 1 was told to stop",
+        )
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """Compare settings over the same seeds: files laid over a configuration, or a grid of values.
 
 A setting is a small YAML file; those of confs/settings are compared by default. Without --data on
-generated clips; a public set is tested too where the data have one. What is finished is a row of
---results and is not trained again: run the command again to go on. With --storage many machines
-share the trials, each seed with all of its settings on one of them.
+generated clips and a second test set of others; with it the data's public set is tested, too. What
+is finished is a row of --results and is not trained again: run the command again to go on. With
+--storage many machines share the trials, each seed with all of its settings on one of them.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
             args.data,
             generated,
             *layers,
+            public=True,
             few=args.fast_dev_run,
             progress=not args.quiet,
         )
@@ -135,9 +136,9 @@ def main(argv: list[str] | None = None) -> None:
     def keep(trial: Trial, record: dict[str, Any]) -> None:
         add_rows(args.results, rows_of(args.set_name, trial.setting, trial.seed, record))
 
+    known = read_results(args.results).index
     if own_rank() == 0:
         join_set(args.results, args.set_name, entry)
-    known = read_results(args.results).index
     tests = ["test", "public"][: 1 + public]
     left = [
         trial
@@ -156,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
         seeds = rows.index.get_level_values("seed").isin([trial.seed for trial in trials])
         ours = rows.index.get_level_values("setting").isin(list(settings))
         write_report(args.log_dir, rows[seeds & ours], trials, next(iter(settings)))
-        print(f"comparison.md and curves.png in {args.log_dir}, rows in {args.results}")
+        print(f"comparison.md in {args.log_dir}, rows in {args.results}")
     if failure is not None:
         raise failure
 

@@ -12,7 +12,7 @@ from typing import Any, Mapping
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import ConcatDataset
@@ -83,10 +83,9 @@ class Experiment:
         return self.best
 
     @property
-    def stopped_early(self) -> bool:
-        """Whether the training ended for want of `training.early_stop_patience`."""
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        return any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in callbacks)
+    def validation(self) -> float:
+        """The best `val/obj_metric` of an epoch."""
+        return float(self.trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
 
     @property
     def best(self) -> Path:
@@ -316,15 +315,6 @@ def make_scheduler(
     if opt["schedule"] == "cosine":
         return CosineDecay(optimizer, opt["lr"], warmup, training["n_epochs"] * steps)
     return ExponentialWarmup(optimizer, opt["lr"], warmup)
-
-
-def fixes_epochs(config: Mapping[str, Any]) -> str | None:
-    """What makes a training one of `n_epochs` from its first step on, in words; None if nothing."""
-    if config["opt"]["schedule"] == "cosine":
-        return "opt.schedule is cosine, which falls to 0 in the last epoch"
-    if config["training"]["min_steps"]:
-        return "training.min_steps makes the epochs longer the fewer they are"
-    return None
 
 
 def make_callbacks(config: Mapping[str, Any], folder: Path) -> list[Callback]:

@@ -341,23 +341,20 @@ def step_distances(
     """
     import torch  # not at the top: scores of detections are told without it
 
-    from dcase_coherence.functional import (
-        comparable_features,
-        label_transitions,
-        transition_distances,
-    )
+    from dcase_coherence import CoherenceLoss
 
     pairs = list(_pairs(features, labels))
     mean = np.concatenate([z for z, _ in pairs]).mean(axis=0)
+    loss = CoherenceLoss(1.0, 1.0, normalize=True)
     # One clip a batch, as clips may differ in length.
-    units = [
-        comparable_features(torch.from_numpy(z - mean)[None], normalize=True) for z, _ in pairs
+    by_clip = [
+        loss.pairs(torch.from_numpy(z - mean)[None], torch.as_tensor(y)[None], None, lags)
+        for z, y in pairs
     ]
-    rows_of_labels = [torch.as_tensor(y)[None] for _, y in pairs]
     rows = {}
-    for lag in lags:
-        distances = torch.cat([transition_distances(unit, lag=lag)[0] for unit in units])
-        changed = torch.cat([label_transitions(y, lag=lag)[0] for y in rows_of_labels])
+    for lag, of_lag in zip(lags, zip(*by_clip)):
+        distances = torch.cat([pair.distance[0] for pair in of_lag])
+        changed = torch.cat([pair.boundary[0] for pair in of_lag])
         rows[lag] = [float(distances[changed].mean()), float(distances[~changed].mean())]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["boundary", "inside"])
     return table.rename_axis("frames apart")

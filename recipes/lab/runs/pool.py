@@ -186,13 +186,14 @@ class Pool:
             self._processes.append(process)
         sender.close()
         kind, content = "progress", None
-        with suppress(EOFError):
+        with suppress(EOFError, OSError):
             while True:
                 kind, content = receiver.recv()
                 if kind == "progress":
                     self._display.show(trial.name, *content)
         connection.wait([process.sentinel])
         with self._lock:
+            process.join()
             code = process.exitcode
             self._processes.remove(process)
         self._places.put(place)

@@ -18,7 +18,7 @@ from lab.data.digests import digest, set_digests
 from lab.devices import own_rank, processor
 from lab.errors import InputError
 from lab.files import remove_left_over, write_whole
-from lab.runs.epochs import EpochTable, read_epochs
+from lab.runs.epochs import EpochTable
 from lab.runs.results import SCORES_OF, first_difference
 
 
@@ -188,7 +188,7 @@ def run_trial(
         record.update(
             checkpoint=checkpoint.name,
             scores=experiment.test(),
-            validation=float(read_epochs(trial.folder)["val/obj_metric"].max()),
+            validation=experiment.validation,
             processes=experiment.trainer.world_size,
             **provenance(experiment.trainer.strategy.root_device),
         )

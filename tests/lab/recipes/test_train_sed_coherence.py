@@ -58,7 +58,7 @@ OPTIONS = ("--conf_file", "tiny.yaml", "--data", "data", "--gpus", "cpu")
 def finished(run, folder):
     """An uninterrupted run of both arms in `exp/tiny`: what it printed."""
     done = run(RECIPE, *OPTIONS, cwd=folder)
-    assert re.fullmatch(r"((baseline|coherence) 1: epoch [\d.]+ of 4, .*\n)+", done.stderr)
+    assert re.fullmatch(r"((baseline|coherence), seed 42: epoch [\d.]+ of 4, .*\n)+", done.stderr)
     return done.stdout
 
 
@@ -152,17 +152,15 @@ def test_another_machine_reports_what_this_one_trained(main, finished, folder, m
     monkeypatch.chdir(folder)
     options = (*OPTIONS, "--storage", f"sqlite:///{folder}/study.db?timeout=60")
     main(RECIPE, *options)
-    assert "left to other workers" not in capfd.readouterr().out
+    capfd.readouterr()
     main(RECIPE, *options, "--log_dir", "exp/elsewhere")
     said = capfd.readouterr().out
     table = (folder / "exp" / "tiny" / "comparison.txt").read_text()
     assert table.strip() in said
     assert (folder / "exp" / "elsewhere" / "comparison.txt").read_text() == table
     assert scores(folder, "exp/elsewhere") == scores(folder, "exp/tiny")
-    assert "posteriors of both models: none, as no seed was tested here with both" in said
-    curves = [folder / "exp" / name / "curves.png" for name in ("elsewhere", "tiny")]
-    assert curves[0].read_bytes() == curves[1].read_bytes()
-    assert not (folder / "exp" / "elsewhere" / "posteriors.png").exists()
+    assert "posteriors and curves of both models: none, as no seed was trained here" in said
+    assert not list((folder / "exp" / "elsewhere").glob("[!p]*.png"))
     assert not list((folder / "exp" / "elsewhere").rglob("*.ckpt"))
 
 
@@ -191,7 +189,7 @@ def test_the_official_test_and_evaluation_flags(run, finished, folder):
         (("--resume_from_checkpoint", "tiny.yaml"), "give the last.ckpt in a trial's folder"),
         (("--test_from_checkpoint", "tiny.yaml"), "tiny.yaml"),
         (("--gpus", "7"), "--gpus is '7'"),
-        (("--storage", "nonsense"), "the study's storage nonsense cannot be used"),
+        (("--storage", "nonsense"), "--storage nonsense cannot be used"),
         (("--storage", "sqlite:///x.db", "--resume_from_checkpoint", "x"), "leave out one of the"),
     ],
 )

@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_loses_nothing(storage, tmp_path):
     arguments = (storage, tmp_path / "place", log)
     killed = SPAWN.Process(target=workers.work, args=arguments)
     killed.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a machine under load is slow
     while len(workers.read_log(log)) < workers.EPOCHS + 2:
         assert killed.is_alive()
         assert time.monotonic() < deadline

@@ -161,7 +161,7 @@ def test_a_trial_in_this_process(trial):
     assert record["commit"]
     table = pd.read_csv(one.folder / "epochs.tsv", sep="\t")
     assert {"epoch", "loss", "val/obj_metric"} <= set(table)
-    assert record["validation"] == table["val/obj_metric"].max()
+    assert record["validation"] == pytest.approx(table["val/obj_metric"].max(), rel=1e-5)
     # Trained once: without the scores on the public set it is only tested.
     del record["public_scores"]
     write_record(one, record)

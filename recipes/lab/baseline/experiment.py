@@ -198,7 +198,7 @@ def build(
             processes=processes.total,
         )
         sampler.passes = passes(training, len(sampler))
-        if processes.rank == 0 and not fast_dev_run:
+        if processes.rank == 0 and resume is None and not fast_dev_run:
             tell_few_steps(training, len(sampler), folder)
         optimizer = torch.optim.Adam(
             student.parameters(), 1e-3, betas=(0.9, 0.999), fused=processes.accelerator == "cpu"

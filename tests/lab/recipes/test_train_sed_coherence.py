@@ -58,7 +58,10 @@ OPTIONS = ("--conf_file", "tiny.yaml", "--data", "data", "--gpus", "cpu")
 def finished(run, folder):
     """An uninterrupted run of both arms in `exp/tiny`: what it printed."""
     done = run(RECIPE, *OPTIONS, cwd=folder)
-    assert re.fullmatch(r"((baseline|coherence), seed 42: epoch [\d.]+ of 4, .*\n)+", done.stderr)
+    progress = r"(baseline|coherence), seed 42: epoch [\d.]+ of 4, .*"
+    few = r"\S+/trial_0: \d+ optimizer steps in all, .*"
+    assert re.fullmatch(rf"(({progress}|{few})\n)+", done.stderr)
+    assert len(re.findall(few, done.stderr)) == 2
     return done.stdout
 
 
@@ -92,6 +95,7 @@ def test_compares_both_models_and_leaves_everything_behind(finished, folder):
     # The error profile of both arms beside the official one, printed, drawn and kept.
     assert "What became of the reference events (%)" in finished
     assert "official, on DESED" in finished
+    assert "one seed and prove nothing" in finished
     assert (results / "profile.png").stat().st_size > 10_000
     profiles = json.loads((results / "metrics.json").read_text())["profiles"]
     reference = pd.read_csv(folder / "data/metadata/validation/validation.tsv", sep="\t")
@@ -137,7 +141,8 @@ def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(
     monkeypatch.chdir(folder)
     main(RECIPE, *OPTIONS, "--log_dir", "exp/again", "--quiet")
     said = capfd.readouterr()
-    assert said.err == ""
+    # A line of each training: it has few steps.
+    assert ["optimizer steps in all" in line for line in said.err.splitlines()] == [True, True]
     table = (folder / "exp" / "again" / "comparison.txt").read_text()
     endings = [
         "posteriors of both models: exp/again/posteriors.png",

@@ -28,6 +28,7 @@ from lab.baseline.checkpoints import (
 )
 from lab.baseline.crnn import CRNN
 from lab.baseline.messages import one_sentence, quiet
+from lab.baseline.results import validation_thresholds
 from lab.baseline.schedule import CosineDecay, ExponentialWarmup, Schedule, StepDecay
 from lab.baseline.trainer import MeanTeacher
 from lab.data.classes import refuse_other_classes, settle_classes
@@ -112,8 +113,18 @@ class Experiment:
                 "give the configuration that it was trained with"
             ) from None
         with quiet(), one_sentence():
+            if self.module.valid_data is not None:
+                self._choose_thresholds()
             self.trainer.test(self.module, verbose=False)
         return self.module.test_results
+
+    def _choose_thresholds(self) -> None:
+        self.trainer.validate(self.module, verbose=False)
+        if self.trainer.is_global_zero:
+            module = self.module
+            module.thresholds = validation_thresholds(
+                module.hparams, module.encoder, module.val_strong
+            )
 
 
 def build(

@@ -15,6 +15,7 @@ from lab.evaluation import reference
 from lab.evaluation.posteriors import Posteriors, WeakScore, write_detections
 from lab.evaluation.profile import ALL, error_profile
 from lab.evaluation.scores import Evaluation, Scorer
+from lab.evaluation.thresholds import GRID, Thresholds, choose_thresholds, threshold_scores
 from lab.files import write_whole
 
 #: Largest difference between a fast score and that of the library which defines it.
@@ -58,6 +59,30 @@ def validation_scores(
     return {**scores, "val/obj_metric": objective}
 
 
+def validation_thresholds(
+    config: Mapping[str, Any], encoder: ManyHotEncoder, strong: Mapping[str, Posteriors]
+) -> dict[str, Thresholds]:
+    """Thresholds that the strong validation clips choose, by model.
+
+    None where there are no such clips, or where they are the test clips.
+
+    Args:
+        config: of the training.
+        encoder: frames and classes of the posteriors.
+        strong: posteriors of each model on the strongly labelled clips.
+    """
+    data, training = config["data"], config["training"]
+    if training.get("select_on") == "test":
+        return {}
+    truth = read_reference(data["synth_val_tsv"], encoder.labels)
+    scorer = Scorer(truth, read_durations(data["synth_val_dur"]), encoder.labels)
+    return {
+        name: choose_thresholds(clips.decode(encoder, GRID, training["median_window"]), scorer)
+        for name, clips in strong.items()
+        if clips.filenames
+    }
+
+
 def objective_title(training: Mapping[str, Any]) -> str:
     """Title of `val/obj_metric` in a table: which score it is, or which two it is the sum of.
 
@@ -88,6 +113,7 @@ def write_test(
     *,
     labelled: bool = True,
     verify_psds: bool = False,
+    thresholds: Mapping[str, Thresholds] | None = None,
 ) -> dict[str, float]:
     """Write posteriors and detections, score them, and write the scores.
 
@@ -101,6 +127,7 @@ def write_test(
         posteriors: of each model on the test clips.
         labelled: False for clips without labels: there are no scores then.
         verify_psds: see :func:`verify`.
+        thresholds: that the validation clips of each model chose; scores at them are added.
 
     Returns:
         Scores and, under `profile`, counts of the error profile, by their logged names.
@@ -118,10 +145,15 @@ def write_test(
         if labelled:
             truth = read_reference(data["test_tsv"], encoder.labels)
             durations = read_durations(data["test_dur"])
-            scores = Scorer(truth, durations, encoder.labels).evaluate(events, points)
+            scorer = Scorer(truth, durations, encoder.labels)
+            scores = scorer.evaluate(events, points)
             if not reference.missing():
                 verify(scores, truth, durations, events, points if verify_psds else None)
             results.update({f"test/{name}/{k}": value for k, value in scores.summary().items()})
+            if thresholds and name in thresholds:
+                grid = clips.decode(encoder, GRID, window)
+                chosen = threshold_scores(grid, scorer, thresholds[name])
+                results.update({f"test/{name}/{key}": value for key, value in chosen.items()})
             counts = error_profile(truth, events).loc[ALL]
             results.update({f"test/{name}/profile/{k}": float(n) for k, n in counts.items()})
     if not labelled:

@@ -32,6 +32,7 @@ from lab.data.datasets import (
 from lab.data.labels import ManyHotEncoder
 from lab.data.mels import MelCache
 from lab.evaluation.posteriors import Posteriors, WeakScore
+from lab.evaluation.thresholds import Thresholds
 
 
 class MeanTeacher(pl.LightningModule):
@@ -128,6 +129,8 @@ class MeanTeacher(pl.LightningModule):
         self.val_weak: dict[str, WeakScore] = {}
         self.val_strong: dict[str, Posteriors] = {}
         self.test_posteriors: dict[str, Posteriors] = {}
+        #: Thresholds that the validation clips chose, by model; a test scores at them, too.
+        self.thresholds: dict[str, Thresholds] = {}
         #: Scores of the last test by their logged names.
         self.test_results: dict[str, float] = {}
 
@@ -425,6 +428,7 @@ class MeanTeacher(pl.LightningModule):
                 self.test_posteriors,
                 labelled=not self.evaluation,
                 verify_psds=self.verify_psds,
+                thresholds=self.thresholds,
             )
             if results and self.logger is not None:
                 self.logger.log_metrics(results)

@@ -27,8 +27,17 @@ SCORES = [
     "psds_score_scenario1",
     "psds_score_scenario2",
 ]
+#: Event F1 at thresholds that the model's validation clips chose.
+AT_THRESHOLDS = [
+    "shared_threshold",
+    *(f"shared_threshold_f1_{average}" for average in ("macro", "micro")),
+    *(f"class_thresholds_f1_{average}" for average in ("macro", "micro")),
+]
 #: Which trial, where it was trained, the score its epoch was chosen by, scores in [0, 1], counts.
-COLUMNS = [*KEY, "commit", "processor", "torch", "validation", *SCORES, *PROFILE]
+COLUMNS = [
+    *(*KEY, "commit", "processor", "torch", "validation"),
+    *(*SCORES, *PROFILE, *AT_THRESHOLDS),
+]
 
 
 def read_results(path: PathLike) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from lab.data.classes import classes_of
 from lab.data.digests import digest, set_digests
 from lab.devices import own_rank, processor
 from lab.errors import InputError
+from lab.evaluation.thresholds import Thresholds
 from lab.files import remove_left_over, write_whole
 from lab.runs.epochs import EpochTable
 from lab.runs.results import SCORES_OF, first_difference
@@ -189,6 +190,9 @@ def run_trial(
             checkpoint=checkpoint.name,
             scores=experiment.test(),
             validation=experiment.validation,
+            thresholds={
+                name: chosen._asdict() for name, chosen in experiment.module.thresholds.items()
+            },
             processes=experiment.trainer.world_size,
             **provenance(experiment.trainer.strategy.root_device),
         )
@@ -210,6 +214,9 @@ def run_trial(
             progress=False,
             **options,
         )
+        experiment.module.thresholds = {
+            model: Thresholds(**chosen) for model, chosen in record["thresholds"].items()
+        }
         record[SCORES_OF[name]] = experiment.test(trial.folder / record["checkpoint"])
         record["data"][name] = set_digests(trial.config, public=trial.public)[name]
         write_record(trial, record)

@@ -36,8 +36,9 @@ def _members(of):
 
 def _markdown(of):
     def link(match):
-        name = match[1]
-        return f'<autoref optional identifier="{_found(of, name)}">`{name}`</autoref>'
+        title, _, target = " ".join(match[1].split()).rstrip(">").partition(" <")
+        name = _full_path(of, target.lstrip("~") or title)
+        return f'<autoref optional identifier="{name}">`{title}`</autoref>'
 
     def formula(match):
         return f'<div class="formula">{convert(" ".join(match[1].split()), display="block")}</div>'
@@ -47,7 +48,7 @@ def _markdown(of):
     return re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
 
 
-def _found(of, name):
+def _full_path(of, name):
     """Full path of a name as it is seen from an object: its own, its module's, its package's."""
     package = of.package
     place = of

@@ -27,11 +27,23 @@ class Student(nn.Module):
         return torch.sigmoid(self.dense(self.cnn(x).squeeze(-1).transpose(1, 2)))
 
 
+class Official(Student):
+    def forward(self, x):
+        strong = super().forward(x)
+        return strong.transpose(1, 2), strong.mean(dim=1)
+
+
 def readme():
     torch.manual_seed(0)
     batches = [(torch.randn(6, 1, 20, 8), (torch.rand(6, 20, 3) > 0.5).float()) for _ in range(4)]
     return {
-        **{"model": Student(), "criterion": nn.BCELoss(), "batches": batches, "epochs": 2},
+        **{
+            "model": Student(),
+            "student": Official(),
+            "criterion": nn.BCELoss(),
+            "batches": batches,
+            "epochs": 2,
+        },
         **{"n_strong": 2, "SEDTask4_2021": nn.Module},
     }
 
@@ -77,9 +89,17 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     run(page, tmp_path, monkeypatch)
 
 
-def test_the_example_of_the_readme_brings_the_term_in_during_the_first_epoch(tmp_path, monkeypatch):
-    names = run(ROOT / "README.md", tmp_path, monkeypatch)
+def test_the_example_of_z_brings_the_term_in_during_the_first_epoch(tmp_path, monkeypatch):
+    names = run(ROOT / "docs" / "use.md", tmp_path, monkeypatch)
     assert names["regularizer"].metrics["weight"] == pytest.approx((1 + 3 / 4) / 5)
+    assert names["loss"].requires_grad
+
+
+def test_the_example_of_the_readme_adds_a_term_with_a_gradient(tmp_path, monkeypatch):
+    names = run(ROOT / "README.md", tmp_path, monkeypatch)
+    posteriors, labels, strong = (names[name] for name in ("posteriors", "labels", "strong"))
+    assert names["term"](posteriors[strong], labels[strong]) > 0
+    assert names["loss"] > names["criterion"](posteriors, labels)
     assert names["loss"].requires_grad
 
 

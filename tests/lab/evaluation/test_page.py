@@ -83,10 +83,6 @@ def test_figures_take_the_colours_of_the_page_and_maps_keep_theirs():
         assert colour not in text.lower()
     assert "stroke: var(--baseline)" in text
     assert "stroke: currentColor" in text
-    cells = pd.DataFrame({"ratio": [1.0], "scale": [1.0], "score": [0.4], "state": ["ok"]})
-    text = page.figure("two", "Two", plots.alpha_grid(cells))
-    assert '<figure class="fixed"' in text
-    assert "var(--" not in text.replace("--width", "")
 
 
 def test_names_of_models_end_no_element():

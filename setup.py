@@ -36,7 +36,10 @@ DESED = [
     "numpy<2",  # scaper 1.6.5, the last release, takes np.Inf, gone in 2
 ]
 EXACT = ["sed_scores_eval>=0.0.4"]
-TUNE = ["optuna>=4", "sqlalchemy>=2"]  # the first that knows psycopg
+TUNE = [
+    "optuna>=4.9",  # the first with RetryHeartbeatStaleTrialCallback
+    "sqlalchemy>=2",  # the first that knows psycopg
+]
 POSTGRES = ["psycopg[binary]"]
 DOCS = [
     "mkdocs-material>=9.6",

@@ -141,8 +141,8 @@ def joined(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict
     difference = first_difference(held, brought)
     if difference:
         raise InputError(
-            f"{what} holds other trainings ({difference}); give it another name, or the setting "
-            "where that is another one"
+            f"{what} is of other trainings ({difference}); choose another name for it, or for the "
+            "setting that changed"
         )
     return brought
 

@@ -47,7 +47,10 @@ DESED = [
     SETUPTOOLS,
 ]
 EXACT = ["sed_scores_eval>=0.0.4", SETUPTOOLS]
-TUNE = ["optuna>=4", "sqlalchemy>=2"]  # the first that knows psycopg
+TUNE = [
+    "optuna>=4.9",  # the first with RetryHeartbeatStaleTrialCallback
+    "sqlalchemy>=2",  # the first that knows psycopg
+]
 POSTGRES = ["psycopg[binary]"]
 DOCS = [
     "mkdocs-material>=9.6",

@@ -19,9 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from lab.errors import InputError
 from lab.evaluation.boundaries import COLLAR, Histogram, Profile
@@ -45,8 +43,6 @@ SHADE = "#D9D9D9"
 OUTCOMES = dict(
     zip(OF_REFERENCE, ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#CFCFCF"))
 )
-#: Colour and hatch of the cells of a grid where training went wrong.
-MARKS = {"diverged": ("#D55E00", "//"), "collapsed": ("#CC79A7", "..")}
 #: Colour of text on coloured fields.
 ON_COLOUR = "#1A1A1A"
 WIDTH = 7.0  # inches: two columns of a paper
@@ -394,94 +390,6 @@ def _edge_boxes(
         panel.set_xlabel(f"{edge} error (s), late is positive", fontsize=9)
 
 
-def alpha_grid(grid: pd.DataFrame, *, balance: float | None = None, score: str = "F1") -> Figure:
-    """Heat map of a score over the ratio alpha1 / alpha2 and the scale alpha2, both logarithmic.
-
-    Args:
-        grid: columns ratio, scale, score (in [0, 1], may be NaN) and state: "ok", "diverged" or
-            "collapsed". A cell that diverged or collapsed is marked, with its score if it has one.
-        balance: (d_boundary / d_inside) * (N_boundary / N_inside) of a trained network; the line
-            ratio = 1 / balance separates growth of z (right of it) from its collapse (left of it).
-        score: name of the score.
-
-    Raises:
-        InputError: a column lacks, a cell comes twice, a ratio or scale is not above 0, or a state
-            is another one.
-    """
-    missing = {"ratio", "scale", "score", "state"} - set(grid.columns)
-    if missing:
-        raise InputError(f"the grid lacks the column {min(missing)!r}")
-    strange = set(grid["state"]) - {"ok", *MARKS}
-    if strange or grid.empty:
-        raise InputError(
-            f"the grid has the states {sorted(set(grid['state']))}; give ok, diverged, collapsed"
-        )
-    if not (grid[["ratio", "scale"]] > 0).all(axis=None) or (
-        grid.duplicated(["ratio", "scale"]).any()
-    ):
-        raise InputError("the grid needs each pair of ratio and scale once, both above 0")
-    cells = grid.pivot(index="scale", columns="ratio", values="score").sort_index()
-    x, y = (np.log10(axis.to_numpy(float)) for axis in (cells.columns, cells.index))
-    figure = _figure(height=1.6 + 0.5 * len(y), width=1.9 + 0.75 * len(x))
-    panel = figure.subplots()
-    colours = matplotlib.colormaps["cividis"].with_extremes(bad="white")
-    edges = _edges(x), _edges(y)
-    image = panel.pcolormesh(
-        *edges, np.ma.masked_invalid(100 * cells.to_numpy()), cmap=colours, edgecolors="white", lw=1
-    )
-    known = grid["score"].dropna()
-    middle = (known.min() + known.max()) / 2 if len(known) else 0.0
-    for cell in grid.itertuples():
-        column, row = cells.columns.get_loc(cell.ratio), cells.index.get_loc(cell.scale)
-        words = [] if np.isnan(cell.score) else [f"{100 * cell.score:.1f}"]
-        if cell.state in MARKS:
-            words.append(cell.state)
-            colour, hatch = MARKS[cell.state]
-            (left, right), (bottom, top) = (
-                ends[place : place + 2] for ends, place in zip(edges, (column, row))
-            )
-            panel.add_patch(
-                Rectangle(
-                    (left, bottom),
-                    right - left,
-                    top - bottom,
-                    fill=False,
-                    hatch=hatch,
-                    edgecolor=colour,
-                    lw=0,
-                )
-            )
-        dark = cell.score < middle
-        text = panel.text(
-            x[column],
-            y[row],
-            "\n".join(words),
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if dark else "black",
-        )
-        halo = withStroke(linewidth=2.5, foreground="black" if dark else "white")
-        text.set_path_effects([halo] if cell.state in MARKS else [])
-    if balance is not None and balance > 0:
-        panel.axvline(
-            -np.log10(balance),
-            color=STYLES["coherence"]["color"],
-            lw=2,
-            label="d of boundaries / d inside = (α₂ / α₁) (N inside / N of boundaries)",
-        )
-    panel.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
-    panel.set_xticks(x, [f"{ratio:.3g}" for ratio in cells.columns], fontsize=8)
-    panel.set_yticks(y, [f"{scale:g}" for scale in cells.index], fontsize=8)
-    panel.set_xlabel("α₁ / α₂", fontsize=9)
-    panel.set_ylabel("α₂", fontsize=9)
-    bar = figure.colorbar(image, label=f"{score} (%)")
-    bar.ax.tick_params(labelsize=8)
-    if figure.axes[0].get_legend_handles_labels()[0]:
-        _legend(figure)
-    return figure
-
-
 def curves(
     models: Mapping[str, pd.DataFrame], *, panels: Sequence[str], xlabel: str = "epoch"
 ) -> Figure:
@@ -548,12 +456,12 @@ def save(figure: Figure, path: os.PathLike | str) -> list[Path]:
     return written
 
 
-def _edges(centres: np.ndarray) -> np.ndarray:
-    """Edges of cells half-way between their centres."""
-    if len(centres) == 1:
-        return centres[0] + np.array([-0.5, 0.5])
-    inner = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate([[2 * centres[0] - inner[0]], inner, [2 * centres[-1] - inner[-1]]])
+def svg(figure: Figure) -> str:
+    """Write a figure as SVG on a transparent ground; the same figure always gives the same text."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue().decode()
 
 
 def _figure(height: float, width: float = WIDTH) -> Figure:

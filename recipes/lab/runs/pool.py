@@ -52,7 +52,7 @@ def run_trials(
         trials: with a folder each.
         gpus: the official flag; several GPUs take a trial each. Under torchrun or srun, or with
             `training.backend` ddp, all processes train one trial after another instead.
-        progress: show bars on a terminal, lines elsewhere.
+        progress: show how far they are.
         fast_dev_run: three epochs of two batches.
         verify_psds: hold the PSDS of each test against psds_eval too, which takes minutes.
         storage: URL of a database that Optuna knows, by which all that call this with the same
@@ -97,7 +97,6 @@ def run_trials(
             records = pool.train(trials)
     finally:
         pool.close()
-        display.close()
     for trial, record in zip(trials, records):
         if "diverged" in record:
             raise TrialFailed(f"{trial.name}: {record['diverged']}")

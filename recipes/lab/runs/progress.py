@@ -1,24 +1,16 @@
-"""How far the trials are: bars on a terminal, lines elsewhere."""
+"""How far the trials are: a line whenever another tenth of one is over."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from typing import NamedTuple
 
 from tqdm import tqdm
 
 
-class _Begun(NamedTuple):
-    epochs: float
-    at: float
-
-
 class Display:
-    """Bars on a terminal; elsewhere a line whenever another tenth of a trial is over.
-
-    Both tell the time that is left, as far as what this command has trained allows to say.
+    """Lines on stderr, with the time that is left by what this command has trained so far.
 
     Args:
         progress: show it at all.
@@ -26,40 +18,18 @@ class Display:
 
     def __init__(self, progress: bool) -> None:
         self.progress = progress
-        self.on_terminal = sys.stderr.isatty()
-        self.bars: dict[str, tqdm] = {}
         self.tenths: dict[str, int] = {}
-        self.begun: dict[str, _Begun] = {}
+        self.begun: dict[str, tuple[float, float]] = {}
         self.lock = threading.Lock()
 
     def show(self, name: str, done: float, total: float, text: str) -> None:
         """Show how many epochs of the trial of this name are done."""
-        if self.progress:
-            with self.lock:
-                (self._bar if self.on_terminal else self._line)(name, done, total, text)
-
-    def _bar(self, name: str, done: float, total: float, text: str) -> None:
-        if name not in self.bars:
-            self.bars[name] = tqdm(
-                total=total,
-                desc=name,
-                initial=done,
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| epoch {n:.1f}/{total} "
-                "[{elapsed}<{remaining}] {postfix}",
-            )
-        self.bars[name].set_postfix_str(text, refresh=False)
-        self.bars[name].update(done - self.bars[name].n)
-
-    def _line(self, name: str, done: float, total: float, text: str) -> None:
-        first = self.begun.setdefault(name, _Begun(done, time.monotonic()))
-        if int(10 * done / total) > self.tenths.get(name, 0):
+        with self.lock:
+            first, at = self.begun.setdefault(name, (done, time.monotonic()))
+            if not self.progress or int(10 * done / total) <= self.tenths.get(name, 0):
+                return
             self.tenths[name] = int(10 * done / total)
-            if first.epochs < done < total:
-                pace = (time.monotonic() - first.at) / (done - first.epochs)
+            if first < done < total:
+                pace = (time.monotonic() - at) / (done - first)
                 text += f", {tqdm.format_interval(pace * (total - done))} left"
             print(f"{name}: epoch {done:g} of {total}, {text}", file=sys.stderr)
-
-    def close(self) -> None:
-        """Leave the bars as they are."""
-        for bar in self.bars.values():
-            bar.close()

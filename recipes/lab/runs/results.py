@@ -141,19 +141,19 @@ def joined(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict
     Raises:
         InputError: the configuration is another one, or the data or setting of a name is.
     """
-    now = json.loads(json.dumps(now))
-    both = {"configuration": now["configuration"], **before}
+    brought: dict[str, Any] = json.loads(json.dumps(now))
+    held: dict[str, Any] = {"configuration": brought["configuration"], **before}
     for part in ("data", "settings"):
         known = before.get(part, {})
-        both[part] = {**now[part], **known}
-        now[part] = {**known, **now[part]}
-    difference = first_difference(both, now)
+        held[part] = {**brought[part], **known}
+        brought[part] = {**known, **brought[part]}
+    difference = first_difference(held, brought)
     if difference:
         raise InputError(
-            f"{what} holds other trainings ({difference}); give another --set_name, or the setting "
-            "another name"
+            f"{what} is of other trainings ({difference}); choose another name for it, or for the "
+            "setting that changed"
         )
-    return now
+    return brought
 
 
 def first_difference(before: Any, now: Any, name: str = "") -> str:

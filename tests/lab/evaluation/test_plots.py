@@ -253,49 +253,6 @@ def test_signed_errors_stand_beside_the_profiles(tmp_path):
     plots.save(figure, tmp_path / "profile")
 
 
-GRID = pd.DataFrame(
-    [
-        (0.1, 0.01, 0.3, "ok"),
-        (0.1, 0.1, 0.05, "collapsed"),
-        (1.0, 0.01, np.nan, "diverged"),
-        (1.0, 0.1, 0.4, "ok"),
-    ],
-    columns=["ratio", "scale", "score", "state"],
-)
-
-
-def test_grid_marks_what_went_wrong_and_draws_the_line():
-    figure = plots.alpha_grid(GRID.sample(frac=1, random_state=0), balance=0.5)
-    panel = figure.axes[0]
-    cells = {(round(t.get_position()[0]), round(t.get_position()[1])): t for t in panel.texts}
-    assert {at: text.get_text() for at, text in cells.items()} == {
-        (-1, -2): "30.0",
-        (-1, -1): "5.0\ncollapsed",
-        (0, -2): "diverged",
-        (0, -1): "40.0",
-    }
-    hatched = {(patch.get_x(), patch.get_y()): patch.get_hatch() for patch in panel.patches}
-    assert hatched == {(-1.5, -1.5): "..", (-0.5, -2.5): "//"}
-    x, _ = panel.lines[0].get_data()
-    np.testing.assert_allclose(10 ** np.array(x), 2.0)  # ratio = 1 / balance
-    assert not plots.alpha_grid(GRID[:1]).axes[0].lines
-
-
-@pytest.mark.parametrize(
-    ("grid", "words"),
-    [
-        (GRID.drop(columns="state"), "lacks the column 'state'"),
-        (GRID.assign(state="fine"), "fine"),
-        (GRID.assign(ratio=0.0), "above 0"),
-        (pd.concat([GRID, GRID]), "once"),
-        (GRID[:0], "states"),
-    ],
-)
-def test_bad_grids_are_named(grid, words):
-    with pytest.raises(InputError, match=words):
-        plots.alpha_grid(grid)
-
-
 def test_curves_of_models_that_lack_some():
     table = pd.DataFrame({"|z|": [1.0, 2.0], "loss": [3.0, np.nan]})
     figure = plots.curves({"baseline": table[["loss"]], "coherence": table}, panels=["|z|", "loss"])

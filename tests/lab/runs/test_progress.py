@@ -1,4 +1,4 @@
-"""How far trials are, in lines and bars."""
+"""How far trials are, in lines."""
 
 from lab.runs import progress
 from lab.runs.progress import Display
@@ -7,13 +7,11 @@ from lab.runs.progress import Display
 def test_lines_tell_how_far_it_is_and_the_time_left(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
     display = Display(progress=True)
     # Resumed after four epochs: what was trained before says nothing about the pace.
     for quarter in range(17, 41):
         now[0] += 15
         display.show("baseline 1", quarter / 4, 10, "loss 0.500")
-    display.close()
     assert capsys.readouterr().err.splitlines() == [
         "baseline 1: epoch 4.25 of 10, loss 0.500",
         "baseline 1: epoch 5 of 10, loss 0.500, 05:00 left",
@@ -23,17 +21,6 @@ def test_lines_tell_how_far_it_is_and_the_time_left(monkeypatch, capsys):
         "baseline 1: epoch 9 of 10, loss 0.500, 01:00 left",
         "baseline 1: epoch 10 of 10, loss 0.500",
     ]
-
-
-def test_on_a_terminal_there_are_bars(monkeypatch, capsys):
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
-    display = Display(progress=True)
-    display.show("one", 0.5, 2, "loss 0.5")
-    display.show("two", 1, 2, "loss 0.4")
-    display.close()
-    text = capsys.readouterr().err
-    assert "one:  25%" in text
-    assert "two:  50%" in text
 
 
 def test_no_progress_is_shown_unless_asked_for(capsys):

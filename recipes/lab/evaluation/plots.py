@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from lab.errors import InputError
 from lab.evaluation.boundaries import COLLAR, Histogram, Profile
@@ -454,14 +454,6 @@ def save(figure: Figure, path: os.PathLike | str) -> list[Path]:
                 figure.savefig(temporary, dpi=200, format=kind, metadata=metadata)
             written.append(target)
     return written
-
-
-def svg(figure: Figure) -> str:
-    """Write a figure as SVG on a transparent ground; the same figure always gives the same text."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue().decode()
 
 
 def _figure(height: float, width: float = WIDTH) -> Figure:

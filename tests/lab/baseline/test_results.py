@@ -118,7 +118,6 @@ def test_a_test_does_not_write_scores_that_differ(
     assert (tmp_path / "student" / "predictions_05_student.tsv").exists()
 
 
-@needs_verify
 def test_a_test_is_not_verified_without_the_libraries(config, encoder, said, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "missing", lambda: "sed_eval is not installed")
     monkeypatch.setattr(reference, "event_based", None)
@@ -126,6 +125,7 @@ def test_a_test_is_not_verified_without_the_libraries(config, encoder, said, tmp
     assert results["test/teacher/event_f1_macro"] > 0
 
 
+@needs_verify
 def test_a_test_verifies_psds_where_asked(config, encoder, said, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "psds", lambda *_, scenario: 0.9)
     write_test(tmp_path / "a", config, encoder, said)

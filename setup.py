@@ -11,16 +11,13 @@ VERSION = re.search(
 ).group(1)
 
 RECIPES = [
-    # torchaudio does not load beside a torch of another release or build, and pip alone does not
-    # keep the two together: this pair was run. It needs Python 3.10.
-    "torch>=2.11,<2.12",
-    "torchaudio>=2.11,<2.12",
+    # torchaudio does not load beside any torch: this one was run beside these, and pip does not
+    # know which belong together. torch 2.15 needs Python 3.11.
+    "torch>=2.14.1,<2.16",
+    "torchaudio==2.11.1",
     "pytorch-lightning>=2.6,<2.7",  # the hooks the trainer relies on were run on 2.6
-    # Every test is held against the two libraries that define its scores.
-    "sed_eval>=0.2.1",
-    "psds_eval==0.5.3",  # the last release
-    "numpy<2.4",  # psds_eval turns an array into an int, an error from 2.4 on
-    "pandas>=2,<3",  # psds_eval fills gaps with fillna(method=...), gone in 3
+    "numpy",
+    "pandas>=2",
     "scipy>=1.11",  # confidence_interval of ttest_ind
     "soundfile",
     "matplotlib",
@@ -31,11 +28,24 @@ RECIPES = [
     "joblib>=1.3",  # the first whose results come one by one
     "tqdm",
 ]
+# dcase_util, of sed_eval, sed_scores_eval and desed, imports pkg_resources: setuptools warns of it
+# from 80.9 on, and has none from 82 on.
+SETUPTOOLS = "setuptools<80.9"
+# The libraries that define the scores of a test, with what they need to run.
+VERIFY = [
+    "sed_eval>=0.2.1",
+    "psds_eval==0.5.3",  # the last release
+    "numpy<2.4",  # psds_eval turns an array into an int, an error from 2.4 on
+    "pandas>=2,<3",  # psds_eval fills gaps with fillna(method=...), gone in 3
+    SETUPTOOLS,
+]
 DESED = [
     "desed>=1.3.8",  # brings scaper, whose soxbindings need the libsox headers to build
     "numpy<2",  # scaper 1.6.5, the last release, takes np.Inf, gone in 2
+    "pandas<3",  # neither was run with it
+    SETUPTOOLS,
 ]
-EXACT = ["sed_scores_eval>=0.0.4"]
+EXACT = ["sed_scores_eval>=0.0.4", SETUPTOOLS]
 TUNE = ["optuna>=4", "sqlalchemy>=2"]  # the first that knows psycopg
 POSTGRES = ["psycopg[binary]"]
 DOCS = [
@@ -69,6 +79,7 @@ setup(
     install_requires=["torch>=1.8"],
     extras_require={
         "recipes": RECIPES,
+        "verify": VERIFY,
         "desed": DESED,
         "tune": TUNE,
         "postgres": POSTGRES,

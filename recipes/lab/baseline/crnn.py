@@ -127,7 +127,7 @@ class CNN(nn.Module):
             self.cnn.add_module(f"dropout{i}", (SharedDropout if shared else Dropout)(conv_dropout))
             self.cnn.add_module(f"pooling{i}", nn.AvgPool2d((pooling[i][0], pooling[i][1])))
         # Channels innermost: the gate becomes a product of matrices, the pooling a sum of rows.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(batch, 1, frames, mels)` to `(batch, channels, frames, bins)`."""

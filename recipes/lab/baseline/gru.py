@@ -17,7 +17,9 @@ class GRU(nn.GRU):
     product over all frames in the place of one a frame. Elsewhere it is torch's own.
     """
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # no packed sequences
+        self, x: Tensor, hx: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Run over `(batch, frames, dims)`, from zeros.
 
         Returns:

@@ -10,7 +10,18 @@ import threading
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, TypeVar
 
-from dcase_coherence.official.errors import InputError
+#: What mends an environment, without the extras.
+INSTALL = "in the clone: pip install -c recipes/envs/constraints.txt"
+
+try:
+    from dcase_coherence.official.errors import InputError
+except ModuleNotFoundError:
+    # Every command imports this first.
+    print(
+        f"error: the dcase_coherence of this clone is not installed; {INSTALL} '.[recipes]'",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 Main = TypeVar("Main", bound=Callable[..., object])
 

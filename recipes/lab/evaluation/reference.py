@@ -1,12 +1,13 @@
 """The scores of DCASE Task 4 by the libraries that define them, sed_eval and psds_eval.
 
 Slow, and the reference of the fast ones in :mod:`scores`, which every test of a model is held
-against. The libraries are imported when they are called.
+against where the libraries are installed. They are imported when they are called.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import warnings
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -16,6 +17,19 @@ import pandas as pd
 from lab.errors import InputError
 from lab.evaluation import metrics
 from lab.evaluation.metrics import Scores, scores_from_counts
+
+
+def missing() -> str:
+    """Why the libraries cannot be used, in words; empty where they can."""
+    # pkg_resources, which sed_eval imports, was a part of setuptools until 81.
+    for name in ("sed_eval", "psds_eval", "pkg_resources"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed"
+    for library, first in ((np, (2, 4)), (pd, (3, 0))):
+        release = library.__version__
+        if tuple(int(part) for part in release.split(".")[:2]) >= first:
+            return f"psds_eval does not run on {library.__name__} {release}"
+    return ""
 
 
 def event_based(
@@ -37,15 +51,6 @@ def event_based(
         InputError: a table cannot be used, or the estimates hold a clip the reference lacks.
 
     Source: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016.
-
-    Example:
-        >>> reference = pd.DataFrame(
-        ...     {"filename": ["a.wav"], "onset": [1.0], "offset": [2.0], "event_label": ["Dog"]}
-        ... )
-        >>> event_based(reference, reference.assign(onset=1.15)).macro_f1
-        1.0
-        >>> event_based(reference, reference.assign(onset=1.25)).macro_f1
-        0.0
     """
     metrics.check_collar(collar, offset_ratio)
     import sed_eval

@@ -7,7 +7,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from lab.errors import InputError
+from lab.devices import own_rank
+from lab.errors import INSTALL, InputError
 from lab.files import PathLike
 
 CONF_FILE = "YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
@@ -43,7 +44,11 @@ def add_options(
         metavar="SECTION.KEY=VALUE",
         help="values in the place of the configuration's, for instance coherence.normalize=true",
     )
-    parser.add_argument("--fast_dev_run", action="store_true", help="three epochs of two batches")
+    parser.add_argument(
+        "--fast_dev_run",
+        action="store_true",
+        help="three epochs of two batches, on a few clips where they are generated",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -84,6 +89,28 @@ def require_optuna() -> None:
             raise InputError(
                 f"{name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
             )
+
+
+def check_libraries(verify: bool = False) -> None:
+    """Say where the scores of a test are not held against the libraries that define them.
+
+    Args:
+        verify: that is asked for (--verify).
+
+    Raises:
+        InputError: it is asked for, and the libraries cannot be used.
+    """
+    # Here, for it loads numpy and pandas.
+    from lab.evaluation.reference import missing
+
+    reason = missing()
+    if not reason:
+        return
+    mending = f"{INSTALL} '.[recipes,verify]'"
+    if verify:
+        raise InputError(f"--verify needs psds_eval, and {reason}; {mending}")
+    if own_rank() == 0:
+        print(f"no score is held against sed_eval and psds_eval: {reason}; {mending}", flush=True)
 
 
 def check_counts(args: argparse.Namespace, *names: str) -> None:

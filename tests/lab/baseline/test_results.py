@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from libraries import needs_verify
 
 from lab.baseline.config import load_config
 from lab.baseline.results import thresholds_of, validation_scores, verify, write_test
@@ -67,6 +68,7 @@ def differ(name):
     return pytest.raises(RuntimeError, match=rf"^{name} is [01]\.\d{{8}} here and [01]\.\d{{8}} by")
 
 
+@needs_verify
 @pytest.mark.parametrize("kind", ["event", "segment", "intersection"])
 @pytest.mark.parametrize("f1", ["macro_f1", "micro_f1"])
 def test_a_score_that_is_not_the_librarys_is_named(scored, kind, f1):
@@ -83,6 +85,7 @@ def test_a_score_that_is_not_the_librarys_is_named(scored, kind, f1):
             verify(off(by), *rest)
 
 
+@needs_verify
 def test_psds_that_is_not_the_librarys_is_named_where_asked(scored, monkeypatch):
     found, truth, durations, events, points = scored
     # Asked once: psds_eval is slow.
@@ -96,6 +99,7 @@ def test_psds_that_is_not_the_librarys_is_named_where_asked(scored, monkeypatch)
             verify(wrong, truth, durations, events, points)
 
 
+@needs_verify
 @pytest.mark.parametrize("score", ["event_based", "segment_based", "intersection_based"])
 def test_a_test_does_not_write_scores_that_differ(
     config, encoder, said, tmp_path, monkeypatch, score
@@ -114,6 +118,14 @@ def test_a_test_does_not_write_scores_that_differ(
     assert (tmp_path / "student" / "predictions_05_student.tsv").exists()
 
 
+def test_a_test_is_not_verified_without_the_libraries(config, encoder, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "missing", lambda: "sed_eval is not installed")
+    monkeypatch.setattr(reference, "event_based", None)
+    results = write_test(tmp_path, config, encoder, said)
+    assert results["test/teacher/event_f1_macro"] > 0
+
+
+@needs_verify
 def test_a_test_verifies_psds_where_asked(config, encoder, said, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "psds", lambda *_, scenario: 0.9)
     write_test(tmp_path / "a", config, encoder, said)
@@ -121,6 +133,7 @@ def test_a_test_verifies_psds_where_asked(config, encoder, said, tmp_path, monke
         write_test(tmp_path / "b", config, encoder, said, verify_psds=True)
 
 
+@needs_verify
 def test_files_and_scores_of_a_test(config, encoder, said, tmp_path):
     folder = tmp_path / "test"
     results = write_test(folder, config, encoder, said)

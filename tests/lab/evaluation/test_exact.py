@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytest.importorskip("sed_scores_eval", reason="needs the extra `exact`")
+pytest.importorskip("sed_scores_eval", reason="needs pip install '.[exact]'")
+from libraries import needs_verify
 
 from lab.errors import InputError
 from lab.evaluation import exact
@@ -38,6 +39,7 @@ def a_set(seed, clips=12, frames=50, classes=3):
     return LEVELS[levels], names, pd.DataFrame(rows, columns=COLUMNS), durations, labels
 
 
+@needs_verify
 @pytest.mark.parametrize("scenario", [1, 2])
 @pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("seed", [0, 1])

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from libraries import needs_verify
 
 from lab.errors import InputError
 from lab.evaluation import reference as reference_scores
@@ -257,6 +258,7 @@ def test_the_official_teacher_on_desed(official):
     assert found.to_dict() == OFFICIAL_COUNTS
 
 
+@needs_verify
 @pytest.mark.slow
 def test_hits_are_the_true_positives_of_the_event_based_f1(official):
     classwise = reference_scores.event_based(*official).classwise

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from libraries import needs_verify
 
 from lab.errors import InputError
 from lab.evaluation.reference import (
@@ -14,6 +15,8 @@ from lab.evaluation.reference import (
     psds,
     segment_based,
 )
+
+pytestmark = needs_verify
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "evaluation"
 COLUMNS = ["filename", "onset", "offset", "event_label"]
@@ -239,3 +242,9 @@ def test_bad_settings_are_named():
         segment_based(REFERENCE, ESTIMATED, resolution=0)
     with pytest.raises(InputError, match="collar is 0"):
         event_based(REFERENCE, ESTIMATED, collar=0)
+
+
+def test_an_event_counts_within_the_collar():
+    reference = table(["a.wav", 1.0, 2.0, "Dog"])
+    assert event_based(reference, reference.assign(onset=1.15)).macro_f1 == 1.0
+    assert event_based(reference, reference.assign(onset=1.25)).macro_f1 == 0.0

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from libraries import needs_verify
 
 from lab.errors import InputError
 from lab.evaluation import reference as reference_scores
@@ -54,6 +55,7 @@ def random_set(seed, clips, classes, on_grid):
     return posteriors, names, reference, durations, labels
 
 
+@needs_verify
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
@@ -78,6 +80,7 @@ def test_equals_sed_eval_and_psds_eval(seed, clips, classes, on_grid, window):
         assert value == pytest.approx(expected, abs=1e-12)
 
 
+@needs_verify
 @pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 100_000), resolution=st.sampled_from([0.5, 1.0, 2.5]))
@@ -106,6 +109,7 @@ def test_tables_and_other_settings_equal_too(seed, resolution):
     assert scorer.psds({0.5: found}) == pytest.approx(expected, abs=1e-12)
 
 
+@needs_verify
 def test_optimal_matching_where_a_greedy_one_loses_an_event():
     # Both estimates fit the first reference event, only the first one fits the second.
     reference = pd.DataFrame(
@@ -122,6 +126,7 @@ def test_optimal_matching_where_a_greedy_one_loses_an_event():
     assert scorer.event_based(estimated).micro_f1 == 1.0
 
 
+@needs_verify
 def test_real_predictions():
     reference, durations, estimated, points = (
         pd.read_csv(GOLDEN / f"{name}.tsv", sep="\t")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from libraries import needs_verify
 
 from evaluate import main
 from lab.evaluation import reference as reference_scores
@@ -48,6 +49,7 @@ def row(said, name):
     return line[len(name) :].split()
 
 
+@needs_verify
 @pytest.mark.slow
 def test_every_score_of_real_predictions(tmp_path, capsys):
     tables = {

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 pytestmark = pytest.mark.slow
+pytest.importorskip("optuna", reason="needs pip install '.[tune]'")
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,12 @@ import os
 import time
 from pathlib import Path
 
-import optuna
 import pandas as pd
 import pytest
+
+pytest.importorskip("optuna", reason="needs pip install '.[tune]'")
+
+import optuna
 import workers
 
 from lab.baseline.config import load_config

@@ -6,8 +6,11 @@ import sqlite3
 import threading
 import time
 
-import optuna
 import pytest
+
+pytest.importorskip("optuna", reason="needs pip install '.[tune]'")
+
+import optuna
 import workers
 
 from lab.errors import RESUME_ME, InputError, Stopped

@@ -1,6 +1,7 @@
 """Flags that the recipes share, and what is made of them."""
 
 import argparse
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lab.runs.options import (
     add_storage,
     add_verify,
     check_counts,
+    check_libraries,
     results_folder,
     results_name,
     running,
@@ -40,7 +42,8 @@ def test_defaults():
     }
 
 
-def test_flags_reach_the_trials():
+def test_flags_reach_the_trials(monkeypatch):
+    monkeypatch.setattr("lab.runs.options.require_optuna", lambda: None)
     args = parse(
         *("--gpus", "0,1", "--quiet", "--fast_dev_run", "--verify", "--trials", "3"),
         *("--set", "opt.lr=0.01", "coherence.normalize=true"),
@@ -60,11 +63,44 @@ def test_flags_reach_the_trials():
 
 @pytest.mark.parametrize("name", ["optuna", "sqlalchemy"])
 def test_trials_are_not_shared_without_optuna(monkeypatch, name):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda one: None if one == name else find(one))
+    there = {"optuna": "", "sqlalchemy": ""}
+    del there[name]
+    monkeypatch.setattr(importlib.util, "find_spec", there.get)
     running(parse(), "mini")
     with pytest.raises(InputError, match=rf"^{name} is not installed; pip install .*tune"):
         running(parse("--storage", "sqlite:///study.db"), "mini")
+
+
+@pytest.mark.parametrize(
+    ("library", "release", "reason"),
+    [
+        ("sed_eval", None, "sed_eval is not installed"),
+        ("psds_eval", None, "psds_eval is not installed"),
+        ("pkg_resources", None, "pkg_resources is not installed"),
+        ("numpy", "2.10.0", "psds_eval does not run on numpy 2.10.0"),
+        ("pandas", "3.0.1", "psds_eval does not run on pandas 3.0.1"),
+    ],
+)
+def test_a_run_says_that_no_score_is_held(monkeypatch, capsys, library, release, reason):
+    there = {"sed_eval": "", "psds_eval": "", "pkg_resources": ""}
+    if release is None:
+        del there[library]
+    for name, known in (("numpy", "2.3.5"), ("pandas", "2.3.3")):
+        version = release if name == library else known
+        monkeypatch.setattr(importlib.import_module(name), "__version__", version)
+    monkeypatch.setattr(importlib.util, "find_spec", there.get)
+    check_libraries()
+    said = capsys.readouterr().out
+    assert said.startswith(f"no score is held against sed_eval and psds_eval: {reason}; ")
+    assert said.endswith("pip install -c recipes/envs/constraints.txt '.[recipes,verify]'\n")
+    with pytest.raises(InputError, match=rf"^--verify needs psds_eval, and {reason}; .*verify"):
+        check_libraries(verify=True)
+
+
+def test_nothing_is_said_where_the_libraries_are(monkeypatch, capsys):
+    monkeypatch.setattr("lab.evaluation.reference.missing", lambda: "")
+    check_libraries(verify=True)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_name_of_a_study_is_the_same_on_all_machines():

@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("optuna", reason="needs pip install '.[tune]'")
+
 import workers
 
 from lab.baseline.config import load_config

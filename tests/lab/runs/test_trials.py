@@ -16,7 +16,6 @@ from lab.baseline.config import load_config
 from lab.data.desed import CLASSES, official_layout
 from lab.errors import RESUME_ME, InputError, Stopped
 from lab.runs import trials
-from lab.runs.alphas import refuse_cells_of_other_data
 from lab.runs.trials import (
     Trial,
     read_record,
@@ -376,6 +375,9 @@ def test_a_changed_test_set_is_tested_again_from_the_kept_checkpoint(make, tree,
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["synth", "weak", "unlabeled", "synth_val"])
 def test_changed_training_data_are_refused(make, tree, tmp_path, part):
+    pytest.importorskip("optuna", reason="needs pip install '.[tune]'")
+    from lab.runs.alphas import refuse_cells_of_other_data
+
     trial = make(n_epochs=1)
     scores = run_trial(trial)
     if part == "unlabeled":

@@ -16,6 +16,10 @@ from lab.files import PathLike
 from lab.soundscapes import generate
 from lab.soundscapes.soundbank import RecordedSounds
 
+KINDS = ("strong", "weak", "unlabelled", "validation", "test")
+#: Clips of each kind that are generated where a few do.
+FEW = 30
+
 
 def place_data(
     config: dict[str, dict[str, Any]],
@@ -23,6 +27,7 @@ def place_data(
     generated: PathLike,
     *overrides: Mapping[str, Any],
     public: bool = False,
+    few: bool = False,
     progress: bool = True,
 ) -> None:
     """Point a configuration at its data set; generate it where there is none but its description.
@@ -36,6 +41,8 @@ def place_data(
         generated: where generated clips go.
         overrides: what `load_config` laid over the file: its paths stay in their place.
         public: generate a second test set too, of other clips, as `data.public_*`.
+        few: generate at most 30 clips of each kind, in a folder of their own beside the whole set;
+            a quick try hears two batches.
         progress: show the progress of the generation.
 
     Raises:
@@ -55,13 +62,16 @@ def place_data(
     second = None
     if folder is None and settings["strong"]:
         _classes_to_generate(config)
+        if few:
+            generated = f"{os.fspath(generated)}_few"
+            settings = {**settings, **{kind: min(settings[kind], FEW) for kind in KINDS}}
         Path(generated).parent.mkdir(parents=True, exist_ok=True)
         # Processes that train together all come here; the first one does the work.
         with filelock.FileLock(f"{os.fspath(generated)}.lock"):
             folder = generate(generated, progress=progress, **settings)
             if public:
-                test_only = dict.fromkeys(("strong", "weak", "unlabelled", "validation"), 0)
-                other = {**settings, **test_only, "seed": settings["seed"] + 1}
+                others = dict.fromkeys(KINDS[:-1], 0)
+                other = {**settings, **others, "seed": settings["seed"] + 1}
                 second = generate(f"{os.fspath(generated)}_public", progress=progress, **other)
     if folder is not None:
         config["data"].update({**official_layout(folder), **kept})

@@ -73,6 +73,16 @@ def test_described_clips_are_generated(described, tmp_path, generated):
     assert described["data"]["synth_folder"] == official_layout(out)["synth_folder"]
 
 
+def test_a_few_clips_are_a_set_of_their_own(described, tmp_path, generated):
+    described["soundscapes"].update(strong=place.FEW + 1, weak=5)
+    place_data(described, None, tmp_path / "clips", public=True, few=True)
+    (folder, few), (public, second) = generated
+    assert (folder, public) == (f"{tmp_path / 'clips'}_few", f"{tmp_path / 'clips'}_few_public")
+    assert [few[kind] for kind in place.KINDS] == [place.FEW, 5, 0, 1, 2]
+    assert [second[kind] for kind in place.KINDS] == [0, 0, 0, 0, 2]
+    assert described["data"]["synth_folder"] == official_layout(folder)["synth_folder"]
+
+
 def test_the_public_set_is_a_second_test_set_of_another_seed(described, tmp_path, generated):
     place_data(described, None, tmp_path / "clips", public=True)
     folder, settings = generated[1]

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from lab.errors import InputError, command
+from lab.packages import NETWORK, require
 
 MODELS = ("baseline", "coherence")
 
@@ -44,6 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    require(*NETWORK)
     from lab.baseline.config import load_config
     from lab.baseline.detect import load_detector
     from lab.baseline.place import place_data

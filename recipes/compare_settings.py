@@ -13,11 +13,13 @@ import sys
 from pathlib import Path
 
 from lab.errors import InputError, command
+from lab.packages import NETWORK, require
 from lab.runs.options import (
     add_options,
     add_storage,
     add_verify,
     check_counts,
+    check_libraries,
     results_folder,
     results_name,
     running,
@@ -61,6 +63,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    require(*NETWORK)
+    check_libraries(args.verify)
     from lab.baseline.config import load_config, parse_overrides, read_yaml
     from lab.baseline.place import place_data
     from lab.devices import own_rank
@@ -74,7 +78,12 @@ def main(argv: list[str] | None = None) -> None:
         laid_over = (read_yaml(file), overrides)
         configs[setting] = load_config(args.conf_file, *laid_over)
         place_data(
-            configs[setting], args.data, Path("data", name), *laid_over, progress=not args.quiet
+            configs[setting],
+            args.data,
+            Path("data", name),
+            *laid_over,
+            few=args.fast_dev_run,
+            progress=not args.quiet,
         )
     public = all(Path(config["data"]["public_tsv"]).exists() for config in configs.values())
     # Seed by seed: what there is when a run is interrupted can be compared.

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from lab.errors import InputError, command
+from lab.packages import NETWORK, require
 
 FORMATS = ("tsv", "json", "audacity")
 
@@ -61,6 +62,7 @@ def is_page(figure: str | None) -> bool:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    require(*NETWORK)
     from lab.baseline.config import load_config
     from lab.baseline.detect import find_events, load_detector, posteriors_of
     from lab.devices import choose_devices

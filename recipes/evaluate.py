@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from lab.data.annotations import hard_events, read_durations, read_events
 from lab.errors import InputError, command
-from lab.evaluation import boundaries, plots
-from lab.evaluation.metrics import Scores
-from lab.evaluation.profile import error_profile, profile_text
-from lab.evaluation.scores import Scorer
-from lab.evaluation.tables import percent
+from lab.packages import SCORES, require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lab.evaluation.metrics import Scores
 
 POINT = re.compile(r"predictions_th_(\d*\.?\d+)\.tsv")
 
@@ -44,6 +43,13 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     if asked.points and not asked.durations:
         raise InputError("--points needs --durations: PSDS counts false positives an hour")
+    require(*SCORES)
+    import pandas as pd
+
+    from lab.data.annotations import hard_events, read_durations, read_events
+    from lab.evaluation import boundaries, plots
+    from lab.evaluation.profile import error_profile, profile_text
+    from lab.evaluation.scores import Scorer
 
     reference = hard_events(read_events(asked.reference, soft=True))
     estimated = read_events(asked.estimates)
@@ -83,6 +89,8 @@ def read_points(folder: Path) -> dict[float, pd.DataFrame]:
     Raises:
         InputError: there is none, or one cannot be used.
     """
+    from lab.data.annotations import read_events
+
     found = [(POINT.fullmatch(path.name), path) for path in sorted(folder.glob("*.tsv"))]
     points = {float(match[1]): read_events(path) for match, path in found if match}
     if not points:
@@ -95,6 +103,8 @@ def read_points(folder: Path) -> dict[float, pd.DataFrame]:
 
 def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
     """Averages in percent; strict counts a class that is never found as 0."""
+    import pandas as pd
+
     rows = {
         name: [found.macro_f1, found.micro_f1, found.strict_macro_f1]
         for name, found in scores.items()
@@ -106,6 +116,10 @@ def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
 
 def class_table(scores: dict[str, Scores]) -> pd.DataFrame:
     """F1 of each class in percent; a dash where the official evaluation leaves it out."""
+    import pandas as pd
+
+    from lab.evaluation.tables import percent
+
     table = pd.concat(
         {n.split(" F1")[0]: found.classwise["f1"] for n, found in scores.items()}, axis=1
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 
 from lab.errors import command
-from lab.soundscapes.generate import generate
-from lab.soundscapes.worker import IN_DOMAIN_SUBSETS
+from lab.packages import SOUND, require
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Generate the data set that the command line asks for."""
+    require(*SOUND)
+    from lab.soundscapes.generate import generate
+    from lab.soundscapes.worker import IN_DOMAIN_SUBSETS
+
     parser = argparse.ArgumentParser(
         description="Generate 10 s clips of domestic sound events (16 kHz mono, the ten DESED "
         "classes or those of a soundbank) in the layout of the DCASE 2021 Task 4 baseline. A run "

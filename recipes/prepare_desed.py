@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Iterator
 
 from lab.errors import InputError, command
+from lab.packages import SOUND, require
 
 #: The 12,500 official synthetic clips, ready made; from the official `..._task4_2022.py`.
 SYNTHETIC = "https://zenodo.org/record/6026841/files/dcase_synth.zip?download=1"
@@ -84,6 +85,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    require(*SOUND)
     if args.check:
         return check(args)
     if args.add:

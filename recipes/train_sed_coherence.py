@@ -17,11 +17,13 @@ import time
 from pathlib import Path
 
 from lab.errors import InputError, command
+from lab.packages import NETWORK, require
 from lab.runs.options import (
     add_options,
     add_storage,
     add_verify,
     check_counts,
+    check_libraries,
     results_folder,
     results_name,
     running,
@@ -76,6 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.baseline:
         run_official_code(args)
         return
+    require(*NETWORK)
+    check_libraries(args.verify)
     config = configuration(args)
     from lab.devices import own_rank
 
@@ -145,7 +149,14 @@ def configuration(args: argparse.Namespace) -> dict:
         # Only it is run: its classes count, whatever a table of training clips has.
         config["data"]["classes"] = classes_in(load_checkpoint(checkpoint))
     generated = Path("data", Path(args.conf_file).stem)
-    place_data(config, args.data, generated, overrides, progress=not args.quiet)
+    place_data(
+        config,
+        args.data,
+        generated,
+        overrides,
+        few=args.fast_dev_run,
+        progress=not args.quiet,
+    )
     return config
 
 

@@ -14,11 +14,13 @@ import time
 from pathlib import Path
 
 from lab.errors import command
+from lab.packages import NETWORK, require
 from lab.runs.options import (
     add_options,
     add_storage,
     add_verify,
     check_counts,
+    check_libraries,
     results_folder,
     results_name,
     running,
@@ -48,6 +50,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    require(*NETWORK)
+    check_libraries(args.verify)
     from lab.baseline.config import load_config, parse_overrides
     from lab.baseline.place import place_data
     from lab.devices import own_rank
@@ -58,7 +62,13 @@ def main(argv: list[str] | None = None) -> None:
     name = Path(args.conf_file).stem
     log_dir = results_folder(args)
     place_data(
-        config, args.data, Path("data", name), overrides, public=True, progress=not args.quiet
+        config,
+        args.data,
+        Path("data", name),
+        overrides,
+        public=True,
+        few=args.fast_dev_run,
+        progress=not args.quiet,
     )
     public = Path(config["data"]["public_tsv"]).exists()
     if not public:

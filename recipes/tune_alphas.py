@@ -17,10 +17,12 @@ import sys
 from pathlib import Path
 
 from lab.errors import InputError, command
+from lab.packages import NETWORK, require
 from lab.runs.options import (
     add_options,
     add_storage,
     check_counts,
+    check_libraries,
     require_optuna,
     results_folder,
 )
@@ -65,6 +67,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    require(*NETWORK)
+    check_libraries()
     require_optuna()
     from lab.baseline.config import load_config, parse_overrides
     from lab.baseline.place import place_data
@@ -85,7 +89,14 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(args.conf_file, overrides)
     name = Path(args.conf_file).stem
     folder = results_folder(args, "alphas_")
-    place_data(config, args.data, Path("data", name), overrides, progress=not args.quiet)
+    place_data(
+        config,
+        args.data,
+        Path("data", name),
+        overrides,
+        few=args.fast_dev_run,
+        progress=not args.quiet,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     alphas.refuse_cells_of_other_data(config, folder)
     args.study = args.study or "alphas"

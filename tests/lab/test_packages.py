@@ -1,0 +1,128 @@
+"""What is not installed, or does not load, is one sentence before any work."""
+
+import ast
+import importlib
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import packages
+from lab.errors import InputError
+from lab.packages import NETWORK, SCORES, SOUND, require
+
+ROOT = Path(__file__).parents[2]
+CONSTRAINTS = ROOT / "recipes" / "envs" / "constraints.txt"
+MENDING = "; in the clone: pip install -c recipes/envs/constraints.txt '.[recipes]'"
+# Of other extras, of which their users say that they are missing.
+OPTIONAL = {"optuna", "sqlalchemy", "sed_eval", "psds_eval", "sed_scores_eval", "desed", "scaper"}
+
+
+def complaint(*modules):
+    with pytest.raises(InputError) as refused:
+        require(*modules)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(("module", "package"), [("scipy", "scipy"), ("yaml", "pyyaml")])
+def test_what_is_missing_is_named_as_pip_knows_it(monkeypatch, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert complaint("numpy", module) == f"{package} is not installed{MENDING}"
+
+
+def test_what_a_package_needs_is_named_where_it_is_missing(monkeypatch, tmp_path):
+    (tmp_path / "needs_another.py").write_text("import nowhere_to_be_found.part\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert complaint("needs_another") == f"nowhere_to_be_found is not installed{MENDING}"
+
+
+def test_a_package_that_does_not_load_is_named_with_its_reason(monkeypatch, tmp_path):
+    (tmp_path / "ill_built.py").write_text("raise AttributeError('no\\n  symbol')\n")
+    (tmp_path / "of_another_numpy.py").write_text("import numpy.nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert complaint("ill_built") == f"ill_built does not load (no symbol){MENDING}"
+    assert re.match(r"of_another_numpy does not load \(No .*numpy", complaint("of_another_numpy"))
+
+
+def test_a_torchaudio_of_another_torch_is_named_with_it(monkeypatch):
+    load, versions = importlib.import_module, {"torch": "2.11.0", "torchaudio": "2.11.1"}
+
+    def without(name):
+        if name != "torchaudio":
+            return load(name)
+        try:
+            raise OSError("_torchaudio.so: undefined symbol: torch_exception_get_what")
+        except OSError as error:
+            raise OSError("Could not load this library: _torchaudio.so") from error
+
+    monkeypatch.setattr(packages.importlib, "import_module", without)
+    monkeypatch.setattr(packages.importlib.metadata, "version", versions.get)
+    assert complaint("torch", "torchaudio") == (
+        "torchaudio 2.11.1 does not load beside torch 2.11.0 "
+        f"(_torchaudio.so: undefined symbol: torch_exception_get_what){MENDING}"
+    )
+
+
+def imported(folder):
+    """Top-level modules that the files of a folder import, whenever they do."""
+    found = set()
+    for path in (ROOT / "recipes" / "lab" / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {one.name.split(".")[0] for one in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "lab").split(".")[0])
+    return found - {"lab", "dcase_coherence"} - set(sys.stdlib_module_names) - OPTIONAL
+
+
+def test_what_the_lab_imports_is_required():
+    assert imported("") <= {*NETWORK, "lightning_fabric"}  # a part of Lightning
+    assert imported("soundscapes") <= {*SOUND}
+    assert imported("evaluation") <= {*SCORES, "torch"}  # of posteriors, which a test writes
+
+
+COMMANDS = {
+    "train_sed_coherence.py": ("torchaudio", []),
+    "train_synthetic.py": ("pytorch_lightning", []),
+    "compare_settings.py": ("matplotlib", []),
+    "tune_alphas.py": ("pandas", []),
+    "detect.py": ("torchaudio", ["a.wav", "--checkpoint", "a.ckpt"]),
+    "analyse_boundaries.py": ("yaml", ["a.ckpt", "b.ckpt"]),
+    "prepare_desed.py": ("soundfile", ["--resample", "a"]),
+    "generate.py": ("soundfile", ["--out", "a"]),
+    "evaluate.py": ("matplotlib", ["a.tsv", "b.tsv"]),
+}
+
+
+def test_every_command_is_tried():
+    assert set(COMMANDS) == {path.name for path in (ROOT / "recipes").glob("*.py")}
+
+
+@pytest.mark.parametrize("recipe", COMMANDS)
+def test_a_command_says_it_before_any_work(recipe, tmp_path, monkeypatch, capsys):
+    import runpy
+
+    module, arguments = COMMANDS[recipe]
+    main = runpy.run_path(str(ROOT / "recipes" / recipe))["main"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    name = {"yaml": "pyyaml"}.get(module, module)
+    assert capsys.readouterr().err == f"error: {name} is not installed{MENDING}\n"
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_constraints_hold_what_every_extra_asks_for():
+    requirements = pytest.importorskip("packaging.requirements")
+    lines = CONSTRAINTS.read_text("utf-8").split()
+    name = pytest.importorskip("packaging.utils").canonicalize_name
+    exact = {name(one): release for one, release in (line.split("==") for line in lines)}
+    asked = map(requirements.Requirement, importlib.metadata.requires("dcase-coherence"))
+    for one in asked:
+        # Its packages need an environment of their own, with another numpy.
+        if one.marker is None or not one.marker.evaluate({"extra": "desed"}):
+            assert exact[name(one.name)] in one.specifier, one

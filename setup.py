@@ -11,9 +11,9 @@ VERSION = re.search(
 ).group(1)
 
 RECIPES = [
-    # torchaudio does not load beside any torch: this one was run beside these, and pip does not
-    # know which belong together. torch 2.15 needs Python 3.11.
-    "torch>=2.14.1,<2.16",
+    # torchaudio does not load beside any torch, and pip does not know which belong together: this
+    # one was run beside this one, which needs Python 3.11.
+    "torch>=2.15,<2.16",
     "torchaudio==2.11.1",
     "pytorch-lightning>=2.6,<2.7",  # the hooks the trainer relies on were run on 2.6
     "numpy",

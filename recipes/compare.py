@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> None:
         "data": {name: value for name, value in digests.items() if value},
         "settings": settings,
     }
+    if args.fast_dev_run:
+        entry["configuration"]["fast_dev_run"] = True  # its rows are no results
     # Seed by seed: what there is when a run is interrupted can be compared.
     trials = [
         Trial(name, config, True, n, args.log_dir / name / f"trial_{n}", public)

@@ -60,6 +60,7 @@ DOCS = [
 ]
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3",
     "hypothesis>=6",
     "sybil>=9",  # runs the examples of the documentation
     "selenium>=4.11",  # looks at the pages in chromium, where that is installed

@@ -89,7 +89,7 @@ COMMANDS = {
     "compare_settings.py": ("matplotlib", []),
     "tune_alphas.py": ("pandas", []),
     "detect.py": ("torchaudio", ["a.wav", "--checkpoint", "a.ckpt"]),
-    "analyse_boundaries.py": ("yaml", ["a.ckpt", "b.ckpt"]),
+    "figures.py": ("yaml", ["a.ckpt", "b.ckpt"]),
     "prepare_desed.py": ("soundfile", ["--resample", "a"]),
     "generate.py": ("soundfile", ["--out", "a"]),
     "evaluate.py": ("matplotlib", ["a.tsv", "b.tsv"]),

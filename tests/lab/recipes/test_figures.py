@@ -29,7 +29,7 @@ def checkpoints(dataset, conf_file, tmp_path_factory):
 @pytest.fixture
 def analyse(tmp_path, main):
     def analyse(*arguments):
-        main("analyse_boundaries.py", *arguments, "--log_dir", tmp_path / "out", "--gpus", "cpu")
+        main("figures.py", *arguments, "--log_dir", tmp_path / "out", "--gpus", "cpu")
         return json.loads((tmp_path / "out" / "boundaries.json").read_text())
 
     return analyse

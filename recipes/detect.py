@@ -47,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    require(*NETWORK)
+    require(*NETWORK, *(["plotly"] if str(args.figure).lower().endswith((".html", ".htm")) else []))
     from lab.baseline.detections import Detections, recordings_by_name
     from lab.baseline.output import Output
 

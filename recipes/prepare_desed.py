@@ -103,7 +103,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise InputError(f"--rate is {args.rate}; give a sampling rate in Hz, such as 32000")
     if args.audio_max_len is not None and not args.audio_max_len > 0:
         raise InputError(f"--audio-max-len is {args.audio_max_len}; give a time above 0 seconds")
-    take_configuration(args)
     return args
 
 
@@ -128,6 +127,7 @@ def take_configuration(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     require(*SOUND)
+    take_configuration(args)
     if args.check:
         return check(args)
     if args.add:

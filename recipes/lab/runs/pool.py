@@ -91,8 +91,9 @@ def run_trials(
             from lab.runs.study import share
 
             records = share(trials, pool, storage, study, fast_dev_run)
-            for trial, record in zip(trials, records if keep else []):
-                keep(trial, record)  # those of other machines
+            if keep is not None:
+                for trial, record in zip(trials, records):
+                    keep(trial, record)  # those of other machines
         else:
             records = pool.train(trials)
     finally:
@@ -184,7 +185,8 @@ class Pool:
             process.start()
             self._processes.append(process)
         sender.close()
-        kind, content = "progress", None
+        kind: str = "progress"
+        content: Any = None
         with suppress(EOFError, OSError):
             while True:
                 kind, content = receiver.recv()

@@ -199,11 +199,15 @@ def _take(study: optuna.Study, trials: Sequence[Trial], pool: Pool) -> None:
         if _jobs(study, [TrialState.WAITING]):
             try:
                 study.optimize(objective, n_trials=1)
-            except (AssertionError, UpdateFinishedTrialError) as error:
-                # Optuna asserts that nobody else ends a job: of a worker not heard of for long.
-                cause = error.__context__ if isinstance(error, AssertionError) else error
-                if not isinstance(cause, UpdateFinishedTrialError):
-                    raise cause or error from None
+            except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
+                # Others ended a job of this worker, as it was not heard of for long. Optuna says it
+                # in several ways.
+                ended = "Cannot tell a FAIL trial"
+                if not any(
+                    isinstance(cause, UpdateFinishedTrialError) or str(cause).startswith(ended)
+                    for cause in (error, error.__context__)
+                ):
+                    raise
         elif _jobs(study, [TrialState.RUNNING]):
             pool.ended.wait(WAIT)
         else:

@@ -165,7 +165,11 @@ def run_trial(
         return record
     if own_rank() == 0:
         remove_left_over(trial.folder)
-    options = {"gpus": gpus, "fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
+    options: dict[str, Any] = {
+        "gpus": gpus,
+        "fast_dev_run": fast_dev_run,
+        "verify_psds": verify_psds,
+    }
     if "validation" not in record:
         last = trial.folder / "last.ckpt"
         experiment = build(

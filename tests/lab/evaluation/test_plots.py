@@ -77,7 +77,6 @@ def odd_figures():
     )
     counts = pd.DataFrame(1, index=[ODD, ALL], columns=COLUMNS)
     errors = {ODD: pd.DataFrame({"onset_error": [0.1], "offset_error": [0.2]})}
-    grid = pd.DataFrame({"ratio": [1, 3], "scale": [1, 1], "score": [0.1, 0.2], "state": "ok"})
     return {
         "posteriors": plots.posteriors(
             {ODD: bumps()[:, :1]}, pd.DataFrame(), [ODD], frame_seconds=0.064, title=ODD
@@ -87,7 +86,6 @@ def odd_figures():
         "edge_profiles": plots.edge_profiles(profile, profile, title=ODD),
         "edge_error_boxes": plots.edge_error_boxes(errors),
         "error_profiles": plots.error_profiles({ODD: counts}, errors),
-        "alpha_grid": plots.alpha_grid(grid, balance=0.5, score=ODD),
         "curves": plots.curves(
             {ODD: pd.DataFrame({ODD: [1000.0, 1.0, 0.01]})}, panels=[ODD], xlabel=ODD
         ),

@@ -38,7 +38,7 @@ def test_defaults():
 
 
 def test_flags_reach_the_trials(monkeypatch):
-    monkeypatch.setattr("lab.runs.options.require_optuna", lambda: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     args = parse(
         *("--gpus", "0,1", "--quiet", "--fast_dev_run", "--verify", "--trials", "3"),
         *("--set", "opt.lr=0.01", "coherence.normalize=true"),

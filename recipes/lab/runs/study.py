@@ -174,8 +174,13 @@ def _key(setting: str) -> str:
 def _take(study: optuna.Study, trials: Sequence[Trial], pool: Pool) -> None:
     """Take jobs until all have ended; those of others are waited for, as these may die."""
     here = processor(pool.device)
+    taken: list[int] = []
+
+    def ended(number: int) -> bool:
+        return study.get_trials(deepcopy=False)[number].state.is_finished()
 
     def objective(job: optuna.Trial) -> float:
+        taken.append(job.number)
         earlier = [one for one in _jobs(study, LIVE) if one.number < job.number]
         others = {pair for one in earlier for pair in _pairs(one)}
         number = job.user_attrs.get("number")
@@ -199,11 +204,12 @@ def _take(study: optuna.Study, trials: Sequence[Trial], pool: Pool) -> None:
         if _jobs(study, [TrialState.WAITING]):
             try:
                 study.optimize(objective, n_trials=1)
-            except (AssertionError, UpdateFinishedTrialError) as error:
-                # Optuna asserts that nobody else ends a job: of a worker not heard of for long.
-                cause = error.__context__ if isinstance(error, AssertionError) else error
-                if not isinstance(cause, UpdateFinishedTrialError):
-                    raise cause or error from None
+            except InputError:
+                raise
+            except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
+                # So says Optuna where the job of a worker not heard of for long was ended.
+                if not ended(taken[-1]):
+                    raise error.__context__ or error from None
         elif _jobs(study, [TrialState.RUNNING]):
             pool.ended.wait(WAIT)
         else:

@@ -174,8 +174,13 @@ def _key(setting: str) -> str:
 def _take(study: optuna.Study, trials: Sequence[Trial], pool: Pool) -> None:
     """Take jobs until all have ended; those of others are waited for, as these may die."""
     here = processor(pool.device)
+    taken: list[int] = []
+
+    def ended(number: int) -> bool:
+        return study.get_trials(deepcopy=False)[number].state.is_finished()
 
     def objective(job: optuna.Trial) -> float:
+        taken.append(job.number)
         earlier = [one for one in _jobs(study, LIVE) if one.number < job.number]
         others = {pair for one in earlier for pair in _pairs(one)}
         number = job.user_attrs.get("number")
@@ -199,15 +204,12 @@ def _take(study: optuna.Study, trials: Sequence[Trial], pool: Pool) -> None:
         if _jobs(study, [TrialState.WAITING]):
             try:
                 study.optimize(objective, n_trials=1)
+            except InputError:
+                raise
             except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
-                # Others ended a job of this worker, as it was not heard of for long. Optuna says it
-                # in several ways.
-                ended = "Cannot tell a FAIL trial"
-                if not any(
-                    isinstance(cause, UpdateFinishedTrialError) or str(cause).startswith(ended)
-                    for cause in (error, error.__context__)
-                ):
-                    raise
+                # So says Optuna where the job of a worker not heard of for long was ended.
+                if not ended(taken[-1]):
+                    raise error.__context__ or error from None
         elif _jobs(study, [TrialState.RUNNING]):
             pool.ended.wait(WAIT)
         else:

@@ -121,6 +121,7 @@ def test_the_constraints_hold_what_every_extra_asks_for():
     lines = CONSTRAINTS.read_text("utf-8").split()
     name = pytest.importorskip("packaging.utils").canonicalize_name
     exact = {name(one): release for one, release in (line.split("==") for line in lines)}
+    assert len(exact) == len(lines)
     asked = map(requirements.Requirement, importlib.metadata.requires("dcase-coherence"))
     for one in asked:
         # Its packages need an environment of their own, with another numpy.

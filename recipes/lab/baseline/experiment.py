@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import ConcatDataset
 
-from dcase_coherence.lightning import CoherenceMixin
+from dcase_coherence.lightning import HEADS, CoherenceMixin
 from lab.baseline.checkpoints import (
     MovableCheckpoint,
     OwnPatience,
@@ -104,6 +104,8 @@ class Experiment:
         classes = self.module.encoder.labels
         refuse_other_classes(f"the checkpoint {path}", classes_in(content), classes)
         state = bare_weights(content.get("state_dict"), path)
+        if hasattr(self.module, HEADS):
+            state.update(content.get(HEADS, {}))
         try:
             self.module.load_state_dict(state)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -119,12 +121,11 @@ class Experiment:
         return self.module.test_results
 
     def _choose_thresholds(self) -> None:
-        self.trainer.validate(self.module, verbose=False)
+        module, thresholds = self.module, {}
+        self.trainer.validate(module, verbose=False)
         if self.trainer.is_global_zero:
-            module = self.module
-            module.thresholds = validation_thresholds(
-                module.hparams, module.encoder, module.val_strong
-            )
+            thresholds = validation_thresholds(module.hparams, module.encoder, module.val_strong)
+        module.thresholds = self.trainer.strategy.broadcast(thresholds)
 
 
 def build(

@@ -91,7 +91,7 @@ def test_models_that_find_nothing(analyse, checkpoints, dataset, tmp_path, capsy
     numbers = analyse(tmp_path / "silent.ckpt", tmp_path / "silent.ckpt", "--data", dataset)
     said = capsys.readouterr().out
     assert "no Figure 4a and 4b: no event" in said
-    assert "has found no event" in said
+    assert "has detected no event" in said
     assert numbers["scores"]["baseline, validation"]["event_f1_macro"] == 0
     assert numbers["events"]["baseline"]["onset error (s), median"] is None
     assert numbers["profiles"]["baseline"]["missed"] == 8

@@ -105,14 +105,13 @@ def transition_loss(
             f"{tuple(labels.shape)}; they must be equal"
         )
     error = difference(posteriors, labels, valid)
-    elements = labels.numel() if valid is None else int(valid.sum()) * labels.shape[-1]
     total = error.new_zeros(())
     for lag in lags:
         step = (error[:, lag:] - error[:, :-lag]).pow(2).sum(dim=-1)
         if valid is not None:
             step = step.masked_fill(~counted_pairs(valid, lag=lag), 0.0)
         total = total + step.sum()
-    return total / (max(elements, 1) * len(lags))
+    return total / (label_elements(labels, valid) * len(lags))
 
 
 @torch.no_grad()
@@ -167,6 +166,12 @@ def boundary_weights(
     # Frame t lies beside the changes t - frames to t + frames - 1, a change into t + 1 being t.
     near = F.max_pool1d(F.pad(changes.float(), (frames, frames)), 2 * frames, 1).to(dtype)
     return (1 + (weight - 1) * near).transpose(axis, -1)
+
+
+def label_elements(labels: Tensor, valid: Tensor | None) -> int:
+    """Count the label elements that a mean is over, batch x frames x classes; at least 1."""
+    elements = labels.numel() if valid is None else int(valid.sum()) * labels.shape[-1]
+    return max(elements, 1)
 
 
 def difference(posteriors: Tensor, labels: Tensor, valid: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from dcase_coherence.functional import (
     counted_pairs,
     difference,
     frames_first,
+    label_elements,
     label_transitions,
     transition_loss,
 )
@@ -163,8 +164,7 @@ class CoherenceLoss(nn.Module):
             return mean
         if self.reduction == "sum":
             return mean.sum()
-        elements = labels.numel() if valid is None else int(valid.sum()) * labels.shape[-1]
-        return mean.sum() / max(elements, 1)
+        return mean.sum() / label_elements(labels, valid)
 
     def monitored(
         self, features: Tensor, labels: Tensor, valid: Tensor | None
@@ -409,12 +409,9 @@ def cross_entropy(
         # Half of float16's last digit below 1: a posterior of 1 would pass infinity to a sigmoid.
         p = p.float().clamp(2.0**-12, 1 - 2.0**-12)
     y = labels.detach().to(p.dtype)
-    if valid is None:
-        elements = y.numel()
-    else:
+    if valid is not None:
         padding = ~valid.unsqueeze(-1)
         p, y = p.masked_fill(padding, 0.0), y.masked_fill(padding, 0.0)
-        elements = int(valid.sum()) * y.shape[-1]
     weight = None if weight is None else weight.to(p)
     # Autocast refuses this function, whose input is in float32 here.
     with (
@@ -423,7 +420,7 @@ def cross_entropy(
         else (torch.autocast(p.device.type, enabled=False))
     ):
         total = F.binary_cross_entropy(p, y, weight=weight, reduction="sum")
-    return total / max(elements, 1)
+    return total / label_elements(labels, valid)
 
 
 def ratio(numerator: float, denominator: float) -> float:

@@ -125,6 +125,9 @@ class Experiment:
         self.trainer.validate(module, verbose=False)
         if self.trainer.is_global_zero:
             thresholds = validation_thresholds(module.hparams, module.encoder, module.val_strong)
+            for name, clips in module.val_strong.items():
+                path = self.folder / "metrics_validation" / name / "posteriors.npz"
+                clips.save(path, module.encoder.labels)
         module.thresholds = self.trainer.strategy.broadcast(thresholds)
 
 

@@ -9,6 +9,10 @@ ROOT = Path(__file__).parent
 VERSION = re.search(
     r'__version__ = "(.+)"', (ROOT / "dcase_coherence" / "__init__.py").read_text("utf-8")
 ).group(1)
+# The package has no address of its own: where its README is shown alone, what it links to in the
+# repository is named, and pictures are left out.
+README = re.sub(r"^!\[.*\n\n?", "", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE)
+README = re.sub(r"\[([^]]*)\]\((?!\w+:)[^)]*\)", r"\1", README)
 
 RECIPES = [
     # torchaudio does not load beside any torch, and pip does not know which belong together: this
@@ -70,7 +74,7 @@ setup(
     name="dcase-coherence",
     version=VERSION,
     description="Temporal coherence loss for sound event detection, for the DCASE Task 4 baselines",
-    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description=README,
     long_description_content_type="text/markdown",
     author="The dcase_coherence authors",
     license="MIT",

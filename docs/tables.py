@@ -16,6 +16,8 @@ settings that are held against a reference over the seeds that both have. The ki
     effect    macro event F1 (%) of both, its difference in points, p of the paired t-test, and the
               same with Holm's correction for all rows of the table
     scores    differences of every score, in points (PSDS times 100)
+    overview  differences of three: macro event F1 at threshold 0.5 and at the one that validation
+              clips choose, and PSDS 1
     profile   shares of the reference events by what became of them (%), and their differences
 
 Options follow the set, or the kind where they are those of all lines:
@@ -33,7 +35,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Mapping, NamedTuple
 
 import pandas as pd
 
@@ -60,6 +62,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"^(<!-- table: ([^>]*?)\s-->\n)(.*?)^(<!-- /table -->)", re.DOTALL | re.MULTILINE
 )
+OVERVIEW = {
+    "event_f1_macro": "macro event F1",
+    "shared_threshold_f1_macro": "at the threshold of validation clips",
+    "psds_score_scenario1": "PSDS 1",
+}
 OPTIONS = {"settings", "reference", "seeds", "test"}
 
 
@@ -158,15 +165,25 @@ def effect(rows: list[Pairs]) -> str:
     )
 
 
-def scores(rows: list[Pairs]) -> str:
-    """Table of the differences of every score."""
+def differences(rows: list[Pairs], titles: Mapping[str, str]) -> str:
+    """Table of the differences of some scores."""
     return markdown(
-        ["", "pairs", *(title.replace(" (%)", "") for title in SCORES.values())],
+        ["", "pairs", *(title.replace(" (%)", "") for title in titles.values())],
         [
-            [p.name, str(len(p.setting)), *(difference(p.test(key), 1) for key in SCORES)]
+            [p.name, str(len(p.setting)), *(difference(p.test(key), 1) for key in titles)]
             for p in rows
         ],
     )
+
+
+def scores(rows: list[Pairs]) -> str:
+    """Table of the differences of every score."""
+    return differences(rows, SCORES)
+
+
+def overview(rows: list[Pairs]) -> str:
+    """Table of the differences of three scores."""
+    return differences(rows, OVERVIEW)
 
 
 def profile(rows: list[Pairs]) -> str:
@@ -185,6 +202,7 @@ def profile(rows: list[Pairs]) -> str:
 KINDS: dict[str, Callable[[list[Pairs]], str]] = {
     "effect": effect,
     "scores": scores,
+    "overview": overview,
     "profile": profile,
 }
 

@@ -1,0 +1,184 @@
+"""Score the posteriors of a comparison's trials again, with decoders tuned on validation clips.
+
+    python docs/decoding.py exp/main_job_72 --set_name main_job_72 \\
+        --data data/mini --public data/mini_public
+
+Of each trial that left posteriors, three decoders: that of the training (threshold 0.5); a median
+window and a threshold a class; and cSEBBs (Ebbers et al., Interspeech 2024) with parameters and a
+threshold a class, by the package sebbs, https://github.com/merlresearch/sebbs (AGPL, not needed
+for anything else). Both are tuned for event F1 on the validation clips of the same model. Rows that
+docs/results/decoding.csv has already are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from lab.data.annotations import read_durations, read_reference
+from lab.data.desed import official_layout
+from lab.errors import InputError, command
+from lab.evaluation.decode import decode
+from lab.evaluation.posteriors import load_posteriors
+from lab.evaluation.scores import Scorer
+from lab.evaluation.thresholds import GRID
+from lab.files import write_whole
+
+TABLE = Path(__file__).resolve().parent / "results" / "decoding.csv"
+KEY = ["set", "test", "setting", "seed", "decoder"]
+#: Median windows to choose from, in frames.
+WINDOWS = (1, 3, 5, 7, 9, 13, 17, 25)
+
+Posteriors = dict[str, np.ndarray]
+
+
+class Clips:
+    """Posteriors of clips with their annotation."""
+
+    def __init__(self, path: Path, tsv: Any, durations: Any, frame_seconds: float) -> None:
+        self.posteriors, self.classes = load_posteriors(path)
+        self.frame_seconds = frame_seconds
+        lengths = read_durations(durations)
+        self.seconds = dict(zip(lengths["filename"], lengths["duration"]))
+        self.reference = read_reference(tsv, self.classes)
+        self.scorer = Scorer(self.reference, lengths, self.classes)
+
+    def events(self, window: int, thresholds: list[float]) -> dict[float, pd.DataFrame]:
+        """Events by a median window, at each threshold."""
+        names = list(self.posteriors)
+        return decode(
+            [self.posteriors[name] for name in names],
+            names,
+            self.classes,
+            thresholds=thresholds,
+            median_window=window,
+            frame_seconds=self.frame_seconds,
+            clip_seconds=[self.seconds[name] for name in names],
+        )
+
+
+def by_training(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
+    """Events at threshold 0.5, as the test of a training has them."""
+    return test.events(window, [0.5])[0.5]
+
+
+def by_median(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
+    """Events by the window and threshold of each class with its best event F1 on validation."""
+    best = dict.fromkeys(validation.classes, (-1.0, window, 0.5))
+    for size in WINDOWS:
+        for threshold, events in validation.events(size, GRID).items():
+            f1 = validation.scorer.event_based(events).classwise["f1"]
+            for label, value in f1.dropna().items():
+                best[label] = max(best[label], (value, size, threshold), key=lambda one: one[0])
+    parts = []
+    for label, (_, size, threshold) in best.items():
+        events = test.events(size, [threshold])[threshold]
+        parts.append(events[events["event_label"] == label])
+    return pd.concat(parts, ignore_index=True)
+
+
+def by_sebbs(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
+    """Events by cSEBBs, tuned for event F1 on validation."""
+    from sebbs import csebbs
+    from sed_scores_eval.base_modules.scores import create_score_dataframe
+
+    def scores(clips: Clips) -> dict[str, pd.DataFrame]:
+        return {
+            name: create_score_dataframe(
+                frames, clips.frame_seconds * np.arange(len(frames) + 1), clips.classes
+            )
+            for name, frames in clips.posteriors.items()
+        }
+
+    names = ["onset", "offset", "event_label"]
+    truth = {
+        name: list(validation.reference.query("filename == @name")[names].itertuples(False, None))
+        for name in validation.posteriors
+    }
+    seconds = {name: validation.seconds[name] for name in truth}
+    predictor, _ = csebbs.tune(
+        scores(validation), truth, seconds, selection_fn=csebbs.select_best_cbf
+    )
+    rows = [
+        (name, *event)
+        for name, events in predictor.detect(scores(test)).items()
+        for event in events
+    ]
+    return pd.DataFrame(rows, columns=["filename", *names])
+
+
+DECODERS = {"training": by_training, "median": by_median, "sebbs": by_sebbs}
+
+
+def rows_of(trial: Path, layout: dict[str, Any], public: dict[str, Any], done: set) -> list[dict]:
+    """Rows of one trial: each test set by each decoder."""
+    record = json.loads((trial / "trial.json").read_text())
+    config = record["settings"]["config"]
+    setting, seed = trial.parent.name, config["training"]["seed"] + record["settings"]["number"]
+    frame = config["feats"]["hop_length"] * config["data"]["net_subsample"] / config["data"]["fs"]
+    window = config["training"]["median_window"]
+
+    def clips(folder: Path, table: Any, durations: Any) -> Clips:
+        models = sorted(path.parent.name for path in folder.glob("*/posteriors.npz"))
+        return Clips(folder / models[-1] / "posteriors.npz", table, durations, frame)
+
+    validation = None
+    rows = []
+    for test, folder, paths in (
+        ("test", trial, [layout["test_tsv"], layout["test_dur"]]),
+        ("public", trial / "public", [public["tsv"], public["dur"]]),
+    ):
+        if not (folder / "metrics_test").is_dir():
+            continue
+        left = [name for name in DECODERS if (test, setting, seed, name) not in done]
+        if left and validation is None:
+            paths_ = layout["synth_val_tsv"], layout["synth_val_dur"]
+            validation = clips(trial / "metrics_validation", *paths_)
+        tested = clips(folder / "metrics_test", *paths) if left else None
+        for name in left:
+            scores = tested.scorer.event_based(DECODERS[name](validation, tested, window))
+            row = {"test": test, "setting": setting, "seed": seed, "decoder": name}
+            row.update(event_f1_macro=scores.macro_f1, event_f1_micro=scores.micro_f1)
+            rows.append(row)
+            print(*row.values(), flush=True)
+    return rows
+
+
+@command
+def main() -> None:
+    """Score what is new, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path, help="--log_dir of compare.py")
+    parser.add_argument("--set_name", required=True, help="of its rows")
+    parser.add_argument("--data", required=True, help="data set of validation and test clips")
+    parser.add_argument("--public", help="generated second test set (default: that of --data)")
+    args = parser.parse_args()
+    layout = official_layout(args.data)
+    place, part = (args.public, "test") if args.public else (args.data, "public")
+    public = {key: official_layout(place)[f"{part}_{key}"] for key in ("tsv", "dur")}
+    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=KEY)
+    trials = sorted(path.parent for path in args.folder.glob("*/trial_*/trial.json"))
+    if not trials:
+        raise InputError(f"{args.folder} holds no trial; give the --log_dir of compare.py")
+    ours = table[table["set"] == args.set_name]
+    done = set(ours[KEY[1:]].itertuples(False, None))
+    for trial in trials:
+        if "scores" not in json.loads((trial / "trial.json").read_text()):
+            continue
+        rows = pd.DataFrame(rows_of(trial, layout, public, done)).assign(set=args.set_name)
+        if len(rows):
+            table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+            columns = [*KEY, "event_f1_macro", "event_f1_micro"]
+            write_whole(TABLE, table[columns].sort_values(KEY).to_csv(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@
     python recipes/prepare_desed.py --download DIR
     python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
-    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE] [--durations FILE] --out DIR
+    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE] --out DIR
 
 Given again, the same command goes on where it stopped. Exit code of --check: 0 when all is well, 1
 when something is wrong; 2 for input that cannot be used.
@@ -47,62 +47,35 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="lay recordings of any rate into --out as its training, weak, unlabelled, "
         "validation, test or public set",
     )
-    parser.add_argument("--missing", metavar="FILE", help="with --check: write what is missing")
-    parser.add_argument(
-        "--conf_file",
-        metavar="YAML",
-        help="of the training: data.fs, data.audio_max_len and data.classes are its own where the "
-        "next three do not say them",
-    )
-    parser.add_argument(
-        "--rate",
-        type=int,
-        metavar="HZ",
-        help="data.fs of the training (default: 16000); the folders keep their names",
-    )
-    parser.add_argument(
-        "--audio-max-len",
-        type=float,
-        metavar="S",
-        help="with --check: data.audio_max_len of the training, in seconds (default: 10)",
-    )
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        metavar="CLASS",
-        help="with --check and --add: data.classes of the training (default: those of the training "
-        "set's table)",
-    )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="values in the place of the configuration's, as the training has them",
-    )
-    parser.add_argument("--audio", metavar="DIR", help="clips to --add")
-    parser.add_argument("--tsv", metavar="FILE", help="their events, or tags of weak clips")
-    parser.add_argument("--durations", metavar="FILE", help="of theirs (default: measured)")
-    parser.add_argument("--out", metavar="DIR", help="data set that gets them")
-    parser.add_argument("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
-    parser.add_argument(
-        "--soundbank",
-        metavar="DIR",
-        help="to --generate from: {train,validation}/{foreground,background} (default: DESED's)",
-    )
-    parser.add_argument("--processes", type=int, metavar="P", help="default: all cores")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add = parser.add_argument
+    add("--audio", metavar="DIR", help="clips to --add")
+    add("--tsv", metavar="FILE", help="their events, or tags of weak clips")
+    add("--out", metavar="DIR", help="data set that gets them")
+    add("--missing", metavar="FILE", help="with --check: write what is missing")
+    conf_file = "of the training: says data.fs, data.audio_max_len and data.classes"
+    add("--conf_file", metavar="YAML", help=conf_file)
+    values = "values in the place of the configuration's"
+    add("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help=values)
+    rate = "data.fs of the training (default: 16000); the folders keep their names"
+    add("--rate", type=int, metavar="HZ", help=rate)
+    seconds = "with --check: data.audio_max_len of the training (default: 10)"
+    add("--audio-max-len", type=float, metavar="S", help=seconds)
+    classes = "data.classes of the training (default: those of the training set's table)"
+    add("--classes", nargs="+", metavar="CLASS", help=classes)
+    add("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
+    bank = "to --generate from: {train,validation}/{foreground,background} (default: DESED's)"
+    add("--soundbank", metavar="DIR", help=bank)
+    add("--processes", type=int, metavar="P", help="default: all cores")
+    add("--quiet", action="store_true", help="no progress")
     args = parser.parse_args(argv)
-    if args.processes is not None and args.processes < 1:
-        raise InputError(f"--processes is {args.processes}; give at least 1")
-    if args.add and not (args.audio and args.out and (args.tsv or args.add == "unlabelled")):
-        parser.error("--add needs --audio, --out and, but for unlabelled clips, --tsv")
+    for flag in ("processes", "rate", "audio_max_len"):
+        value = getattr(args, flag)
+        if value is not None and not value > 0:
+            raise InputError(f"--{flag.replace('_', '-')} is {value}; give a number above 0")
     if args.clips and min(args.clips) < 0:
         raise InputError(f"--clips is {args.clips}; give two numbers of at least 0")
-    if args.rate is not None and args.rate < 1:
-        raise InputError(f"--rate is {args.rate}; give a sampling rate in Hz, such as 32000")
-    if args.audio_max_len is not None and not args.audio_max_len > 0:
-        raise InputError(f"--audio-max-len is {args.audio_max_len}; give a time above 0 seconds")
+    if args.add and not (args.audio and args.out and (args.tsv or args.add == "unlabelled")):
+        parser.error("--add needs --audio, --out and, but for unlabelled clips, --tsv")
     return args
 
 
@@ -149,16 +122,8 @@ def running(args: argparse.Namespace) -> dict:
 def add(args: argparse.Namespace) -> None:
     from lab.data.prepare import add_set
 
-    addition = add_set(
-        args.add,
-        args.out,
-        args.audio,
-        args.tsv,
-        args.durations,
-        classes=args.classes,
-        fs=args.rate,
-        **running(args),
-    )
+    options = {"classes": args.classes, "fs": args.rate, **running(args)}
+    addition = add_set(args.add, args.out, args.audio, args.tsv, **options)
     print(f"{addition.clips} clips are the {args.add} set of {args.out}")
     tell_loss(addition, args.rate)
 
@@ -177,13 +142,8 @@ def tell_loss(addition, rate: int) -> None:
 def check(args: argparse.Namespace) -> int:
     from lab.data.check import check, report, write_missing
 
-    diagnoses = check(
-        args.check,
-        seconds=args.audio_max_len,
-        fs=args.rate,
-        classes=args.classes,
-        **running(args),
-    )
+    options = {"seconds": args.audio_max_len, "fs": args.rate, "classes": args.classes}
+    diagnoses = check(args.check, **options, **running(args))
     print(report(diagnoses))
     if args.missing:
         count = write_missing(diagnoses, args.missing)
@@ -247,10 +207,9 @@ def inside(folder: Path, args: argparse.Namespace) -> Iterator[None]:
     before = os.getcwd()
     os.chdir(folder)
     try:
-        with ExitStack() as stack:
+        with open(os.devnull, "w") as nowhere, ExitStack() as stack:
             if args.quiet or not sys.stderr.isatty():
                 # It draws its bars wherever it writes.
-                nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(redirect_stdout(nowhere))
                 stack.enter_context(redirect_stderr(nowhere))
             yield

@@ -5,23 +5,18 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Iterable, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 import pandas as pd
 
-from lab.data.annotations import (
-    read_durations,
-    read_strong_tsv,
-    read_weak_tsv,
-    to_tsv,
-)
+from lab.data.annotations import read_strong_tsv, read_weak_tsv, to_tsv
 from lab.data.audio import (
     Conversion,
     audio_names,
     convert,
     file_names,
-    missing_clips,
     open_audio,
+    refuse_missing,
     stem,
     wav_name,
 )
@@ -107,7 +102,6 @@ def add_set(
     out: PathLike,
     audio: PathLike,
     table: PathLike | None,
-    durations: PathLike | None = None,
     *,
     classes: Sequence[str] | None = None,
     fs: int = RATE,
@@ -125,7 +119,6 @@ def add_set(
         table: their events, see :func:`lab.data.annotations.read_strong_tsv`; of weak
             clips their tags, see :func:`lab.data.annotations.read_weak_tsv`. None for
             unlabelled clips: all that the folder holds.
-        durations: their durations; measured when None.
         classes: that the table may name; None for those of the training set that is there, or any
             where there is none.
         fs: sampling rate of the set in Hz: `data.fs` of the training.
@@ -138,11 +131,16 @@ def add_set(
     """
     part = SETS[name]
     paths = official_layout(out)
-    target = Path(paths[f"{part}_folder"])
     if classes is None and part != "synth":
         classes = classes_of_table(paths["synth_tsv"])
-    labels = _labels(part, table, classes)
-    given = audio_names(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
+    labels = None
+    if part == "unlabeled":
+        given = audio_names(audio)
+    elif table is None:
+        raise InputError("there is no table of labels; give one, or add the clips as unlabelled")
+    else:
+        labels = (read_weak_tsv if part == "weak" else read_strong_tsv)(table, classes)
+        given = list(dict.fromkeys(labels["filename"]))
     if labels is None and not given:
         others = file_names(audio)
         instead = f" ({len(others)} other files, such as {others[0]})" if others else ""
@@ -152,39 +150,25 @@ def add_set(
         )
     found = _find_audio(Path(audio), given, audio if table is None else table)
     names = {name: wav_name(name) for name in found}
-    texts = {}
+    target = Path(paths[f"{part}_folder"])
+    text = ""
     if labels is not None:
-        texts[paths[f"{part}_tsv"]] = to_tsv(labels.assign(filename=labels["filename"].map(names)))
-    measured = paths.get(f"{part}_dur")
-    if durations is not None and measured is not None:
-        lengths = read_durations(durations)
-        missing = sorted(set(found) - set(lengths["filename"]))
-        if missing:
-            raise InputError(f"{durations} has no row for {missing[0]}; give each clip a row")
-        lengths = lengths[lengths["filename"].isin(list(found))]
-        lengths["filename"] = lengths["filename"].map(names)
-        texts[measured] = to_tsv(lengths)
-        measured = None
-    _refuse_another(target, set(names.values()), texts)
+        text = to_tsv(labels.assign(filename=labels["filename"].map(names)))
+        _refuse_another_table(paths[f"{part}_tsv"], text)
+    others = [clip for clip in audio_names(target) if clip not in set(names.values())]
+    if others:
+        raise InputError(
+            f"{target} holds {len(others)} clips of another set, such as {others[0]}; "
+            "give another --out"
+        )
     jobs = [(path, target / names[name]) for name, path in found.items()]
     addition = _convert_all(jobs, target, fs, processes, name if progress else None)
-    if measured is not None:
-        write_durations(target, sorted(names.values()), Path(measured))
-    # The tables last: where they are, all the audio is.
-    for path, text in texts.items():
-        write_whole(path, text)
+    if f"{part}_dur" in paths:
+        write_durations(target, sorted(names.values()), Path(paths[f"{part}_dur"]))
+    # The table last: where it is, all the audio is.
+    if labels is not None:
+        write_whole(paths[f"{part}_tsv"], text)
     return addition
-
-
-def _labels(
-    part: str, table: PathLike | None, classes: Sequence[str] | None
-) -> pd.DataFrame | None:
-    """The table of a set; None for unlabelled clips, which have none."""
-    if part == "unlabeled":
-        return None
-    if table is None:
-        raise InputError("there is no table of labels; give one, or add the clips as unlabelled")
-    return (read_weak_tsv if part == "weak" else read_strong_tsv)(table, classes)
 
 
 def write_durations(folder: Path, names: list[str], table: Path) -> None:
@@ -200,26 +184,19 @@ def _convert_all(
     jobs: list[tuple[Path, Path]], target: Path, fs: int, processes: int | None, title: str | None
 ) -> Addition:
     remove_left_over(target)
-    done = over_files(partial(_convert, fs=fs), jobs, processes=processes, progress=title)
-    return _addition(zip((source.name for source, _ in jobs), done))
+    done = list(over_files(partial(_convert, fs=fs), jobs, processes=processes, progress=title))
+    energy = sum(one.energy for one in done)
+    lost = [
+        (one.lost, one.lost / one.energy if one.energy else 0.0, source.name)
+        for (source, _), one in zip(jobs, done)
+        if one.lost is not None
+    ]
+    worst = max(((name, share) for _, share, name in lost), key=lambda one: one[1], default=None)
+    return Addition(len(done), sum(loss for loss, *_ in lost) / energy if energy else 0.0, worst)
 
 
 def _convert(job: tuple[Path, Path], fs: int) -> Conversion:
     return convert(*job, fs=fs)
-
-
-def _addition(conversions: Iterable[tuple[str, Conversion]]) -> Addition:
-    clips, before, lost = 0, 0.0, 0.0
-    shares: list[tuple[float, str]] = []
-    for name, one in conversions:
-        clips += 1
-        before += one.before
-        if one.lowered:
-            gone = max(one.before - one.after, 0.0)
-            lost += gone
-            shares.append((gone / one.before if one.before else 0.0, name))
-    share, name = max(shares, default=(0.0, ""))
-    return Addition(clips, lost / before if before else 0.0, (name, share) if shares else None)
 
 
 def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Path]:
@@ -243,12 +220,7 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
             found[name] = folder / here[0]
         else:
             missing.append(name)
-    if missing:
-        shown = ", ".join(missing_clips(missing[:3], folder)) + ", ..." * (len(missing) > 3)
-        raise InputError(
-            f"{len(missing)} of {len(names)} clips of {table} are not in {folder}: {shown}; "
-            "copy or rename them, or remove their rows"
-        )
+    refuse_missing(missing, names, str(table), folder)
     taken: dict[object, str] = {}
     for name, path in found.items():
         for clip in (path, wav_name(name)):
@@ -258,16 +230,9 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
     return found
 
 
-def _refuse_another(folder: Path, names: set[str], texts: dict[str, str]) -> None:
-    """Raise where a table or clip is there that is not of this set; an empty table may go."""
-    for path, text in texts.items():
-        if os.path.exists(path):
-            there = Path(path).read_text(encoding="utf-8", errors="replace")
-            if there != text and len(there.splitlines()) > 1:
-                raise InputError(f"{path} holds another set; give another --out")
-    others = [clip for clip in audio_names(folder) if clip not in names]
-    if others:
-        raise InputError(
-            f"{folder} holds {len(others)} clips of another set, such as {others[0]}; "
-            "give another --out"
-        )
+def _refuse_another_table(path: PathLike, text: str) -> None:
+    """Raise where a table is there that is not this one; one without rows may go."""
+    if os.path.exists(path):
+        there = Path(path).read_text(encoding="utf-8", errors="replace")
+        if there != text and len(there.splitlines()) > 1:
+            raise InputError(f"{path} holds another set; give another --out")

@@ -26,11 +26,7 @@ PITCH = ("uniform", -3.0, 3.0)  # semitones
 
 
 def import_desed() -> ModuleType:
-    """Import the `desed` package, an extra of its own: its Scaper needs libsox to build.
-
-    Raises:
-        InputError: it cannot be imported.
-    """
+    """Import the `desed` package, an extra of its own: its Scaper needs libsox to build."""
     try:
         return importlib.import_module("desed")
     except ImportError as error:
@@ -61,7 +57,6 @@ def generate_clips(
         soundbank: folder with `foreground/<Class>/*` and `background/<label>/*`; a class may have
             the suffixes of DESED, `_nOn` and `_nOff`: recordings without their onset or offset.
         count: of the clips; the classes take turns.
-        seed: of the random numbers.
         processes: how many; as many as there are cores when None.
         progress: title of the bar that is shown on a terminal; None for no bar.
 

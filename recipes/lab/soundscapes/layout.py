@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import wave
 from pathlib import Path
 from typing import Iterable, NamedTuple
-
-import numpy as np
 
 from lab.data.desed import official_layout
 from lab.soundscapes.mixing import TEST, TRAINING, Conditions, Event
 from lab.soundscapes.timeline import CLIP_SECONDS
-from lab.soundscapes.waves import RATE
 
 LAYOUT = official_layout("")  # relative to the root
 MANIFEST = "soundscapes.json"
@@ -29,11 +24,6 @@ class Subset(NamedTuple):
     conditions: Conditions
     part: str
     empty_share: float = 0.0
-
-    @property
-    def weak(self) -> bool:
-        """Whether its table holds tags, not events."""
-        return self.key == "weak"
 
     @property
     def audio(self) -> str:
@@ -68,17 +58,6 @@ SUBSETS = {
 }
 
 
-def wav_bytes(audio: np.ndarray) -> bytes:
-    """Return 16-bit samples (samples,) at 16 kHz as the content of a mono wav file."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(audio.astype("<i2").tobytes())
-    return buffer.getvalue()
-
-
 def annotation_path(out: Path, subset: Subset, index: int) -> Path:
     """Return where the events of a clip are kept until the tables are written."""
     return out / ANNOTATIONS / subset.name / f"{index:05d}.json"
@@ -96,10 +75,11 @@ def read_annotation(path: Path) -> list[Event]:
 
 def table_bytes(subset: Subset, clips: list[list[Event]]) -> bytes:
     """Return the table of a subset: strong labels, or the classes of each clip."""
-    lines = ["filename\tevent_labels" if subset.weak else "filename\tonset\toffset\tevent_label"]
+    weak = subset.key == "weak"
+    lines = ["filename\tevent_labels" if weak else "filename\tonset\toffset\tevent_label"]
     for index, events in enumerate(clips):
         name = subset.filename(index)
-        if subset.weak:
+        if weak:
             lines.append(f"{name}\t{','.join(sorted({event.event_label for event in events}))}")
         else:
             lines += [f"{name}\t{e.onset:.3f}\t{e.offset:.3f}\t{e.event_label}" for e in events]

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lab.data.audio import wav_bytes
 from lab.files import write_whole
 from lab.soundscapes import layout
 from lab.soundscapes.augmentation import ROOM, ROOM_SHARE, AugmentedSounds
 from lab.soundscapes.mixing import IN_DOMAIN, soundscape
 from lab.soundscapes.soundbank import ParametricSounds, RecordedSounds, Soundbank
+from lab.soundscapes.waves import RATE
 
 TRAINING_SPREAD = 0.7  # training sounds lack the outer part of each parameter's range
 
@@ -78,4 +80,4 @@ def make_clip(
             conditions = conditions._replace(reverberation=ROOM)
     audio, events = soundscape(source, rng, conditions, empty, density if training else 1.0)
     write_whole(layout.annotation_path(out, subset, index), layout.annotation_bytes(events))
-    write_whole(out / subset.audio / subset.filename(index), layout.wav_bytes(audio))
+    write_whole(out / subset.audio / subset.filename(index), wav_bytes(audio, RATE))

@@ -13,11 +13,12 @@ from lab.errors import InputError, resumable
 from lab.files import PathLike, remove_left_over, write_whole
 from lab.processes import over_files
 from lab.soundscapes import layout
-from lab.soundscapes.soundbank import RecordedSounds
-from lab.soundscapes.worker import Bank, Banks, make_clip
+from lab.soundscapes.soundbank import ParametricSounds, RecordedSounds, Soundbank
+from lab.soundscapes.worker import make_clip
 
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1
+TRAINING_SPREAD = 0.7  # training sounds lack the outer part of each parameter's range
 
 
 @resumable()
@@ -93,20 +94,18 @@ def generate(
                 f"--{part}-soundbank {folder} needs --soundbank: training clips cannot be "
                 f"parametric when {part} clips are recorded"
             )
-    recorded = [
-        None if folder is None else RecordedSounds(Path(folder))
+    banks = [
+        None if folder is None else RecordedSounds(folder)
         for folder in (soundbank, validation_soundbank, test_soundbank)
     ]
-    _refuse_other_classes(recorded)
-    banks = Banks(*(bank and Bank(bank.folder.resolve(), bank.fingerprint()) for bank in recorded))
+    _refuse_other_classes(banks)
+    fingerprints = [None if bank is None else bank.fingerprint() for bank in banks]
     root = Path(out)
     settings: dict[str, object] = {
         "format": FORMAT,
         "seed": seed,
         **counts,
-        "soundbank": banks.train and banks.train.fingerprint,
-        "validation_soundbank": banks.validation and banks.validation.fingerprint,
-        "test_soundbank": banks.test and banks.test.fingerprint,
+        **dict(zip(("soundbank", "validation_soundbank", "test_soundbank"), fingerprints)),
         "augment": augment,
         "density": float(density),
         "in_domain": in_domain,
@@ -117,7 +116,7 @@ def generate(
         make_clip,
         out=root.resolve(),
         seed=seed,
-        banks=banks,
+        sources=_sources(*banks),
         augment=augment,
         density=float(density),
         in_domain=in_domain,
@@ -128,6 +127,20 @@ def generate(
         pass
     _write_tables(root, counts)
     return root
+
+
+def _sources(
+    bank: RecordedSounds | None, validation: RecordedSounds | None, test: RecordedSounds | None
+) -> dict[str, Soundbank]:
+    """Where the sounds of each part of the data set come from."""
+    if bank is None:
+        train = ParametricSounds(TRAINING_SPREAD)
+        return {"train": train, "validation": train, "test": ParametricSounds(1.0)}
+    return {
+        "train": RecordedSounds(bank.folder, "train") if validation is None else bank,
+        "validation": validation or RecordedSounds(bank.folder, "validation"),
+        "test": test or bank,
+    }
 
 
 def _refuse_other_classes(banks: list[RecordedSounds | None]) -> None:
@@ -183,7 +196,7 @@ def _missing_clips(root: Path, counts: Mapping[str, int]) -> Iterator[tuple[str,
         folder = root / subset.audio
         there = set(os.listdir(folder)) if folder.is_dir() else set()
         for index in range(count):
-            kept = tabled or layout.annotation_path(root, subset, index).exists()
+            kept = tabled or layout.rows_path(root, subset, index).exists()
             if not (kept and subset.filename(index) in there):
                 yield name, index
 
@@ -194,9 +207,9 @@ def _write_tables(root: Path, counts: Mapping[str, int]) -> None:
         subset = layout.SUBSETS[name]
         (root / subset.audio).mkdir(parents=True, exist_ok=True)
         if subset.table is not None and not (root / subset.table).exists():
-            paths = [layout.annotation_path(root, subset, index) for index in range(count)]
-            events = [layout.read_annotation(path) for path in paths]
-            write_whole(root / subset.table, layout.table_bytes(subset, events))
+            paths = (layout.rows_path(root, subset, index) for index in range(count))
+            rows = "".join(path.read_text(encoding="utf-8") for path in paths)
+            write_whole(root / subset.table, layout.header(subset) + rows)
         if subset.durations is not None and not (root / subset.durations).exists():
-            write_whole(root / subset.durations, layout.durations_bytes(subset, count))
+            write_whole(root / subset.durations, layout.durations(subset, count))
     shutil.rmtree(root / layout.ANNOTATIONS, ignore_errors=True)

@@ -225,8 +225,8 @@ class RecordedSounds(Soundbank):
             if not files:
                 raise InputError(f"{folder} has no recording; put an audio file into it")
         backgrounds = _recordings(self.folder / "background")
-        for files, place in ((found, "foreground/<Class>"), (backgrounds, "background/<label>")):
-            if not files:
+        for there, place in ((found, "foreground/<Class>"), (backgrounds, "background/<label>")):
+            if not there:
                 raise InputError(
                     f"soundbank {self.folder} has no recording; put audio files into {place}"
                 )

@@ -77,7 +77,7 @@ def test_recordings_without_sound_are_named(tmp_path, samples):
     path.write_bytes(b"not audio")
     if samples is not None:
         soundfile.write(path, np.zeros(samples), RATE)
-    with pytest.raises(InputError, match=r"a\.wav (cannot be read as audio|holds no (sound|audio))"):
+    with pytest.raises(InputError, match=r"a\.wav (cannot be read|holds no (sound|audio))"):
         load(path)
 
 

@@ -4,7 +4,8 @@
     python recipes/prepare_desed.py --download DIR
     python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
-    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE] --out DIR
+    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE | --labels DIR] --out DIR
+    python recipes/prepare_desed.py --split 70 15 15 --audio DIR --labels DIR --out DIR
 
 Given again, the same command goes on where it stopped. Exit code of --check: 0 when all is well, 1
 when something is wrong; 2 for input that cannot be used.
@@ -47,9 +48,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="lay recordings of any rate into --out as its training, weak, unlabelled, "
         "validation, test or public set",
     )
+    what.add_argument(
+        "--split",
+        type=float,
+        nargs=3,
+        metavar="PERCENT",
+        help="lay recordings of one folder into --out as its training, validation and test sets",
+    )
     add = parser.add_argument
-    add("--audio", metavar="DIR", help="clips to --add")
+    add("--audio", metavar="DIR", help="clips to --add or --split")
     add("--tsv", metavar="FILE", help="their events, or tags of weak clips")
+    labels = "or a file of labels for each: <clip>.txt of Audacity, <clip>.selections.txt of Raven"
+    add("--labels", metavar="DIR", help=labels)
+    add("--seed", type=int, default=0, metavar="N", help="of --split (default: 0)")
     add("--out", metavar="DIR", help="data set that gets them")
     add("--missing", metavar="FILE", help="with --check: write what is missing")
     conf_file = "of the training: says data.fs, data.audio_max_len and data.classes"
@@ -74,8 +85,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             raise InputError(f"--{flag.replace('_', '-')} is {value}; give a number above 0")
     if args.clips and min(args.clips) < 0:
         raise InputError(f"--clips is {args.clips}; give two numbers of at least 0")
-    if args.add and not (args.audio and args.out and (args.tsv or args.add == "unlabelled")):
-        parser.error("--add needs --audio, --out and, but for unlabelled clips, --tsv")
+    if args.add or args.split:
+        needed = 0 if args.add == "unlabelled" else 1
+        if not (args.audio and args.out) or bool(args.tsv) + bool(args.labels) != needed:
+            parser.error(
+                "--add and --split need --audio, --out and, but for unlabelled clips, either "
+                "--tsv or --labels"
+            )
+        if args.labels and args.add == "weak":
+            parser.error("--labels are of events; give the tags of weak clips as --tsv")
+        if args.labels and not os.path.isdir(args.labels):
+            raise InputError(f"--labels {args.labels} is no folder; give that of the label files")
     return args
 
 
@@ -103,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     take_configuration(args)
     if args.check:
         return check(args)
-    if args.add:
+    if args.add or args.split:
         add(args)
         return 0
     if args.download:
@@ -120,12 +140,17 @@ def running(args: argparse.Namespace) -> dict:
 
 @resumable()
 def add(args: argparse.Namespace) -> None:
-    from lab.data.prepare import add_set
+    from lab.data.prepare import add_set, add_split
 
+    place = args.out, args.audio, args.labels or args.tsv
     options = {"classes": args.classes, "fs": args.rate, **running(args)}
-    addition = add_set(args.add, args.out, args.audio, args.tsv, **options)
-    print(f"{addition.clips} clips are the {args.add} set of {args.out}")
-    tell_loss(addition, args.rate)
+    if args.split:
+        additions = add_split(*place, args.split, args.seed, **options)
+    else:
+        additions = iter([(args.add, add_set(args.add, *place, **options))])
+    for name, addition in additions:
+        print(f"{addition.clips} clips are the {name} set of {args.out}")
+        tell_loss(addition, args.rate)
 
 
 def tell_loss(addition, rate: int) -> None:

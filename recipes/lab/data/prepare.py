@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
+import numpy as np
 import pandas as pd
 
 from lab.data.annotations import read_strong_tsv, read_weak_tsv, to_tsv
@@ -22,6 +23,7 @@ from lab.data.audio import (
 )
 from lab.data.classes import classes_of_table
 from lab.data.desed import official_layout
+from lab.data.tracks import read_tracks
 from lab.errors import InputError
 from lab.files import PathLike, one_spelling, remove_left_over, write_whole
 from lab.processes import over_files
@@ -101,7 +103,7 @@ def add_set(
     name: str,
     out: PathLike,
     audio: PathLike,
-    table: PathLike | None,
+    table: PathLike | pd.DataFrame | None,
     *,
     classes: Sequence[str] | None = None,
     fs: int = RATE,
@@ -116,9 +118,10 @@ def add_set(
         audio: folder of the clips (:data:`lab.data.audio.FORMATS`, any sampling rate, any
             channels). The table may name them with another suffix or none, and in folders of that
             folder.
-        table: their events, see :func:`lab.data.annotations.read_strong_tsv`; of weak
-            clips their tags, see :func:`lab.data.annotations.read_weak_tsv`. None for
-            unlabelled clips: all that the folder holds.
+        table: their events, a table (:func:`lab.data.annotations.read_strong_tsv`, read or not)
+            or a folder of labels (:func:`lab.data.tracks.read_tracks`); of weak clips their tags
+            (:func:`lab.data.annotations.read_weak_tsv`). None for unlabelled clips: all that the
+            folder holds.
         classes: that the table may name; None for those of the training set that is there, or any
             where there is none.
         fs: sampling rate of the set in Hz: `data.fs` of the training.
@@ -133,22 +136,13 @@ def add_set(
     paths = official_layout(out)
     if classes is None and part != "synth":
         classes = classes_of_table(paths["synth_tsv"])
-    labels = None
-    if part == "unlabeled":
-        given = audio_names(audio)
-    elif table is None:
-        raise InputError("there is no table of labels; give one, or add the clips as unlabelled")
-    else:
-        labels = (read_weak_tsv if part == "weak" else read_strong_tsv)(table, classes)
-        given = list(dict.fromkeys(labels["filename"]))
-    if labels is None and not given:
-        others = file_names(audio)
-        instead = f" ({len(others)} other files, such as {others[0]})" if others else ""
-        raise InputError(
-            f"{audio} holds no audio that libsndfile reads (wav, flac, ogg, mp3, ...){instead}; "
-            "give the folder of the clips, or convert them to wav"
-        )
-    found = _find_audio(Path(audio), given, audio if table is None else table)
+    labels, named_by = None, audio
+    if isinstance(table, pd.DataFrame):
+        labels = table
+    elif table is not None:
+        labels, named_by = _read_labels(part, table, audio, classes), table
+    given = _names_in(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
+    found = _find_audio(Path(audio), given, named_by)
     names = {name: wav_name(name) for name in found}
     target = Path(paths[f"{part}_folder"])
     text = ""
@@ -169,6 +163,100 @@ def add_set(
     if labels is not None:
         write_whole(paths[f"{part}_tsv"], text)
     return addition
+
+
+def add_split(
+    out: PathLike,
+    audio: PathLike,
+    table: PathLike,
+    shares: Sequence[float],
+    seed: int = 0,
+    *,
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> Iterator[tuple[str, Addition]]:
+    """Lay recordings of one folder into a data set as its training, validation and test sets.
+
+    Args:
+        out, audio, table, classes, options: as of :func:`add_set`.
+        shares: of the three sets, in per cent of the recordings; see :func:`split`.
+        seed: of the random order.
+
+    Yields:
+        Name of a set, and what it got.
+    """
+    events = _read_labels("synth", table, audio, classes)
+    for name, clips in split(events, shares, seed).items():
+        rows = events[events["filename"].isin(clips)]
+        yield name, add_set(name, out, audio, rows, classes=classes, **options)
+
+
+def split(events: pd.DataFrame, shares: Sequence[float], seed: int = 0) -> dict[str, list[str]]:
+    """Draw the recordings of the training, validation and test sets.
+
+    The training set hears every class: the first recordings of each, in the order drawn, are its
+    own, and with the next ones it has its share.
+
+    Args:
+        events: columns filename, event_label.
+        shares: in per cent, in the order of the sets.
+        seed: of the order.
+
+    Raises:
+        InputError: the shares do not add up, or there are too few recordings for them.
+
+    Example:
+        >>> events = pd.DataFrame({"filename": [*"abcd"], "event_label": ["Cat", "Dog"] * 2})
+        >>> split(events, (50, 25, 25))
+        {'training': ['b', 'c'], 'validation': ['a'], 'test': ['d']}
+    """
+    if min(shares) <= 0 or not np.isclose(sum(shares), 100):
+        raise InputError(
+            f"--split {' '.join(f'{share:g}' for share in shares)}: give three shares above 0 "
+            "that add up to 100"
+        )
+    labels = events.groupby("filename")["event_label"].agg(lambda one: set(one.dropna()))
+    drawn = np.random.default_rng(seed).permutation(sorted(labels.index)).tolist()
+    heard: set[str] = set()
+    first = []
+    for name in drawn:
+        if not labels[name] <= heard:
+            first.append(name)
+            heard |= labels[name]
+    order = [*first, *(name for name in drawn if name not in set(first))]
+    ends = np.round(np.cumsum([0, *shares]) / 100 * len(order)).astype(int)
+    sets = {
+        name: sorted(order[start:end])
+        for name, start, end in zip(("training", "validation", "test"), ends, ends[1:])
+    }
+    if not all(sets.values()) or ends[1] < len(first):
+        counts = ", ".join(f"{len(clips)} {name}" for name, clips in sets.items())
+        raise InputError(
+            f"--split makes {counts} of {len(order)} recordings, and each set needs one and the "
+            f"training {len(first)} for its {len(heard)} classes; give other shares or more "
+            "recordings"
+        )
+    return sets
+
+
+def _read_labels(
+    part: str, table: PathLike, audio: PathLike, classes: Sequence[str] | None
+) -> pd.DataFrame:
+    if os.path.isdir(table):
+        return read_tracks(table, _names_in(audio), classes)
+    return (read_weak_tsv if part == "weak" else read_strong_tsv)(table, classes)
+
+
+def _names_in(audio: PathLike) -> list[str]:
+    names = audio_names(audio)
+    if not names:
+        others = file_names(audio)
+        instead = f" ({len(others)} other files, such as {others[0]})" if others else ""
+        raise InputError(
+            f"{audio} holds no audio that libsndfile reads (wav, flac, ogg, mp3, ...){instead}; "
+            "give the folder of the clips, or convert them to wav"
+        )
+    return names
 
 
 def write_durations(folder: Path, names: list[str], table: Path) -> None:

@@ -50,16 +50,9 @@ class Soundbank:
     def events(
         self, label: str, seconds: Sequence[float], rng: np.random.Generator
     ) -> list[np.ndarray]:
-        """Give sounds of a class, one for each wanted duration.
+        """Give sounds of a class, one for each wanted duration, (samples,), at any level.
 
-        Args:
-            label: one of the classes.
-            seconds: wanted durations in seconds; infinite for one that fills a clip. What
-                comes may be shorter or longer.
-            rng: source of randomness.
-
-        Returns:
-            Waves (samples,) at any level.
+        An infinite duration is one that fills a clip. What comes may be shorter or longer.
         """
         raise NotImplementedError
 
@@ -74,11 +67,7 @@ def _middle(wave: np.ndarray) -> np.ndarray:
 
 
 class ParametricSounds(Soundbank):
-    """The sounds of :mod:`lab.soundscapes.sounds`.
-
-    Args:
-        spread: part of the range of each parameter that is used, in (0, 1].
-    """
+    """The sounds of :mod:`lab.soundscapes.sounds`, from ``spread`` of each parameter's range."""
 
     def __init__(self, spread: float) -> None:
         self.spread = spread

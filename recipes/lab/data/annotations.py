@@ -35,16 +35,6 @@ def read_strong_tsv(path: PathLike, classes: Sequence[str] | None = CLASSES) -> 
 
     Raises:
         InputError: the file, a column or a row cannot be used.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with open(f"{folder}/soundscapes.tsv", "w") as file:
-        ...         print("filename", "onset", "offset", "event_label", sep="\\t", file=file)
-        ...         print("a.wav", 0.5, 2, "Dog", sep="\\t", file=file)
-        ...     read_strong_tsv(file.name)
-          filename  onset  offset event_label
-        0    a.wav    0.5     2.0         Dog
     """
     table = _read_events(path, soft=True, instants=False)
     for line, label in table["event_label"].dropna().drop_duplicates().items():
@@ -68,14 +58,6 @@ def hard_events(table: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:
 
     Returns:
         The columns filename, onset, offset (seconds), event_label.
-
-    Example:
-        >>> rows = [("a.wav", 0, 1, "Dog", 0.8), ("a.wav", 1, 2, "Dog", 0.5),
-        ...         ("b.wav", 0, 1, "Dog", 0.4)]
-        >>> hard_events(pd.DataFrame(rows, columns=[*EVENT, "confidence"]))
-          filename  onset  offset event_label
-        0    a.wav    0.0     2.0         Dog
-        1    b.wav    NaN     NaN         NaN
     """
     if "confidence" not in table:
         return table
@@ -151,18 +133,10 @@ def check_times(path: PathLike, table: pd.DataFrame, instants: bool) -> None:
 
 
 def read_weak_tsv(path: PathLike, classes: Sequence[str] | None = CLASSES) -> pd.DataFrame:
-    """Read weakly labelled clips: one row a clip.
-
-    Args:
-        path: tab-separated file with the columns filename, event_labels (separated by commas;
-            empty for a clip without events).
-        classes: the labels that may occur; None for any that a configuration may name.
+    """Read weakly labelled clips, one row a clip, as :func:`read_strong_tsv` does strong ones.
 
     Returns:
-        The columns filename, event_labels (str), in the file's order.
-
-    Raises:
-        InputError: the file, a column or a row cannot be used.
+        The columns filename, event_labels (str: separated by commas, empty without events).
     """
     table = _read_clips(path, "event_labels")
     for line, labels in table["event_labels"].items():

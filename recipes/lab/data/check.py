@@ -305,13 +305,7 @@ def _durations(
 
 
 def overlapping(events: pd.DataFrame) -> list[str]:
-    """Clips in which two events of one class overlap, which PSDS refuses.
-
-    Example:
-        >>> rows = [("a.wav", 0, 2, "Dog"), ("a.wav", 1, 3, "Dog"), ("b.wav", 0, 2, "Dog")]
-        >>> overlapping(pd.DataFrame(rows, columns=["filename", "onset", "offset", "event_label"]))
-        ['a.wav']
-    """
+    """Clips in which two events of one class overlap, which PSDS refuses."""
     given = events.dropna().sort_values(["filename", "event_label", "onset"])
     return sorted(set(given["filename"][given["onset"] < latest_offset(given)]))
 

@@ -212,7 +212,6 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
     Args:
         lengths: clips of each set, in the order of the ConcatDataset.
         batch_sizes: clips of each set in a batch of one process; 0 leaves the set out.
-        seed: of the orders.
         passes: how often an epoch goes through the clips.
         rank: which of the processes this is, from 0.
         processes: how many train together.

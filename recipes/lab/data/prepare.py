@@ -43,18 +43,11 @@ SETS = {
 
 
 class Addition(NamedTuple):
-    """What was laid into a folder.
+    """What was laid into a folder."""
 
-    Attributes:
-        clips: how many it got or had.
-        loss: share of the sound's energy that went with the frequencies above half the rate.
-        worst: the clip that lost the largest share of its own, and that share; None where no
-            clip of a higher rate was converted.
-    """
-
-    clips: int
-    loss: float = 0.0
-    worst: tuple[str, float] | None = None
+    clips: int  # that it got or had
+    loss: float  # share of the sound's energy that went with the frequencies above half the rate
+    worst: tuple[str, float] | None  # the clip that lost most, and its share; of a lowered rate
 
 
 def resample_tree(
@@ -68,7 +61,7 @@ def resample_tree(
     Args:
         folder: data set in the official layout.
         fs: sampling rate of the result in Hz; the folders keep their names.
-        processes: how many; as many as there are cores when None.
+        processes: as many as there are cores when None.
         progress: show bars, on a terminal.
 
     Returns:

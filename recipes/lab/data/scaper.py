@@ -46,18 +46,18 @@ def generate_clips(
     processes: int | None = None,
     progress: str | None = None,
 ) -> None:
-    """Generate clips and, once all are there, the table of their events.
+    """Generate clips `0.wav`, `0.jams` and so on, then the table of their events.
 
     A clip depends on the seed and its number alone. Clips that are there are kept, so a run that
     was interrupted goes on.
 
     Args:
-        audio: folder that gets `0.wav`, `0.jams` and so on.
-        table: tab-separated, with the columns filename, onset, offset (seconds), event_label.
+        audio: folder that gets them.
+        table: gets their events.
         soundbank: folder with `foreground/<Class>/*` and `background/<label>/*`; a class may have
             the suffixes of DESED, `_nOn` and `_nOff`: recordings without their onset or offset.
         count: of the clips; the classes take turns.
-        processes: how many; as many as there are cores when None.
+        processes: as many as there are cores when None.
         progress: title of the bar that is shown on a terminal; None for no bar.
 
     Raises:

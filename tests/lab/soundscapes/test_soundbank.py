@@ -104,12 +104,6 @@ def test_split_keeps_a_texture_whole_in_spite_of_its_pops():
     assert [len(part) for part in split(wave, 0.5, texture=True)] == [4 * RATE]
 
 
-def test_beeps_are_not_steady_and_hiss_is():
-    beeps = np.tile(np.concatenate([tone(900, 0.3), np.zeros(4800)]), 4).astype(np.float32)
-    assert not steady(beeps)
-    assert steady(noise(RATE, np.random.default_rng(0)))
-
-
 def test_validation_recordings_are_not_in_training(bank):
     folder = bank / "foreground" / "Dog"
     for i in range(11):
@@ -119,11 +113,6 @@ def test_validation_recordings_are_not_in_training(bank):
     assert not set(parts["validation"]["Dog"]) & set(parts["train"]["Dog"])
     assert set(parts["validation"]["Dog"] + parts["train"]["Dog"]) == set(parts["all"]["Dog"])
     assert parts["validation"]["Cat"] == parts["train"]["Cat"]  # one recording is not divided
-
-
-def test_desed_folders_without_onset_or_offset_belong_to_their_class(bank):
-    (bank / "foreground" / "Blender").rename(bank / "foreground" / "Blender_nOn_nOff")
-    assert len(RecordedSounds(bank).files["Blender"]) == 1
 
 
 def test_fingerprint_changes_with_the_files_and_not_with_the_place(bank):

@@ -4,7 +4,8 @@
     python recipes/prepare_desed.py --download DIR
     python recipes/prepare_desed.py --generate DIR [--soundbank DIR]
     python recipes/prepare_desed.py --resample DIR
-    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE] [--durations FILE] --out DIR
+    python recipes/prepare_desed.py --add SET --audio DIR [--tsv FILE | --labels DIR] --out DIR
+    python recipes/prepare_desed.py --split 70 15 15 --audio DIR --labels DIR --out DIR
 
 Given again, the same command goes on where it stopped. Exit code of --check: 0 when all is well, 1
 when something is wrong; 2 for input that cannot be used.
@@ -47,62 +48,54 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="lay recordings of any rate into --out as its training, weak, unlabelled, "
         "validation, test or public set",
     )
-    parser.add_argument("--missing", metavar="FILE", help="with --check: write what is missing")
-    parser.add_argument(
-        "--conf_file",
-        metavar="YAML",
-        help="of the training: data.fs, data.audio_max_len and data.classes are its own where the "
-        "next three do not say them",
-    )
-    parser.add_argument(
-        "--rate",
-        type=int,
-        metavar="HZ",
-        help="data.fs of the training (default: 16000); the folders keep their names",
-    )
-    parser.add_argument(
-        "--audio-max-len",
+    what.add_argument(
+        "--split",
         type=float,
-        metavar="S",
-        help="with --check: data.audio_max_len of the training, in seconds (default: 10)",
+        nargs=3,
+        metavar="PERCENT",
+        help="lay recordings of one folder into --out as its training, validation and test sets",
     )
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        metavar="CLASS",
-        help="with --check and --add: data.classes of the training (default: those of the training "
-        "set's table)",
-    )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="values in the place of the configuration's, as the training has them",
-    )
-    parser.add_argument("--audio", metavar="DIR", help="clips to --add")
-    parser.add_argument("--tsv", metavar="FILE", help="their events, or tags of weak clips")
-    parser.add_argument("--durations", metavar="FILE", help="of theirs (default: measured)")
-    parser.add_argument("--out", metavar="DIR", help="data set that gets them")
-    parser.add_argument("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
-    parser.add_argument(
-        "--soundbank",
-        metavar="DIR",
-        help="to --generate from: {train,validation}/{foreground,background} (default: DESED's)",
-    )
-    parser.add_argument("--processes", type=int, metavar="P", help="default: all cores")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add = parser.add_argument
+    add("--audio", metavar="DIR", help="clips to --add or --split")
+    add("--tsv", metavar="FILE", help="their events, or tags of weak clips")
+    labels = "or a file of labels for each: <clip>.txt of Audacity, <clip>.selections.txt of Raven"
+    add("--labels", metavar="DIR", help=labels)
+    add("--seed", type=int, default=0, metavar="N", help="of --split (default: 0)")
+    add("--out", metavar="DIR", help="data set that gets them")
+    add("--missing", metavar="FILE", help="with --check: write what is missing")
+    conf_file = "of the training: says data.fs, data.audio_max_len and data.classes"
+    add("--conf_file", metavar="YAML", help=conf_file)
+    values = "values in the place of the configuration's"
+    add("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help=values)
+    rate = "data.fs of the training (default: 16000); the folders keep their names"
+    add("--rate", type=int, metavar="HZ", help=rate)
+    seconds = "with --check: data.audio_max_len of the training (default: 10)"
+    add("--audio-max-len", type=float, metavar="S", help=seconds)
+    classes = "data.classes of the training (default: those of the training set's table)"
+    add("--classes", nargs="+", metavar="CLASS", help=classes)
+    add("--clips", type=int, nargs=2, metavar="N", help="of each set to --generate")
+    bank = "to --generate from: {train,validation}/{foreground,background} (default: DESED's)"
+    add("--soundbank", metavar="DIR", help=bank)
+    add("--processes", type=int, metavar="P", help="default: all cores")
+    add("--quiet", action="store_true", help="no progress")
     args = parser.parse_args(argv)
-    if args.processes is not None and args.processes < 1:
-        raise InputError(f"--processes is {args.processes}; give at least 1")
-    if args.add and not (args.audio and args.out and (args.tsv or args.add == "unlabelled")):
-        parser.error("--add needs --audio, --out and, but for unlabelled clips, --tsv")
+    for flag in ("processes", "rate", "audio_max_len"):
+        value = getattr(args, flag)
+        if value is not None and not value > 0:
+            raise InputError(f"--{flag.replace('_', '-')} is {value}; give a number above 0")
     if args.clips and min(args.clips) < 0:
         raise InputError(f"--clips is {args.clips}; give two numbers of at least 0")
-    if args.rate is not None and args.rate < 1:
-        raise InputError(f"--rate is {args.rate}; give a sampling rate in Hz, such as 32000")
-    if args.audio_max_len is not None and not args.audio_max_len > 0:
-        raise InputError(f"--audio-max-len is {args.audio_max_len}; give a time above 0 seconds")
+    if args.add or args.split:
+        needed = 0 if args.add == "unlabelled" else 1
+        if not (args.audio and args.out) or bool(args.tsv) + bool(args.labels) != needed:
+            parser.error(
+                "--add and --split need --audio, --out and, but for unlabelled clips, either "
+                "--tsv or --labels"
+            )
+        if args.labels and args.add == "weak":
+            parser.error("--labels are of events; give the tags of weak clips as --tsv")
+        if args.labels and not os.path.isdir(args.labels):
+            raise InputError(f"--labels {args.labels} is no folder; give that of the label files")
     return args
 
 
@@ -130,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     take_configuration(args)
     if args.check:
         return check(args)
-    if args.add:
+    if args.add or args.split:
         add(args)
         return 0
     if args.download:
@@ -147,20 +140,17 @@ def running(args: argparse.Namespace) -> dict:
 
 @resumable()
 def add(args: argparse.Namespace) -> None:
-    from lab.data.prepare import add_set
+    from lab.data.prepare import add_set, add_split
 
-    addition = add_set(
-        args.add,
-        args.out,
-        args.audio,
-        args.tsv,
-        args.durations,
-        classes=args.classes,
-        fs=args.rate,
-        **running(args),
-    )
-    print(f"{addition.clips} clips are the {args.add} set of {args.out}")
-    tell_loss(addition, args.rate)
+    place = args.out, args.audio, args.labels or args.tsv
+    options = {"classes": args.classes, "fs": args.rate, **running(args)}
+    if args.split:
+        additions = add_split(*place, args.split, args.seed, **options)
+    else:
+        additions = iter([(args.add, add_set(args.add, *place, **options))])
+    for name, addition in additions:
+        print(f"{addition.clips} clips are the {name} set of {args.out}")
+        tell_loss(addition, args.rate)
 
 
 def tell_loss(addition, rate: int) -> None:
@@ -177,13 +167,8 @@ def tell_loss(addition, rate: int) -> None:
 def check(args: argparse.Namespace) -> int:
     from lab.data.check import check, report, write_missing
 
-    diagnoses = check(
-        args.check,
-        seconds=args.audio_max_len,
-        fs=args.rate,
-        classes=args.classes,
-        **running(args),
-    )
+    options = {"seconds": args.audio_max_len, "fs": args.rate, "classes": args.classes}
+    diagnoses = check(args.check, **options, **running(args))
     print(report(diagnoses))
     if args.missing:
         count = write_missing(diagnoses, args.missing)
@@ -247,10 +232,9 @@ def inside(folder: Path, args: argparse.Namespace) -> Iterator[None]:
     before = os.getcwd()
     os.chdir(folder)
     try:
-        with ExitStack() as stack:
+        with open(os.devnull, "w") as nowhere, ExitStack() as stack:
             if args.quiet or not sys.stderr.isatty():
                 # It draws its bars wherever it writes.
-                nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(redirect_stdout(nowhere))
                 stack.enter_context(redirect_stderr(nowhere))
             yield

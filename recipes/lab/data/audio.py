@@ -31,19 +31,15 @@ CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 class Conversion(NamedTuple):
-    """What a conversion wrote.
+    """What a conversion cost: energies are sums of squares times seconds.
 
     Attributes:
-        seconds: duration of the clip.
-        before: energy of its sound, the sum of squares times seconds; 0 for one that was there.
-        after: energy of what was written.
-        lowered: whether its sampling rate was lowered.
+        energy: of the sound; 0 for a clip that was there.
+        lost: with the frequencies above half of a lower rate; None where the rate was not lowered.
     """
 
-    seconds: float
-    before: float = 0.0
-    after: float = 0.0
-    lowered: bool = False
+    energy: float = 0.0
+    lost: float | None = None
 
 
 def read_audio(
@@ -52,16 +48,16 @@ def read_audio(
     """Read a clip as mono float32 `(samples,)` in [-1, 1]; channels are averaged.
 
     Args:
-        path: audio file that libsndfile reads (wav, flac, ogg, mp3, ...).
+        path: of any format of libsndfile.
         fs: the sampling rate it must have, in Hz; None for any.
         start: the first sample that is read.
-        samples: how many are read, up to the end; -1 for all that follow.
+        samples: how many are read; -1 for all that follow.
 
     Raises:
         InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
             short, or holds values that are not finite.
     """
-    with _open(path, fs) as file:
+    with open_audio(path, fs) as file:
         if start:
             file.seek(start)
         audio = file.read(samples, dtype="float32", always_2d=True)
@@ -73,39 +69,23 @@ def read_audio(
 
 
 def read_length(path: PathLike, fs: int | None = 16000) -> int:
-    """Samples of the clip that :func:`read_audio` reads, from the file's header.
-
-    Raises:
-        InputError: the file is missing, is no audio, has another sampling rate, is empty or cut
-            short.
-    """
-    with _open(path, fs) as file:
+    """Samples of the clip that :func:`read_audio` reads, or refuses, from the file's header."""
+    with open_audio(path, fs) as file:
         if not file.frames:
             raise InputError(f"{path} holds no audio (0 samples); copy it again or remove it")
         return file.frames
 
 
 @contextmanager
-def _open(path: PathLike, fs: int | None) -> Iterator[soundfile.SoundFile]:
-    """Open a clip at `fs` Hz; what libsndfile finds wrong in the block is one sentence, too."""
-    with open_audio(path) as file:
-        if fs is not None and file.samplerate != fs:
-            raise InputError(
-                f"{path} has a sampling rate of {file.samplerate} Hz; resample it to {fs} Hz, "
-                f"for example with: sox {Path(path).name} -r {fs} resampled.wav"
-            )
-        yield file
-
-
-@contextmanager
-def open_audio(path: PathLike) -> Iterator[soundfile.SoundFile]:
+def open_audio(path: PathLike, fs: int | None = None) -> Iterator[soundfile.SoundFile]:
     """Open an audio file; whatever is wrong with it, there or in the block, is one sentence.
 
     A wav file that was written through a pipe has all its samples, but not their number in its
     header: such a header is not taken at its word.
 
     Raises:
-        InputError: the file is missing, is no audio, or is cut short.
+        InputError: the file is missing, is no audio, is cut short, or has another sampling rate
+            than `fs`, in Hz; None for any.
     """
     try:
         with ExitStack() as opened:
@@ -118,6 +98,11 @@ def open_audio(path: PathLike) -> Iterator[soundfile.SoundFile]:
                     f"{path} is cut short: its header announces {short[1]} bytes of audio and "
                     f"{short[2]} are there; copy it again"
                 )
+            if fs is not None and file.samplerate != fs:
+                raise InputError(
+                    f"{path} has a sampling rate of {file.samplerate} Hz; resample it to {fs} Hz, "
+                    f"for example with: sox {Path(path).name} -r {fs} resampled.wav"
+                )
             yield file
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         if not os.path.isfile(path):
@@ -129,14 +114,8 @@ def open_audio(path: PathLike) -> Iterator[soundfile.SoundFile]:
 
 
 def _is_placeholder(size: int) -> bool:
-    """Whether a size stands for "not known yet": sox, arecord and ffmpeg, less a header or not.
-
-    Example:
-        >>> [_is_placeholder(n) for n in (0x7FFFF000, 0x80000000, 0xFFFFFFFF - 36, 3_000_000_000)]
-        [True, True, True, False]
-    """
-    ends = (0x7FFFF000, 0x80000000, 0xFFFFFFFF)
-    return any(end - 256 <= size <= end for end in ends)
+    """Whether a size stands for "not known yet": sox, arecord and ffmpeg, less a header or not."""
+    return any(end - 256 <= size <= end for end in (0x7FFFF000, 0x80000000, 0xFFFFFFFF))
 
 
 def _unclosed(path: PathLike) -> io.BytesIO:
@@ -152,10 +131,7 @@ def _unclosed(path: PathLike) -> io.BytesIO:
 
 
 def audio_names(folder: PathLike) -> list[str]:
-    """Names of the audio files in a folder and below, see :func:`file_names`, by their suffixes.
-
-    Suffixes may be written in capitals.
-    """
+    """Names of the audio files in a folder and below, see :func:`file_names`, by their suffixes."""
     return [name for name in file_names(folder) if name.lower().endswith(FORMATS)]
 
 
@@ -195,17 +171,27 @@ def missing_clips(names: Sequence[str], folder: PathLike) -> list[str]:
         return one_spelling(stem(name)).casefold()
 
     there = {look(name): name for name in file_names(folder)} if names else {}
-    alike = [there.get(look(name)) for name in names]
-    return [
-        name if other is None else f"{name} (there is {other}{_bytes_of(name, other)})"
-        for name, other in zip(names, alike)
-    ]
+    shown = []
+    for name in names:
+        other = there.get(look(name))
+        if other is not None:
+            same = one_spelling(name) == one_spelling(other)
+            accent = ", which has other bytes for an accent" if same else ""
+            name = f"{name} (there is {other}{accent})"
+        shown.append(name)
+    return shown
 
 
-def _bytes_of(name: str, other: str) -> str:
-    """Say that two names which read the same differ in their bytes."""
-    same = one_spelling(name) == one_spelling(other)
-    return ", which has other bytes for an accent" if same else ""
+def refuse_missing(
+    missing: Sequence[str], names: Sequence[str], table: str, folder: PathLike
+) -> None:
+    """Raise where clips of a table are missing in a folder; the first three are named."""
+    if missing:
+        shown = ", ".join(missing_clips(missing[:3], folder)) + ", ..." * (len(missing) > 3)
+        raise InputError(
+            f"{len(missing)} of {len(names)} clips of {table} are not in {folder}: {shown}; "
+            "copy or rename them, or remove their rows"
+        )
 
 
 def wav_name(name: str) -> str:
@@ -234,13 +220,15 @@ def resample(audio: np.ndarray, rate: int, fs: int) -> np.ndarray:
     return resample_poly(audio, fs // common, rate // common)
 
 
+def wav_bytes(audio: np.ndarray, fs: int) -> bytes:
+    """The content of a mono 16-bit wav file of samples `(samples,)` at `fs` Hz."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, fs, subtype="PCM_16", format="WAV")
+    return buffer.getvalue()
+
+
 def convert(source: PathLike, target: PathLike, fs: int = 16000) -> Conversion:
     """Write an audio file as mono 16-bit wav at `fs` Hz; one at this rate that is newer is kept.
-
-    Args:
-        source: any file that libsndfile reads.
-        target: path of the wav file.
-        fs: its sampling rate in Hz.
 
     Raises:
         InputError: the source cannot be used (see :func:`read_audio`), or the target cannot be
@@ -249,15 +237,14 @@ def convert(source: PathLike, target: PathLike, fs: int = 16000) -> Conversion:
     try:
         there = soundfile.info(str(target))
         if there.samplerate == fs and os.path.getmtime(target) >= os.path.getmtime(source):
-            return Conversion(there.duration)
+            return Conversion()
     except (OSError, soundfile.LibsndfileError):
         pass
     audio = read_audio(source, None)
     rate = soundfile.info(str(source)).samplerate
     samples = resample(audio, rate, fs)
     # Not to the file: libsndfile does not say why it cannot write.
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, fs, subtype="PCM_16", format="WAV")
-    write_whole(target, buffer.getbuffer())
-    before, after = (float(np.square(x, dtype=np.float64).sum()) for x in (audio, samples))
-    return Conversion(len(samples) / fs, before / rate, after / fs, rate > fs)
+    write_whole(target, wav_bytes(samples, fs))
+    before = float(np.square(audio, dtype=np.float64).sum()) / rate
+    after = float(np.square(samples, dtype=np.float64).sum()) / fs
+    return Conversion(before, max(before - after, 0.0) if rate > fs else None)

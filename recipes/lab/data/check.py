@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping, NamedTuple, Sequence
 
@@ -14,6 +15,7 @@ import soundfile
 
 from lab.data.annotations import (
     hard_events,
+    latest_offset,
     read_durations,
     read_filenames,
     read_strong_tsv,
@@ -39,55 +41,25 @@ class Part(NamedTuple):
     Attributes:
         name: shown, and that of `prepare_desed.py --add`.
         key: beginning of its keys in the `data:` section.
-        kind: strong, weak or unlabelled.
+        kind: strong, weak or unlabelled; in `soundscapes.json` the training set is called strong.
         clips: how many DESED has: https://github.com/turpaultn/DESED for the recordings, the
             official 2021 recipe (`generate_dcase_task4_2021.py`) for the synthetic clips.
-        manifest: its name in `soundscapes.json` of a generated data set.
     """
 
     name: str
     key: str
     kind: str
     clips: int
-    manifest: str | None
 
 
 DESED = (
-    Part("training", "synth", "strong", 10000, "strong"),
-    Part("weak", "weak", "weak", 1578, "weak"),
-    Part("unlabelled", "unlabeled", "unlabelled", 14412, "unlabelled"),
-    Part("validation", "synth_val", "strong", 2500, "validation"),
-    Part("test", "test", "strong", 1168, "test"),
-    Part("public", "public", "strong", 692, None),
+    Part("training", "synth", "strong", 10000),
+    Part("weak", "weak", "weak", 1578),
+    Part("unlabelled", "unlabeled", "unlabelled", 14412),
+    Part("validation", "synth_val", "strong", 2500),
+    Part("test", "test", "strong", 1168),
+    Part("public", "public", "strong", 692),
 )
-
-
-class Diagnosis(NamedTuple):
-    """What was found of one part.
-
-    Attributes:
-        part: which.
-        folder: where its clips are.
-        found: number of clips.
-        expected: number there should be; None where nothing says so.
-        rates: sampling rate in Hz -> number of clips.
-        seconds: shortest, median and longest duration.
-        problems: sentences; the training or the scores would suffer.
-        notes: sentences; good to know.
-        missing: clips that a table names and that are not there.
-        classes: that its table may name.
-    """
-
-    part: Part
-    folder: Path
-    found: int
-    expected: int | None
-    rates: Mapping[int, int]
-    seconds: tuple[float, float, float] | None
-    problems: Sequence[str]
-    notes: Sequence[str]
-    missing: Sequence[str]
-    classes: Sequence[str] = CLASSES
 
 
 class Clip(NamedTuple):
@@ -97,6 +69,52 @@ class Clip(NamedTuple):
     seconds: float
     peak: float
     problem: str
+
+
+@dataclass
+class Diagnosis:
+    """What was found of one part.
+
+    Attributes:
+        part: which.
+        folder: where its clips are.
+        expected: number of clips there should be; None where nothing says so.
+        classes: that its table may name.
+        clips: what was found of each file.
+        problems: sentences; the training or the scores would suffer.
+        notes: sentences; good to know.
+        missing: clips that a table names and that are not there.
+    """
+
+    part: Part
+    folder: Path
+    expected: int | None
+    classes: Sequence[str]
+    clips: Mapping[str, Clip]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def found(self) -> int:
+        """Number of clips."""
+        return len(self.clips)
+
+    @property
+    def sound(self) -> dict[str, Clip]:
+        """Clips that can be used."""
+        return {name: clip for name, clip in self.clips.items() if not clip.problem}
+
+    @property
+    def rates(self) -> dict[int, int]:
+        """Sampling rate in Hz -> number of clips."""
+        return dict(Counter(clip.rate for clip in self.sound.values()))
+
+    @property
+    def seconds(self) -> tuple[float, float, float] | None:
+        """Shortest, median and longest duration."""
+        seconds = [clip.seconds for clip in self.sound.values()]
+        return (min(seconds), float(np.median(seconds)), max(seconds)) if seconds else None
 
 
 def check(
@@ -115,14 +133,11 @@ def check(
 
     Args:
         folder: the folder with `audio` and `metadata` in it.
-        seconds: what the training takes of a clip, `data.audio_max_len` of its configuration.
-        fs: `data.fs` of its configuration, in Hz.
-        classes: `data.classes` of its configuration; None for those of the table of the training.
+        seconds: `data.audio_max_len` of the training's configuration.
+        fs: `data.fs` of it, in Hz.
+        classes: `data.classes` of it; None for those of the table of the training.
         processes: how many; as many as there are cores when None.
         progress: show bars, on a terminal.
-
-    Returns:
-        One diagnosis a part.
 
     Raises:
         InputError: the folder is none, or no data set.
@@ -140,10 +155,19 @@ def check(
         places = (paths.get(f"{part.key}_{kind}", "") for kind in ("folder", "folder_44k", "tsv"))
         if expected[part.key] is None and not any(map(os.path.exists, places)):
             continue
+        audio = Path(paths[f"{part.key}_folder"])
+        names = audio_names(audio)
         title = part.name if progress else None
-        diagnoses.append(
-            _examine(part, paths, root, expected[part.key], seconds, fs, classes, processes, title)
-        )
+        found = over_files(_listen, [audio / n for n in names], processes=processes, progress=title)
+        one = Diagnosis(part, audio, expected[part.key], classes, dict(zip(names, found)))
+        _examine_clips(one, paths, seconds, fs)
+        try:
+            _compare(one, paths, root)
+        except InputError as error:
+            one.problems.append(str(error))
+        named = missing_clips(one.missing[:3], audio) + one.missing[3:]
+        _say(one.problems, "missing: named in a table and not there", named)
+        diagnoses.append(one)
     return diagnoses
 
 
@@ -157,13 +181,10 @@ def _classes(table: str) -> list[str]:
 
 
 def write_missing(diagnoses: Sequence[Diagnosis], path: PathLike) -> int:
-    """Write the clips that are missing, as the lists that the organisers of DCASE ask for.
+    """Write the clips that are missing, as the organisers of DCASE ask for; return their number.
 
     Columns `filename` and `error`, as in the `missing_files_*.tsv` of the `desed` package, and
     `subset`.
-
-    Returns:
-        Number of clips.
     """
     rows = [(name, "missing", d.part.name) for d in diagnoses for name in d.missing]
     write_whole(path, to_tsv(pd.DataFrame(rows, columns=["filename", "error", "subset"])))
@@ -180,9 +201,9 @@ def report(diagnoses: Sequence[Diagnosis]) -> str:
         seconds = ", ".join(f"{value:.2f}" for value in d.seconds) if d.seconds else "-"
         expected = "-" if d.expected is None else f"{d.expected}"
         lines.append(f"{d.part.name:22}{d.found:>8}{expected:>10}{rates:>8}   {seconds}")
-    for title, kind in (("problems", "problems"), ("notes", "notes")):
+    for kind in ("problems", "notes"):
         sentences = [f"  {d.part.name}: {text}" for d in diagnoses for text in getattr(d, kind)]
-        lines += ["", f"{title}: {len(sentences) or 'none'}", *sentences]
+        lines += ["", f"{kind}: {len(sentences) or 'none'}", *sentences]
     return "\n".join(lines)
 
 
@@ -194,74 +215,37 @@ def _expected(root: Path, own: bool) -> dict[str, int | None]:
     try:
         asked = json.loads(manifest.read_text(encoding="utf-8"))
         # Where none were asked for, a test set may have been added.
-        return {part.key: asked.get(part.manifest) or None for part in DESED}
+        name = {"training": "strong"}
+        return {part.key: asked.get(name.get(part.name, part.name)) or None for part in DESED}
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{manifest} cannot be read ({error}); generate the set again") from None
 
 
-def _examine(
-    part: Part,
-    paths: Mapping[str, str],
-    root: Path,
-    expected: int | None,
-    usual: float,
-    fs: int,
-    classes: Sequence[str],
-    processes: int | None,
-    title: str | None,
-) -> Diagnosis:
-    folder = Path(paths[f"{part.key}_folder"])
-    names = audio_names(folder)
-    clips = dict(
-        zip(
-            names,
-            over_files(_listen, [folder / n for n in names], processes=processes, progress=title),
+def _examine_clips(one: Diagnosis, paths: Mapping[str, str], usual: float, fs: int) -> None:
+    downloaded = Path(paths[f"{one.part.key}_folder_44k"])
+    if not one.clips and audio_names(downloaded):
+        one.problems.append(
+            f"{len(audio_names(downloaded))} clips are not resampled to {fs} Hz; use --resample"
         )
-    )
-    problems: list[str] = []
-    notes: list[str] = []
-    downloaded = len(audio_names(paths[f"{part.key}_folder_44k"]))
-    if not names and downloaded:
-        problems.append(f"{downloaded} clips are not resampled to {fs} Hz; use --resample {root}")
-    elif expected is not None and len(names) != expected:
-        problems.append(f"{len(names)} clips in {folder}, not {expected}")
-    sound = {name: clip for name, clip in clips.items() if not clip.problem}
-    _say(problems, "cannot be used", [clip.problem for clip in clips.values() if clip.problem])
+    elif one.expected is not None and one.found != one.expected:
+        one.problems.append(f"{one.found} clips in {one.folder}, not {one.expected}")
+    sound = one.sound
+    unusable = [clip.problem for clip in one.clips.values() if clip.problem]
+    _say(one.problems, "cannot be used", unusable)
     _say(
-        problems,
+        one.problems,
         f"not at {fs} Hz, data.fs of the training; --add or --resample the originals with "
         f"--rate {fs}",
         [name for name, clip in sound.items() if clip.rate != fs],
     )
-    _say(notes, "silent from start to end", [n for n, clip in sound.items() if clip.peak == 0])
+    _say(one.notes, "silent from start to end", [n for n, clip in sound.items() if clip.peak == 0])
     short = [n for n, clip in sound.items() if clip.seconds < usual - SLACK]
-    _say(notes, f"shorter than {usual:g} s, which are padded", short)
+    _say(one.notes, f"shorter than {usual:g} s, which are padded", short)
     long = [n for n, clip in sound.items() if clip.seconds > usual + SLACK]
     # Of the weak clips most are for training; the others are taken whole.
-    cut = "which the training cuts into windows"
-    scored = part.key in ("synth_val", "test", "public")
-    _say(notes, f"longer than {usual:g} s, {'scored whole' if scored else cut}", long)
-
-    missing: list[str] = []
-    try:
-        missing = _compare(part, paths, root, classes, sound, set(names), problems, notes)
-    except InputError as error:
-        problems.append(str(error))
-    named = "missing: named in a table and not there"
-    _say(problems, named, missing_clips(missing[:3], folder) + missing[3:])
-    seconds = [clip.seconds for clip in sound.values()]
-    return Diagnosis(
-        part,
-        folder,
-        len(names),
-        expected,
-        dict(Counter(clip.rate for clip in sound.values())),
-        (min(seconds), float(np.median(seconds)), max(seconds)) if seconds else None,
-        problems,
-        notes,
-        missing,
-        classes,
-    )
+    scored = one.part.key in ("synth_val", "test", "public")
+    cut = "scored whole" if scored else "which the training cuts into windows"
+    _say(one.notes, f"longer than {usual:g} s, {cut}", long)
 
 
 def _listen(path: Path) -> Clip:
@@ -273,76 +257,57 @@ def _listen(path: Path) -> Clip:
     return Clip(rate, len(audio) / rate, float(np.abs(audio).max()), "")
 
 
-def _compare(
-    part: Part,
-    paths: Mapping[str, str],
-    root: Path,
-    classes: Sequence[str],
-    clips: Mapping[str, Clip],
-    there: set[str],
-    problems: list[str],
-    notes: list[str],
-) -> list[str]:
-    """Hold the tables of a part against its clips; return the clips that are missing."""
-    if part.kind == "unlabelled":
+def _compare(one: Diagnosis, paths: Mapping[str, str], root: Path) -> None:
+    """Hold the tables of a part against its clips."""
+    key = one.part.key
+    if one.part.kind == "unlabelled":
         # The training takes whatever is there; DESED's table is good for naming what is not.
         table = root / "metadata" / "train" / "unlabel_in_domain.tsv"
-        if not table.exists():
-            return []
-        return [name for name in read_filenames(table) if name not in there]
-    if part.kind == "weak":
-        weak = read_weak_tsv(paths["weak_tsv"], classes)
-        _say(problems, "without any tag", list(weak["filename"][weak["event_labels"] == ""]))
+        named = read_filenames(table) if table.exists() else []
+        one.missing = [name for name in named if name not in one.clips]
+        return
+    if one.part.kind == "weak":
+        weak = read_weak_tsv(paths["weak_tsv"], one.classes)
+        _say(one.problems, "without any tag", list(weak["filename"][weak["event_labels"] == ""]))
         named = list(weak["filename"])
     else:
-        events = read_strong_tsv(paths[f"{part.key}_tsv"], classes)
+        events = read_strong_tsv(paths[f"{key}_tsv"], one.classes)
         named = list(dict.fromkeys(events["filename"]))
-        empty = list(events["filename"][events["event_label"].isna()])
-        _say(notes, "without events", empty)
+        _say(one.notes, "without events", list(events["filename"][events["event_label"].isna()]))
         overlap = overlapping(hard_events(events))
-        _say(problems, "with overlapping events of one class", overlap)
-        if part.key == "synth":
-            unused = [name for name in classes if name not in set(events["event_label"])]
-            if unused:
-                notes.append(f"no event of {', '.join(unused)}: nothing to learn them from")
-        seconds = {name: clip.seconds for name, clip in clips.items()}
-        if f"{part.key}_dur" in paths:
-            seconds = _durations(paths[f"{part.key}_dur"], named, seconds, problems)
+        _say(one.problems, "with overlapping events of one class", overlap)
+        unused = [name for name in one.classes if name not in set(events["event_label"])]
+        if key == "synth" and unused:
+            one.notes.append(f"no event of {', '.join(unused)}: nothing to learn them from")
+        seconds = {name: clip.seconds for name, clip in one.sound.items()}
+        if f"{key}_dur" in paths:
+            seconds = _durations(one, paths[f"{key}_dur"], named, seconds)
         ends = events.dropna().groupby("filename")["offset"].max()
         late = [n for n, end in ends.items() if end > seconds.get(n, np.inf) + SLACK]
-        _say(problems, f"with events that end more than {SLACK} s after the clip", late)
-    _say(notes, "in no table, so never used", sorted(there - set(named)))
-    folder = Path(paths[f"{part.key}_folder"])
-    others = [name for name in named if name not in there and (folder / name).is_file()]
-    _say(problems, "of a format that libsndfile does not read; convert it to wav", others)
-    return [name for name in named if name not in there and name not in others]
+        _say(one.problems, f"with events that end more than {SLACK} s after the clip", late)
+    _say(one.notes, "in no table, so never used", sorted(set(one.clips) - set(named)))
+    absent = [name for name in named if name not in one.clips]
+    others = [name for name in absent if (one.folder / name).is_file()]
+    _say(one.problems, "of a format that libsndfile does not read; convert it to wav", others)
+    one.missing = [name for name in absent if name not in others]
 
 
 def _durations(
-    path: str, named: Sequence[str], seconds: Mapping[str, float], problems: list[str]
+    one: Diagnosis, path: str, named: Sequence[str], seconds: Mapping[str, float]
 ) -> dict[str, float]:
     """Durations as the scores take them, held against the clips."""
     table = read_durations(path)
     stated = dict(zip(table["filename"], table["duration"]))
-    _say(problems, f"without a row in {path}", [name for name in named if name not in stated])
+    _say(one.problems, f"without a row in {path}", [name for name in named if name not in stated])
     off = [n for n, s in seconds.items() if n in stated and abs(stated[n] - s) > SLACK]
-    _say(problems, f"more than {SLACK} s longer or shorter than {path} says", off)
+    _say(one.problems, f"more than {SLACK} s longer or shorter than {path} says", off)
     return stated
 
 
 def overlapping(events: pd.DataFrame) -> list[str]:
-    """Clips in which two events of one class overlap, which PSDS refuses.
-
-    Example:
-        >>> rows = [("a.wav", 0, 2, "Dog"), ("a.wav", 1, 3, "Dog"), ("b.wav", 0, 2, "Dog")]
-        >>> overlapping(pd.DataFrame(rows, columns=["filename", "onset", "offset", "event_label"]))
-        ['a.wav']
-    """
+    """Clips in which two events of one class overlap, which PSDS refuses."""
     given = events.dropna().sort_values(["filename", "event_label", "onset"])
-    # The latest end so far: an event may lie inside a long one that began before its neighbour.
-    groups = given.groupby(["filename", "event_label"])["offset"]
-    ended = groups.cummax().groupby([given["filename"], given["event_label"]]).shift()
-    return sorted(set(given["filename"][given["onset"] < ended]))
+    return sorted(set(given["filename"][given["onset"] < latest_offset(given)]))
 
 
 def _say(sentences: list[str], what: str, names: Sequence[str]) -> None:

@@ -38,28 +38,14 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def classes_of_table(path: PathLike) -> list[str] | None:
-    """Classes that occur in the table of a training's strong labels, see :func:`in_order`.
-
-    Returns:
-        None where there is no such table.
-
-    Raises:
-        InputError: the table, or the name of a class in it, cannot be used.
-    """
+    """Classes in a table of strong labels, see :func:`in_order`; None where there is no table."""
     if not os.path.isfile(path):
         return None
     return in_order(read_strong_tsv(path, None)["event_label"].dropna())
 
 
 def classes_of(config: Mapping[str, Any]) -> list[str] | None:
-    """Classes of a configuration: `data.classes`, or those of the table `data.synth_tsv`.
-
-    Returns:
-        None where neither is there.
-
-    Raises:
-        InputError: the table, or the name of a class in it, cannot be used.
-    """
+    """`data.classes` of a configuration, or the classes of the table `data.synth_tsv`, or None."""
     names = config["data"].get("classes")
     return classes_of_table(config["data"]["synth_tsv"]) if names is None else list(names)
 
@@ -95,12 +81,9 @@ def check_number(nclass: int, classes: list[str]) -> None:
 
 
 def refuse_other_classes(what: str, held: list[str] | None, wanted: Iterable[str]) -> None:
-    """Raise where a checkpoint or soundbank has other classes, or has them in another order.
+    """Raise where `what`, say a checkpoint, has other classes, or has them in another order.
 
-    Args:
-        what: has them, for the message.
-        held: its classes; None where nothing is known of them.
-        wanted: the classes that it should have.
+    `held` is None where nothing is known of its classes.
     """
     wanted = list(wanted)
     if held is not None and held != wanted:

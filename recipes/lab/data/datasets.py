@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
-from lab.data.audio import audio_names, missing_clips, read_audio, read_length
+from lab.data.audio import audio_names, read_audio, read_length, refuse_missing
 from lab.data.labels import ManyHotEncoder
 from lab.errors import InputError
 from lab.files import PathLike
@@ -33,7 +33,7 @@ class Clips(Dataset):
         files: path of each clip.
         encoder: gives the frames and classes of the labels.
         pad_to: length in seconds; shorter clips are padded with zeros, longer ones are cut into
-            windows. None leaves them as they are.
+            windows.
         fs: sampling rate in Hz.
         return_filename: add the path to the item.
         whole: leave longer clips whole, as what is scored has to be.
@@ -51,16 +51,16 @@ class Clips(Dataset):
         self,
         files: Sequence[str],
         encoder: ManyHotEncoder,
-        pad_to: float | None,
-        fs: int,
-        return_filename: bool,
+        pad_to: float = 10,
+        fs: int = 16000,
+        return_filename: bool = False,
         whole: bool = False,
     ) -> None:
         self.encoder = encoder
-        self.samples = None if pad_to is None else round(pad_to * fs)
+        self.samples = round(pad_to * fs)
         self.fs = fs
         self.return_filename = return_filename
-        self.whole = whole or pad_to is None
+        self.whole = whole
         windows = [(clip, at) for clip, path in enumerate(files) for at in self._windows(path)]
         self.clips = [clip for clip, _ in windows]
         self.starts = [start for _, start in windows]
@@ -71,59 +71,35 @@ class Clips(Dataset):
 
     def _windows(self, path: str) -> list[int]:
         """First samples of the windows of a clip, evenly spaced from its start to its end."""
-        if self.samples is None or self.whole:
+        if self.whole:
             return [0]
         rest = read_length(path, self.fs) - self.samples
         more = math.ceil(rest / self.samples - SLACK)
         return [round(window * rest / more) for window in range(more + 1)] if more > 0 else [0]
 
     def labels(self, item: int, frames: int | None = None) -> np.ndarray:
-        """Labels `(frames, classes)` of an item.
-
-        `frames` is for clips of another length than the encoder's.
-        """
+        """Labels `(frames, classes)` of an item; `frames` where they are not the encoder's."""
         frames = self.encoder.n_frames if frames is None else frames
         return np.zeros((frames, len(self.encoder.labels)))
 
     def audio(self, item: int) -> np.ndarray:
         """Float32 samples `(samples,)` of an item, unpadded."""
-        samples = -1 if self.samples is None or self.whole else self.samples
+        samples = -1 if self.whole else self.samples
         return read_audio(self.files[item], self.fs, self.starts[item], samples)
 
-    def taken(self, length: int) -> int:
-        """Samples of the item that a clip of `length` samples becomes."""
-        if self.samples is None:
-            return length
-        return max(length, self.samples) if self.whole else self.samples
-
     def length(self, item: int) -> int:
-        """Samples of an item, without reading its audio.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
-        if self.samples is not None and not self.whole:
+        """Samples of an item, without reading its audio."""
+        if not self.whole:
             return self.samples
-        return self.taken(read_length(self.files[item], self.fs))
-
-    def frames(self, samples: int) -> int:
-        """Label frames of an item of so many samples."""
-        if samples == self.samples:
-            return self.encoder.n_frames
-        return samples // self.encoder.frame_hop // self.encoder.net_pooling
+        return max(read_length(self.files[item], self.fs), self.samples)
 
     def __getitem__(self, item: int) -> tuple[Any, ...]:
         audio = self.audio(item)
-        samples = self.taken(len(audio))
-        if len(audio) < samples:
-            audio = np.pad(audio, (0, samples - len(audio)))
-        labels = self.labels(item, self.frames(samples))
-        parts = (
-            torch.from_numpy(np.ascontiguousarray(audio)),
-            torch.from_numpy(labels.T.astype(np.float32)),
-            1.0,
-        )
-        return (*parts, self.files[item]) if self.return_filename else parts
+        audio = np.pad(audio, (0, max(self.samples - len(audio), 0)))
+        frames = len(audio) // self.encoder.frame_hop // self.encoder.net_pooling
+        labels = self.labels(item, frames)
+        tensors = torch.from_numpy(audio), torch.from_numpy(labels.T.astype(np.float32))
+        return (*tensors, 1.0, *([self.files[item]] if self.return_filename else []))
 
 
 class StronglyAnnotatedSet(Clips):
@@ -142,10 +118,8 @@ class StronglyAnnotatedSet(Clips):
         audio_folder: PathLike,
         tsv_entries: pd.DataFrame,
         encoder: ManyHotEncoder,
-        pad_to: float | None = 10,
-        fs: int = 16000,
-        return_filename: bool = False,
-        whole: bool = False,
+        pad_to: float = 10,
+        **options: Any,
     ) -> None:
         self.events: dict[str, list[tuple[Any, ...]]] = {}
         columns = ["filename", "event_label", "onset", "offset"]
@@ -156,7 +130,7 @@ class StronglyAnnotatedSet(Clips):
                 events.append(tuple(event))
         self.names = list(self.events)
         files = find_files(audio_folder, self.names)
-        super().__init__(files, encoder, pad_to, fs, return_filename, whole)
+        super().__init__(files, encoder, pad_to, **options)
 
     def labels(self, item: int, frames: int | None = None) -> np.ndarray:
         """Labels `(frames, classes)` of an item."""
@@ -189,14 +163,12 @@ class WeakSet(Clips):
         audio_folder: PathLike,
         tsv_entries: pd.DataFrame,
         encoder: ManyHotEncoder,
-        pad_to: float | None = 10,
-        fs: int = 16000,
-        return_filename: bool = False,
-        whole: bool = False,
+        pad_to: float = 10,
+        **options: Any,
     ) -> None:
         self.tags = list(tsv_entries["event_labels"])
         files = find_files(audio_folder, list(tsv_entries["filename"]))
-        super().__init__(files, encoder, pad_to, fs, return_filename, whole)
+        super().__init__(files, encoder, pad_to, **options)
 
     def labels(self, item: int, frames: int | None = None) -> np.ndarray:
         """Labels `(frames, classes)`, all in frame 0."""
@@ -218,17 +190,15 @@ class UnlabeledSet(Clips):
         self,
         unlabeled_folder: PathLike,
         encoder: ManyHotEncoder,
-        pad_to: float | None = 10,
-        fs: int = 16000,
-        return_filename: bool = False,
-        whole: bool = False,
+        pad_to: float = 10,
+        **options: Any,
     ) -> None:
-        list_folder(unlabeled_folder)
+        _check_folder(unlabeled_folder)
         files = audio_names(unlabeled_folder)
         if not files:
             raise InputError(f"{unlabeled_folder} holds no audio file; put the clips there")
         paths = [os.path.join(unlabeled_folder, file) for file in files]
-        super().__init__(paths, encoder, pad_to, fs, return_filename, whole)
+        super().__init__(paths, encoder, pad_to, **options)
 
 
 class ConcatDatasetBatchSampler(Sampler[List[int]]):
@@ -242,7 +212,6 @@ class ConcatDatasetBatchSampler(Sampler[List[int]]):
     Args:
         lengths: clips of each set, in the order of the ConcatDataset.
         batch_sizes: clips of each set in a batch of one process; 0 leaves the set out.
-        seed: of the orders.
         passes: how often an epoch goes through the clips.
         rank: which of the processes this is, from 0.
         processes: how many train together.
@@ -352,15 +321,9 @@ def mix_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def list_folder(folder: PathLike) -> list[str]:
-    """Names in a folder.
-
-    Raises:
-        InputError: there is no such folder.
-    """
+def _check_folder(folder: PathLike) -> None:
     if not os.path.isdir(folder):
         raise InputError(f"the folder {folder} does not exist; correct its path under data:")
-    return os.listdir(folder)
 
 
 def name_in(folder: PathLike, path: str) -> str | None:
@@ -375,20 +338,12 @@ def name_in(folder: PathLike, path: str) -> str | None:
 
 
 def find_files(folder: PathLike, names: Sequence[str]) -> list[str]:
-    """Paths of named files in a folder.
-
-    Raises:
-        InputError: the folder or some files are missing (the first three are named).
-    """
-    present = set(list_folder(folder))
+    """Paths of named files in a folder, all of which must be there."""
+    _check_folder(folder)
     paths = [os.path.join(folder, name) for name in names]
+    present = set(os.listdir(folder))  # one question to a file server, not thousands
     missing = [
         name for name, path in zip(names, paths) if name not in present and not os.path.isfile(path)
     ]
-    if missing:
-        shown = ", ".join(missing_clips(missing[:3], folder)) + ", ..." * (len(missing) > 3)
-        raise InputError(
-            f"{len(missing)} of {len(names)} files of the table are not in {folder}: {shown}; "
-            "copy or rename them, or remove their rows"
-        )
+    refuse_missing(missing, names, "the table", folder)
     return paths

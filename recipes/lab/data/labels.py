@@ -1,4 +1,4 @@
-"""Many-hot labels: from events in seconds to frames and back."""
+"""Many-hot labels: from events in seconds to frames."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class ManyHotEncoder:
         >>> encoder = ManyHotEncoder(["Cat", "Dog"], 10, 2048, 256, net_pooling=4)
         >>> encoder.n_frames, encoder.frame_seconds
         (156, 0.064)
-        >>> encoder.decode_strong(encoder.encode_strong([("Dog", 1.0, 2.0)]))
-        [('Dog', 0.96, 2.048)]
+        >>> np.flatnonzero(encoder.encode_strong([("Dog", 1.0, 1.2)])[:, 1])
+        array([15, 16, 17, 18])
     """
 
     def __init__(
@@ -102,29 +102,13 @@ class ManyHotEncoder:
         frames = self.n_frames if frames is None else frames
         encoded = np.zeros((frames, len(self.labels)))
         for label, onset, offset, *confidence in events:
-            start = int(self._time_to_frame(onset, frames))
-            stop = int(np.ceil(self._time_to_frame(offset, frames)))
-            active = encoded[start:stop, self._find(label)]
+            onset, offset = (
+                min(max(time * self.fs / self.frame_hop / self.net_pooling, 0), frames)
+                for time in (onset, offset)
+            )
+            active = encoded[int(onset) : int(np.ceil(offset)), self._find(label)]
             np.maximum(active, confidence[0] if confidence else 1, out=active)
         return encoded
-
-    def decode_strong(self, encoded: np.ndarray) -> list[tuple[str, float, float]]:
-        """Turn frames into events: (label, onset, offset) in seconds, by class, then by time.
-
-        Args:
-            encoded: `(frames, classes)`; non-zero is active.
-        """
-        active = np.pad(np.asarray(encoded).T != 0, ((0, 0), (1, 1)))
-        change = np.flatnonzero(active[:, 1:] != active[:, :-1]).reshape(-1, 2)
-        frames = active.shape[1] - 1
-        return [
-            (
-                self.labels[start // frames],
-                self._frame_to_time(start % frames),
-                self._frame_to_time(stop % frames),
-            )
-            for start, stop in change
-        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the constructor's arguments, as plain data."""
@@ -138,20 +122,9 @@ class ManyHotEncoder:
             )
         return self._column[label]
 
-    def _time_to_frame(self, seconds: float, frames: int) -> float:
-        frame = seconds * self.fs / self.frame_hop / self.net_pooling
-        return min(max(frame, 0), frames)
-
-    def _frame_to_time(self, frame: int) -> float:
-        seconds = float(frame) * self.net_pooling / (self.fs / self.frame_hop)
-        return min(max(seconds, 0.0), float(self.audio_len))
-
 
 def make_encoder(config: Mapping[str, Any]) -> ManyHotEncoder:
-    """Make the label encoder of the configuration.
-
-    Its classes are those of :func:`lab.data.classes.classes_of`; DESED's ten where
-    neither the configuration nor a table says any.
+    """Make the label encoder of the configuration; DESED's ten classes where nothing says any.
 
     Raises:
         InputError: the network has another number of outputs than there are classes, or the table

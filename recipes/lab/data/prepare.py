@@ -5,28 +5,25 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Iterable, NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
+import numpy as np
 import pandas as pd
 
-from lab.data.annotations import (
-    read_durations,
-    read_strong_tsv,
-    read_weak_tsv,
-    to_tsv,
-)
+from lab.data.annotations import read_strong_tsv, read_weak_tsv, to_tsv
 from lab.data.audio import (
     Conversion,
     audio_names,
     convert,
     file_names,
-    missing_clips,
     open_audio,
+    refuse_missing,
     stem,
     wav_name,
 )
 from lab.data.classes import classes_of_table
 from lab.data.desed import official_layout
+from lab.data.tracks import read_tracks
 from lab.errors import InputError
 from lab.files import PathLike, one_spelling, remove_left_over, write_whole
 from lab.processes import over_files
@@ -46,18 +43,11 @@ SETS = {
 
 
 class Addition(NamedTuple):
-    """What was laid into a folder.
+    """What was laid into a folder."""
 
-    Attributes:
-        clips: how many it got or had.
-        loss: share of the sound's energy that went with the frequencies above half the rate.
-        worst: the clip that lost the largest share of its own, and that share; None where no
-            clip of a higher rate was converted.
-    """
-
-    clips: int
-    loss: float = 0.0
-    worst: tuple[str, float] | None = None
+    clips: int  # that it got or had
+    loss: float  # share of the sound's energy that went with the frequencies above half the rate
+    worst: tuple[str, float] | None  # the clip that lost most, and its share; of a lowered rate
 
 
 def resample_tree(
@@ -71,7 +61,7 @@ def resample_tree(
     Args:
         folder: data set in the official layout.
         fs: sampling rate of the result in Hz; the folders keep their names.
-        processes: how many; as many as there are cores when None.
+        processes: as many as there are cores when None.
         progress: show bars, on a terminal.
 
     Returns:
@@ -106,8 +96,7 @@ def add_set(
     name: str,
     out: PathLike,
     audio: PathLike,
-    table: PathLike | None,
-    durations: PathLike | None = None,
+    table: PathLike | pd.DataFrame | None,
     *,
     classes: Sequence[str] | None = None,
     fs: int = RATE,
@@ -122,10 +111,10 @@ def add_set(
         audio: folder of the clips (:data:`lab.data.audio.FORMATS`, any sampling rate, any
             channels). The table may name them with another suffix or none, and in folders of that
             folder.
-        table: their events, see :func:`lab.data.annotations.read_strong_tsv`; of weak
-            clips their tags, see :func:`lab.data.annotations.read_weak_tsv`. None for
-            unlabelled clips: all that the folder holds.
-        durations: their durations; measured when None.
+        table: their events, a table (:func:`lab.data.annotations.read_strong_tsv`, read or not)
+            or a folder of labels (:func:`lab.data.tracks.read_tracks`); of weak clips their tags
+            (:func:`lab.data.annotations.read_weak_tsv`). None for unlabelled clips: all that the
+            folder holds.
         classes: that the table may name; None for those of the training set that is there, or any
             where there is none.
         fs: sampling rate of the set in Hz: `data.fs` of the training.
@@ -138,53 +127,129 @@ def add_set(
     """
     part = SETS[name]
     paths = official_layout(out)
-    target = Path(paths[f"{part}_folder"])
     if classes is None and part != "synth":
         classes = classes_of_table(paths["synth_tsv"])
-    labels = _labels(part, table, classes)
-    given = audio_names(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
-    if labels is None and not given:
+    labels, named_by = None, audio
+    if isinstance(table, pd.DataFrame):
+        labels = table
+    elif table is not None:
+        labels, named_by = _read_labels(part, table, audio, classes), table
+    given = _names_in(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
+    found = _find_audio(Path(audio), given, named_by)
+    names = {name: wav_name(name) for name in found}
+    target = Path(paths[f"{part}_folder"])
+    text = ""
+    if labels is not None:
+        text = to_tsv(labels.assign(filename=labels["filename"].map(names)))
+        _refuse_another_table(paths[f"{part}_tsv"], text)
+    others = [clip for clip in audio_names(target) if clip not in set(names.values())]
+    if others:
+        raise InputError(
+            f"{target} holds {len(others)} clips of another set, such as {others[0]}; "
+            "give another --out"
+        )
+    jobs = [(path, target / names[name]) for name, path in found.items()]
+    addition = _convert_all(jobs, target, fs, processes, name if progress else None)
+    if f"{part}_dur" in paths:
+        write_durations(target, sorted(names.values()), Path(paths[f"{part}_dur"]))
+    # The table last: where it is, all the audio is.
+    if labels is not None:
+        write_whole(paths[f"{part}_tsv"], text)
+    return addition
+
+
+def add_split(
+    out: PathLike,
+    audio: PathLike,
+    table: PathLike,
+    shares: Sequence[float],
+    seed: int = 0,
+    *,
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> Iterator[tuple[str, Addition]]:
+    """Lay recordings of one folder into a data set as its training, validation and test sets.
+
+    Args:
+        out, audio, table, classes, options: as of :func:`add_set`.
+        shares: of the three sets, in per cent of the recordings; see :func:`split`.
+        seed: of the random order.
+
+    Yields:
+        Name of a set, and what it got.
+    """
+    events = _read_labels("synth", table, audio, classes)
+    for name, clips in split(events, shares, seed).items():
+        rows = events[events["filename"].isin(clips)]
+        yield name, add_set(name, out, audio, rows, classes=classes, **options)
+
+
+def split(events: pd.DataFrame, shares: Sequence[float], seed: int = 0) -> dict[str, list[str]]:
+    """Draw the recordings of the training, validation and test sets.
+
+    The training set hears every class: the first recordings of each, in the order drawn, are its
+    own, and with the next ones it has its share.
+
+    Args:
+        events: columns filename, event_label.
+        shares: in per cent, in the order of the sets.
+        seed: of the order.
+
+    Raises:
+        InputError: the shares do not add up, or there are too few recordings for them.
+
+    Example:
+        >>> events = pd.DataFrame({"filename": [*"abcd"], "event_label": ["Cat", "Dog"] * 2})
+        >>> split(events, (50, 25, 25))
+        {'training': ['b', 'c'], 'validation': ['a'], 'test': ['d']}
+    """
+    if min(shares) <= 0 or not np.isclose(sum(shares), 100):
+        raise InputError(
+            f"--split {' '.join(f'{share:g}' for share in shares)}: give three shares above 0 "
+            "that add up to 100"
+        )
+    labels = events.groupby("filename")["event_label"].agg(lambda one: set(one.dropna()))
+    drawn = np.random.default_rng(seed).permutation(sorted(labels.index)).tolist()
+    heard: set[str] = set()
+    first = []
+    for name in drawn:
+        if not labels[name] <= heard:
+            first.append(name)
+            heard |= labels[name]
+    order = [*first, *(name for name in drawn if name not in set(first))]
+    ends = np.round(np.cumsum([0, *shares]) / 100 * len(order)).astype(int)
+    sets = {
+        name: sorted(order[start:end])
+        for name, start, end in zip(("training", "validation", "test"), ends, ends[1:])
+    }
+    if not all(sets.values()) or ends[1] < len(first):
+        counts = ", ".join(f"{len(clips)} {name}" for name, clips in sets.items())
+        raise InputError(
+            f"--split makes {counts} of {len(order)} recordings, and each set needs one and the "
+            f"training {len(first)} for its {len(heard)} classes; give other shares or more "
+            "recordings"
+        )
+    return sets
+
+
+def _read_labels(
+    part: str, table: PathLike, audio: PathLike, classes: Sequence[str] | None
+) -> pd.DataFrame:
+    if os.path.isdir(table):
+        return read_tracks(table, _names_in(audio), classes)
+    return (read_weak_tsv if part == "weak" else read_strong_tsv)(table, classes)
+
+
+def _names_in(audio: PathLike) -> list[str]:
+    names = audio_names(audio)
+    if not names:
         others = file_names(audio)
         instead = f" ({len(others)} other files, such as {others[0]})" if others else ""
         raise InputError(
             f"{audio} holds no audio that libsndfile reads (wav, flac, ogg, mp3, ...){instead}; "
             "give the folder of the clips, or convert them to wav"
         )
-    found = _find_audio(Path(audio), given, audio if table is None else table)
-    names = {name: wav_name(name) for name in found}
-    texts = {}
-    if labels is not None:
-        texts[paths[f"{part}_tsv"]] = to_tsv(labels.assign(filename=labels["filename"].map(names)))
-    measured = paths.get(f"{part}_dur")
-    if durations is not None and measured is not None:
-        lengths = read_durations(durations)
-        missing = sorted(set(found) - set(lengths["filename"]))
-        if missing:
-            raise InputError(f"{durations} has no row for {missing[0]}; give each clip a row")
-        lengths = lengths[lengths["filename"].isin(list(found))]
-        lengths["filename"] = lengths["filename"].map(names)
-        texts[measured] = to_tsv(lengths)
-        measured = None
-    _refuse_another(target, set(names.values()), texts)
-    jobs = [(path, target / names[name]) for name, path in found.items()]
-    addition = _convert_all(jobs, target, fs, processes, name if progress else None)
-    if measured is not None:
-        write_durations(target, sorted(names.values()), Path(measured))
-    # The tables last: where they are, all the audio is.
-    for path, text in texts.items():
-        write_whole(path, text)
-    return addition
-
-
-def _labels(
-    part: str, table: PathLike | None, classes: Sequence[str] | None
-) -> pd.DataFrame | None:
-    """The table of a set; None for unlabelled clips, which have none."""
-    if part == "unlabeled":
-        return None
-    if table is None:
-        raise InputError("there is no table of labels; give one, or add the clips as unlabelled")
-    return (read_weak_tsv if part == "weak" else read_strong_tsv)(table, classes)
+    return names
 
 
 def write_durations(folder: Path, names: list[str], table: Path) -> None:
@@ -200,26 +265,19 @@ def _convert_all(
     jobs: list[tuple[Path, Path]], target: Path, fs: int, processes: int | None, title: str | None
 ) -> Addition:
     remove_left_over(target)
-    done = over_files(partial(_convert, fs=fs), jobs, processes=processes, progress=title)
-    return _addition(zip((source.name for source, _ in jobs), done))
+    done = list(over_files(partial(_convert, fs=fs), jobs, processes=processes, progress=title))
+    energy = sum(one.energy for one in done)
+    lost = [
+        (one.lost, one.lost / one.energy if one.energy else 0.0, source.name)
+        for (source, _), one in zip(jobs, done)
+        if one.lost is not None
+    ]
+    worst = max(((name, share) for _, share, name in lost), key=lambda one: one[1], default=None)
+    return Addition(len(done), sum(loss for loss, *_ in lost) / energy if energy else 0.0, worst)
 
 
 def _convert(job: tuple[Path, Path], fs: int) -> Conversion:
     return convert(*job, fs=fs)
-
-
-def _addition(conversions: Iterable[tuple[str, Conversion]]) -> Addition:
-    clips, before, lost = 0, 0.0, 0.0
-    shares: list[tuple[float, str]] = []
-    for name, one in conversions:
-        clips += 1
-        before += one.before
-        if one.lowered:
-            gone = max(one.before - one.after, 0.0)
-            lost += gone
-            shares.append((gone / one.before if one.before else 0.0, name))
-    share, name = max(shares, default=(0.0, ""))
-    return Addition(clips, lost / before if before else 0.0, (name, share) if shares else None)
 
 
 def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Path]:
@@ -243,12 +301,7 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
             found[name] = folder / here[0]
         else:
             missing.append(name)
-    if missing:
-        shown = ", ".join(missing_clips(missing[:3], folder)) + ", ..." * (len(missing) > 3)
-        raise InputError(
-            f"{len(missing)} of {len(names)} clips of {table} are not in {folder}: {shown}; "
-            "copy or rename them, or remove their rows"
-        )
+    refuse_missing(missing, names, str(table), folder)
     taken: dict[object, str] = {}
     for name, path in found.items():
         for clip in (path, wav_name(name)):
@@ -258,16 +311,9 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
     return found
 
 
-def _refuse_another(folder: Path, names: set[str], texts: dict[str, str]) -> None:
-    """Raise where a table or clip is there that is not of this set; an empty table may go."""
-    for path, text in texts.items():
-        if os.path.exists(path):
-            there = Path(path).read_text(encoding="utf-8", errors="replace")
-            if there != text and len(there.splitlines()) > 1:
-                raise InputError(f"{path} holds another set; give another --out")
-    others = [clip for clip in audio_names(folder) if clip not in names]
-    if others:
-        raise InputError(
-            f"{folder} holds {len(others)} clips of another set, such as {others[0]}; "
-            "give another --out"
-        )
+def _refuse_another_table(path: PathLike, text: str) -> None:
+    """Raise where a table is there that is not this one; one without rows may go."""
+    if os.path.exists(path):
+        there = Path(path).read_text(encoding="utf-8", errors="replace")
+        if there != text and len(there.splitlines()) > 1:
+            raise InputError(f"{path} holds another set; give another --out")

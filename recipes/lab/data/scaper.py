@@ -26,11 +26,7 @@ PITCH = ("uniform", -3.0, 3.0)  # semitones
 
 
 def import_desed() -> ModuleType:
-    """Import the `desed` package, an extra of its own: its Scaper needs libsox to build.
-
-    Raises:
-        InputError: it cannot be imported.
-    """
+    """Import the `desed` package, an extra of its own: its Scaper needs libsox to build."""
     try:
         return importlib.import_module("desed")
     except ImportError as error:
@@ -50,19 +46,18 @@ def generate_clips(
     processes: int | None = None,
     progress: str | None = None,
 ) -> None:
-    """Generate clips and, once all are there, the table of their events.
+    """Generate clips `0.wav`, `0.jams` and so on, then the table of their events.
 
     A clip depends on the seed and its number alone. Clips that are there are kept, so a run that
     was interrupted goes on.
 
     Args:
-        audio: folder that gets `0.wav`, `0.jams` and so on.
-        table: tab-separated, with the columns filename, onset, offset (seconds), event_label.
+        audio: folder that gets them.
+        table: gets their events.
         soundbank: folder with `foreground/<Class>/*` and `background/<label>/*`; a class may have
             the suffixes of DESED, `_nOn` and `_nOff`: recordings without their onset or offset.
         count: of the clips; the classes take turns.
-        seed: of the random numbers.
-        processes: how many; as many as there are cores when None.
+        processes: as many as there are cores when None.
         progress: title of the bar that is shown on a terminal; None for no bar.
 
     Raises:

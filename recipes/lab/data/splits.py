@@ -22,20 +22,14 @@ def training_sets(
     """
     data, training = config["data"], config["training"]
     common: dict[str, Any] = {"pad_to": data["audio_max_len"], "fs": data["fs"]}
+    scored = {**common, "return_filename": True, "whole": True}
     _, weak_size, unlabelled_size = training["batch_size"]
     strong_table = read_strong_tsv(data["synth_tsv"], encoder.labels)
     strong = StronglyAnnotatedSet(data["synth_folder"], strong_table, encoder, **common)
-    valid_table = _with_clips("synth_val_tsv", data, encoder)
     read_durations(data["synth_val_dur"])
+    valid_table = _with_clips("synth_val_tsv", data, encoder)
     valid: list[Clips] = [
-        StronglyAnnotatedSet(
-            data["synth_val_folder"],
-            valid_table,
-            encoder,
-            return_filename=True,
-            whole=True,
-            **common,
-        )
+        StronglyAnnotatedSet(data["synth_val_folder"], valid_table, encoder, **scored)
     ]
     weak, unlabelled = None, None
     if weak_size:
@@ -44,11 +38,7 @@ def training_sets(
         rest = table.drop(chosen.index)
         weak = WeakSet(data["weak_folder"], chosen, encoder, **common)
         if len(rest):
-            valid.append(
-                WeakSet(
-                    data["weak_folder"], rest, encoder, return_filename=True, whole=True, **common
-                )
-            )
+            valid.append(WeakSet(data["weak_folder"], rest, encoder, **scored))
     if unlabelled_size:
         unlabelled = UnlabeledSet(data["unlabeled_folder"], encoder, **common)
     return [strong, weak, unlabelled], valid
@@ -61,25 +51,15 @@ def make_test_set(config: Mapping[str, Any], encoder: ManyHotEncoder, evaluation
         InputError: a table, folder or file is missing or wrong.
     """
     data = config["data"]
+    scored: dict[str, Any] = {"fs": data["fs"], "return_filename": True, "whole": True}
     if evaluation:
-        return UnlabeledSet(
-            data["eval_folder"],
-            encoder,
-            # As in the official evaluation clips keep their length; the features need a window.
-            pad_to=config["feats"]["n_window"] / data["fs"],
-            fs=data["fs"],
-            return_filename=True,
-            whole=True,
-        )
+        # As in the official evaluation clips keep their length; the features need a window.
+        window = config["feats"]["n_window"] / data["fs"]
+        return UnlabeledSet(data["eval_folder"], encoder, window, **scored)
     read_durations(data["test_dur"])
+    table = _with_clips("test_tsv", data, encoder)
     return StronglyAnnotatedSet(
-        data["test_folder"],
-        _with_clips("test_tsv", data, encoder),
-        encoder,
-        pad_to=data["audio_max_len"],
-        fs=data["fs"],
-        return_filename=True,
-        whole=True,
+        data["test_folder"], table, encoder, data["audio_max_len"], **scored
     )
 
 

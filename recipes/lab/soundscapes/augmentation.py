@@ -27,19 +27,12 @@ _LOWEST, _HIGHEST = 50.0, RATE / 2  # Hz, the ends of the equaliser's curve
 
 
 class Change(NamedTuple):
-    """What is done to a sound.
+    """What is done to a sound."""
 
-    Args:
-        semitones: of the pitch, upwards.
-        stretch: duration, relative to what it was.
-        frequencies: where the equaliser's curve has its knots, in Hz, rising.
-        gains: of the equaliser at these frequencies, in dB.
-    """
-
-    semitones: float
-    stretch: float
-    frequencies: tuple[float, ...]
-    gains: tuple[float, ...]
+    semitones: float  # upwards
+    stretch: float  # of the duration
+    frequencies: tuple[float, ...]  # Hz, rising: the knots of the equaliser's curve
+    gains: tuple[float, ...]  # dB, at these frequencies
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """Change a sound, (samples,); the result has ``stretch`` times as many samples."""
@@ -65,13 +58,6 @@ def with_duration(wave: np.ndarray, n: int) -> np.ndarray:
     Segments of 40 ms overlap by half; each is taken where, within 10 ms of its place, the wave
     resembles best what followed the segment before. Attacks stay sharp, unlike in a phase vocoder;
     where a sound becomes longer, some come twice within 20 ms.
-
-    Args:
-        wave: (samples,).
-        n: number of samples that are wanted.
-
-    Returns:
-        (n,), the wave itself where it has this length.
     """
     if len(wave) == n:
         return wave
@@ -115,9 +101,6 @@ class AugmentedSounds(Soundbank):
     The sounds of a class in a clip are changed alike, as most of them come from one dog, one
     alarm, one talker. One that fills the clip keeps its duration. A background keeps pitch and
     duration.
-
-    Args:
-        bank: where the sounds come from.
     """
 
     def __init__(self, bank: Soundbank) -> None:

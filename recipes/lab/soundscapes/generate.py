@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
-import numbers
 import os
 import shutil
 from pathlib import Path
-from typing import Iterator, Mapping, Tuple
+from typing import Iterator, Mapping
 
-from lab.devices import cores
 from lab.errors import InputError, resumable
-from lab.files import PathLike, left_over, write_whole
+from lab.files import PathLike, remove_left_over, write_whole
 from lab.processes import over_files
 from lab.soundscapes import layout
-from lab.soundscapes.soundbank import RecordedSounds
-from lab.soundscapes.worker import IN_DOMAIN_SUBSETS, Bank, Banks, make_clip
+from lab.soundscapes.soundbank import ParametricSounds, RecordedSounds, Soundbank
+from lab.soundscapes.worker import make_clip
 
 # Raise it when clips of one seed come out differently, so that trees are not mixed.
 FORMAT = 1
-Clip = Tuple[str, int]
+TRAINING_SPREAD = 0.7  # training sounds lack the outer part of each parameter's range
 
 
 @resumable()
@@ -42,7 +40,7 @@ def generate(
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Generate a data set of 10 s clips at 16 kHz in the layout of the DCASE 2021 baseline.
+    """Generate a data set of 10 s clips at 16 kHz in the baseline's layout; return its folder.
 
     A clip depends on the seed, its subset and its number alone: the files are the same for any
     number of processes. A run that was interrupted goes on where it stopped, and a data set that
@@ -50,32 +48,27 @@ def generate(
 
     Args:
         out: folder of the data set; new, empty, or made with the same settings.
-        strong: number of strongly labelled training clips.
-        weak: number of weakly labelled training clips.
-        unlabelled: number of unlabelled training clips, 3 % of them without any event.
+        strong, weak, unlabelled: numbers of training clips; 3 % of the unlabelled ones are
+            without any event.
         validation: number of strongly labelled clips like the training ones.
         test: number of strongly labelled clips with other parameters, rooms and channels.
         seed: non-negative.
-        soundbank: folder of recordings with ``foreground/<Class>/`` and ``background/<label>/``,
-            of any classes, instead of the parametric sounds. Every fifth recording goes to
-            ``validation`` only.
+        soundbank: folder of recordings, see :class:`lab.soundscapes.soundbank.RecordedSounds`,
+            instead of the parametric sounds. Every fifth one goes to ``validation`` only.
         validation_soundbank: folder of recordings for ``validation``; then the training clips
             take all recordings of ``soundbank``.
         test_soundbank: folder of recordings for ``test``; ``soundbank`` when None.
-        augment: change the sounds of the training clips (strong, weak, unlabelled): pitch by up
-            to 3 semitones, duration by up to a fifth, an equaliser of 6 dB, and half of the clips
-            in a room. Validation and test clips stay as they are, so that an epoch is chosen, and
-            a system judged, on sounds as they were recorded.
+        augment: change the sounds of the training clips (strong, weak, unlabelled), see
+            :mod:`lab.soundscapes.augmentation`, and put half of the clips in a room. Validation
+            and test clips stay as they are, so that an epoch is chosen, and a system judged, on
+            sounds as they were recorded.
         density: factor on the number of classes in a training clip (1.6 in the mean), 1 to 3.
         in_domain: which clips are recorded in rooms, through channels and at levels like those of
             the test clips (the middle of their ranges): ``"weak"`` for weak and unlabelled ones,
             as in DESED, where they come from where its test clips come from; ``"all"`` for the
             strong and validation ones too; None for none.
-        processes: number of processes; as many as there are cores when None.
+        processes: as many as there are cores when None.
         progress: show a progress bar, if standard error is a terminal.
-
-    Returns:
-        ``out``.
 
     Raises:
         InputError: when a setting or a soundbank cannot be used, ``out`` holds something else,
@@ -88,67 +81,66 @@ def generate(
         "validation": validation,
         "test": test,
     }
-    for name, value in [*counts.items(), ("seed", seed)]:
-        _check_integer(name, value, 0)
-    if processes is None:
-        processes = cores()
-    _check_integer("processes", processes, 1)
-    if not isinstance(augment, bool):
-        raise InputError(f"--augment is {augment!r}; give true or false")
-    if in_domain not in IN_DOMAIN_SUBSETS:
-        raise InputError(f"--in-domain is {in_domain!r}; give weak or all")
-    if isinstance(density, bool) or not isinstance(density, numbers.Real) or not 1 <= density <= 3:
-        raise InputError(f"--density is {density!r}; give a number from 1 to 3")
+    for name, value in (*counts.items(), ("seed", seed)):
+        if value < 0:
+            raise InputError(f"--{name} is {value}; give a whole number of at least 0")
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes is {processes}; give a whole number of at least 1")
+    if not 1 <= density <= 3:
+        raise InputError(f"--density is {density}; give a number from 1 to 3")
     for part, folder in (("validation", validation_soundbank), ("test", test_soundbank)):
         if folder is not None and soundbank is None:
             raise InputError(
                 f"--{part}-soundbank {folder} needs --soundbank: training clips cannot be "
                 f"parametric when {part} clips are recorded"
             )
-    recorded = [
-        None if folder is None else RecordedSounds(Path(folder))
+    banks = [
+        None if folder is None else RecordedSounds(folder)
         for folder in (soundbank, validation_soundbank, test_soundbank)
     ]
-    _refuse_other_classes(recorded)
-    banks = Banks(*(bank and Bank(bank.folder.resolve(), bank.fingerprint()) for bank in recorded))
+    _refuse_other_classes(banks)
+    fingerprints = [None if bank is None else bank.fingerprint() for bank in banks]
+    root = Path(out)
     settings: dict[str, object] = {
         "format": FORMAT,
-        "seed": int(seed),
-        **{name: int(count) for name, count in counts.items()},
-        "soundbank": banks.train and banks.train.fingerprint,
-        "validation_soundbank": banks.validation and banks.validation.fingerprint,
-        "test_soundbank": banks.test and banks.test.fingerprint,
+        "seed": seed,
+        **counts,
+        **dict(zip(("soundbank", "validation_soundbank", "test_soundbank"), fingerprints)),
         "augment": augment,
         "density": float(density),
         "in_domain": in_domain,
     }
-    root = Path(out)
     _claim(root, settings)
-
-    before = left_over(root)
-    clips = list(_missing_clips(root, counts))
+    remove_left_over(root)
     make = functools.partial(
         make_clip,
         out=root.resolve(),
-        seed=int(seed),
-        banks=banks,
+        seed=seed,
+        sources=_sources(*banks),
         augment=augment,
         density=float(density),
         in_domain=in_domain,
     )
+    clips = list(_missing_clips(root, counts))
     title = "soundscapes" if progress else None
     for _ in over_files(make, clips, processes=processes, at_least=1, progress=title):
         pass
     _write_tables(root, counts)
-    # A partial file is there for milliseconds: one from before the run belongs to a killed one.
-    for path in before:
-        path.unlink(missing_ok=True)
     return root
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise InputError(f"--{name} is {value!r}; give a whole number of at least {least}")
+def _sources(
+    bank: RecordedSounds | None, validation: RecordedSounds | None, test: RecordedSounds | None
+) -> dict[str, Soundbank]:
+    """Where the sounds of each part of the data set come from."""
+    if bank is None:
+        train = ParametricSounds(TRAINING_SPREAD)
+        return {"train": train, "validation": train, "test": ParametricSounds(1.0)}
+    return {
+        "train": RecordedSounds(bank.folder, "train") if validation is None else bank,
+        "validation": validation or RecordedSounds(bank.folder, "validation"),
+        "test": test or bank,
+    }
 
 
 def _refuse_other_classes(banks: list[RecordedSounds | None]) -> None:
@@ -185,19 +177,18 @@ def _claim(root: Path, settings: Mapping[str, object]) -> None:
             raise InputError(f"{manifest} cannot be read ({error}); give another --out") from None
         if differing:
             key = differing[0]
+            there, wanted = (
+                "none" if value is None else value for value in (made_with.get(key), settings[key])
+            )
             raise InputError(
-                f"{root} was made with {key} {_words(made_with.get(key))}, not "
-                f"{_words(settings[key])}; give another --out, or the settings in {manifest}"
+                f"{root} was made with {key} {there}, not {wanted}; give another --out, or the "
+                f"settings in {manifest}"
             )
         return
     write_whole(manifest, (json.dumps(settings, indent=2) + "\n").encode())
 
 
-def _words(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
-def _missing_clips(root: Path, counts: Mapping[str, int]) -> Iterator[Clip]:
+def _missing_clips(root: Path, counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """List the clips that are missing, or whose events are neither kept nor in the table."""
     for name, count in counts.items():
         subset = layout.SUBSETS[name]
@@ -205,7 +196,7 @@ def _missing_clips(root: Path, counts: Mapping[str, int]) -> Iterator[Clip]:
         folder = root / subset.audio
         there = set(os.listdir(folder)) if folder.is_dir() else set()
         for index in range(count):
-            kept = tabled or layout.annotation_path(root, subset, index).exists()
+            kept = tabled or layout.rows_path(root, subset, index).exists()
             if not (kept and subset.filename(index) in there):
                 yield name, index
 
@@ -216,9 +207,9 @@ def _write_tables(root: Path, counts: Mapping[str, int]) -> None:
         subset = layout.SUBSETS[name]
         (root / subset.audio).mkdir(parents=True, exist_ok=True)
         if subset.table is not None and not (root / subset.table).exists():
-            paths = [layout.annotation_path(root, subset, index) for index in range(count)]
-            events = [layout.read_annotation(path) for path in paths]
-            write_whole(root / subset.table, layout.table_bytes(subset, events))
+            paths = (layout.rows_path(root, subset, index) for index in range(count))
+            rows = "".join(path.read_text(encoding="utf-8") for path in paths)
+            write_whole(root / subset.table, layout.header(subset) + rows)
         if subset.durations is not None and not (root / subset.durations).exists():
-            write_whole(root / subset.durations, layout.durations_bytes(subset, count))
+            write_whole(root / subset.durations, layout.durations(subset, count))
     shutil.rmtree(root / layout.ANNOTATIONS, ignore_errors=True)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
-import wave
 from pathlib import Path
-from typing import Iterable, NamedTuple
-
-import numpy as np
+from typing import NamedTuple, Sequence
 
 from lab.data.desed import official_layout
 from lab.soundscapes.mixing import TEST, TRAINING, Conditions, Event
 from lab.soundscapes.timeline import CLIP_SECONDS
-from lab.soundscapes.waves import RATE
 
 LAYOUT = official_layout("")  # relative to the root
 MANIFEST = "soundscapes.json"
@@ -29,11 +23,6 @@ class Subset(NamedTuple):
     conditions: Conditions
     part: str
     empty_share: float = 0.0
-
-    @property
-    def weak(self) -> bool:
-        """Whether its table holds tags, not events."""
-        return self.key == "weak"
 
     @property
     def audio(self) -> str:
@@ -68,46 +57,26 @@ SUBSETS = {
 }
 
 
-def wav_bytes(audio: np.ndarray) -> bytes:
-    """Return 16-bit samples (samples,) at 16 kHz as the content of a mono wav file."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(audio.astype("<i2").tobytes())
-    return buffer.getvalue()
+def rows_path(out: Path, subset: Subset, index: int) -> Path:
+    """Return where the rows of a clip are kept until the table is written."""
+    return out / ANNOTATIONS / subset.name / f"{index:05d}.tsv"
 
 
-def annotation_path(out: Path, subset: Subset, index: int) -> Path:
-    """Return where the events of a clip are kept until the tables are written."""
-    return out / ANNOTATIONS / subset.name / f"{index:05d}.json"
+def header(subset: Subset) -> str:
+    """Return the first line of the table of a subset."""
+    columns = "event_labels" if subset.key == "weak" else "onset\toffset\tevent_label"
+    return f"filename\t{columns}\n"
 
 
-def annotation_bytes(events: Iterable[Event]) -> bytes:
-    """Return the events of a clip as JSON."""
-    return json.dumps([list(event) for event in events]).encode()
+def rows(subset: Subset, index: int, events: Sequence[Event]) -> str:
+    """Return the rows of a clip: its events or, of a weak one, its classes."""
+    name = subset.filename(index)
+    if subset.key == "weak":
+        return f"{name}\t{','.join(sorted({event.event_label for event in events}))}\n"
+    return "".join(f"{name}\t{e.onset:.3f}\t{e.offset:.3f}\t{e.event_label}\n" for e in events)
 
 
-def read_annotation(path: Path) -> list[Event]:
-    """Read what :func:`annotation_bytes` wrote."""
-    return [Event(*event) for event in json.loads(path.read_bytes())]
-
-
-def table_bytes(subset: Subset, clips: list[list[Event]]) -> bytes:
-    """Return the table of a subset: strong labels, or the classes of each clip."""
-    lines = ["filename\tevent_labels" if subset.weak else "filename\tonset\toffset\tevent_label"]
-    for index, events in enumerate(clips):
-        name = subset.filename(index)
-        if subset.weak:
-            lines.append(f"{name}\t{','.join(sorted({event.event_label for event in events}))}")
-        else:
-            lines += [f"{name}\t{e.onset:.3f}\t{e.offset:.3f}\t{e.event_label}" for e in events]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def durations_bytes(subset: Subset, count: int) -> bytes:
+def durations(subset: Subset, count: int) -> str:
     """Return the table of the durations of the clips of a subset, in seconds."""
-    lines = ["filename\tduration"]
-    lines += [f"{subset.filename(index)}\t{CLIP_SECONDS:.3f}" for index in range(count)]
-    return ("\n".join(lines) + "\n").encode()
+    clips = (f"{subset.filename(index)}\t{CLIP_SECONDS:.3f}\n" for index in range(count))
+    return f"filename\tduration\n{''.join(clips)}"

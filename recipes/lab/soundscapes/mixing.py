@@ -30,20 +30,12 @@ class Event(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """How a clip is recorded.
+    """Ranges of how a clip is recorded; None for a dry clip, and for no limit of the band."""
 
-    Args:
-        snr: range of the level of events over the background, in dB.
-        level: range of the level of the background, in dB relative to full scale.
-        reverberation: range of the reverberation time (60 dB) in seconds; None for a dry clip.
-        low_cut: range of the lower band limit of the channel in Hz; None for none.
-        high_cut: range of the upper band limit of the channel in Hz; None for none.
-    """
-
-    snr: tuple[float, float]
-    level: tuple[float, float]
-    reverberation: tuple[float, float] | None = None
-    low_cut: tuple[float, float] | None = None
+    snr: tuple[float, float]  # dB, of events over the background
+    level: tuple[float, float]  # dB relative to full scale, of the background
+    reverberation: tuple[float, float] | None = None  # seconds, to -60 dB
+    low_cut: tuple[float, float] | None = None  # Hz, of the channel
     high_cut: tuple[float, float] | None = None
 
 
@@ -66,11 +58,9 @@ IN_DOMAIN = TEST._replace(
 
 
 def room_response(rng: np.random.Generator, reverberation: float) -> np.ndarray:
-    """Make the impulse response of a room: the direct sound and a decaying, darkening tail.
+    """Make the impulse response of a room: the direct sound and a darkening tail.
 
-    Args:
-        rng: source of randomness.
-        reverberation: time in seconds in which the tail decays by 60 dB.
+    The tail decays by 60 dB in ``reverberation`` seconds.
     """
     n = samples(reverberation)
     tail = noise(n, rng, 100, rng.uniform(2500, 6000), -1.5)

@@ -6,18 +6,18 @@ import functools
 import hashlib
 import re
 from pathlib import Path
-from typing import Sequence, Union
+from typing import Sequence
 
 import numpy as np
 import scipy.signal
 import soundfile
 
 from lab.data.annotations import wrong_name
-from lab.data.audio import FORMATS
+from lab.data.audio import audio_names, read_audio, resample
 from lab.data.classes import in_order
 from lab.data.desed import CLASSES
 from lab.errors import InputError
-from lab.files import one_spelling
+from lab.files import PathLike, one_spelling
 from lab.soundscapes.timeline import (
     CLIP_SECONDS,
     EXCERPT,
@@ -50,16 +50,9 @@ class Soundbank:
     def events(
         self, label: str, seconds: Sequence[float], rng: np.random.Generator
     ) -> list[np.ndarray]:
-        """Give sounds of a class, one for each wanted duration.
+        """Give sounds of a class, one for each wanted duration, (samples,), at any level.
 
-        Args:
-            label: one of the classes.
-            seconds: wanted durations in seconds; infinite for one that fills a clip. What
-                comes may be shorter or longer.
-            rng: source of randomness.
-
-        Returns:
-            Waves (samples,) at any level.
+        An infinite duration is one that fills a clip. What comes may be shorter or longer.
         """
         raise NotImplementedError
 
@@ -74,11 +67,7 @@ def _middle(wave: np.ndarray) -> np.ndarray:
 
 
 class ParametricSounds(Soundbank):
-    """The sounds of :mod:`lab.soundscapes.sounds`.
-
-    Args:
-        spread: part of the range of each parameter that is used, in (0, 1].
-    """
+    """The sounds of :mod:`lab.soundscapes.sounds`, from ``spread`` of each parameter's range."""
 
     def __init__(self, spread: float) -> None:
         self.spread = spread
@@ -104,25 +93,16 @@ class ParametricSounds(Soundbank):
         return sounds.background(seconds, Draw(rng, spread=self.spread))
 
 
-def load(path: Union[str, Path]) -> np.ndarray:
+def load(path: PathLike) -> np.ndarray:
     """Read a recording as 16 kHz mono; several channels are averaged.
 
     Raises:
         InputError: when the file cannot be read, or holds no sound.
     """
-    try:
-        wave, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as audio ({error}); remove or replace it"
-        ) from None
-    wave = wave.mean(axis=1)
-    if not len(wave) or not np.isfinite(wave).all() or np.max(np.abs(wave)) < 1e-5:
+    wave = read_audio(path, None)
+    if np.max(np.abs(wave)) < 1e-5:
         raise InputError(f"{path} holds no sound; remove or replace it")
-    if rate != RATE:
-        divisor = int(np.gcd(rate, RATE))
-        wave = scipy.signal.resample_poly(wave, RATE // divisor, rate // divisor)
-    return wave.astype(np.float32)
+    return resample(wave, soundfile.info(str(path)).samplerate, RATE).astype(np.float32)
 
 
 def split(wave: np.ndarray, pause: float, texture: bool = False) -> list[np.ndarray]:
@@ -186,11 +166,7 @@ def _at_other_speed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _recordings(folder: Path) -> list[str]:
-    return sorted(
-        str(path)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in FORMATS and not path.name.startswith(".")
-    )
+    return [str(folder / name) for name in audio_names(folder)]
 
 
 class RecordedSounds(Soundbank):
@@ -212,7 +188,7 @@ class RecordedSounds(Soundbank):
             one of DESED's, or a class has nothing.
     """
 
-    def __init__(self, folder: Union[str, Path], part: str = "all") -> None:
+    def __init__(self, folder: PathLike, part: str = "all") -> None:
         self.folder = Path(folder)
         for name in ("foreground", "background"):
             if not (self.folder / name).is_dir():
@@ -236,20 +212,13 @@ class RecordedSounds(Soundbank):
                     f"{folder} is not named after a class; the classes are {', '.join(CLASSES)}"
                 )
             if not files:
-                raise InputError(
-                    f"soundbank {self.folder} has no recording of {label}; put an audio "
-                    f"file into foreground/{label}"
-                )
-        if not found:
-            raise InputError(
-                f"soundbank {self.folder} has no class; put recordings into foreground/<Class>"
-            )
+                raise InputError(f"{folder} has no recording; put an audio file into it")
         backgrounds = _recordings(self.folder / "background")
-        if not backgrounds:
-            raise InputError(
-                f"soundbank {self.folder} has no background; put an audio file into "
-                "background/<label>"
-            )
+        for there, place in ((found, "foreground/<Class>"), (backgrounds, "background/<label>")):
+            if not there:
+                raise InputError(
+                    f"soundbank {self.folder} has no recording; put audio files into {place}"
+                )
         self.classes = sorted(found)
         self.files = {label: self._part(found[label], part) for label in self.classes}
         self.backgrounds = self._part(backgrounds, part)

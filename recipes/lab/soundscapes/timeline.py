@@ -22,25 +22,15 @@ SHORTEST_PAUSE = 0.15  # seconds; DESED's annotators join events that are closer
 
 
 class Profile(NamedTuple):
-    """How a class behaves in time.
+    """How a class behaves in time."""
 
-    Args:
-        weight: how often it is the first class drawn for a clip, relative to the others.
-        repeats: mean number of events in a clip that has the class.
-        seconds: median duration of an event that does not fill the clip, in seconds.
-        spread: standard deviation of the logarithm of that duration.
-        filling: share of events that fill the clip.
-        pause: median pause between two events, in seconds.
-        texture: steady sound of which any excerpt sounds right.
-    """
-
-    weight: float
-    repeats: float
-    seconds: float
-    spread: float
-    filling: float
-    pause: float
-    texture: bool
+    weight: float  # how often it is the first class drawn for a clip, relative to the others
+    repeats: float  # mean number of events in a clip that has the class
+    seconds: float  # median duration of an event that does not fill the clip
+    spread: float  # standard deviation of the logarithm of that duration
+    filling: float  # share of events that fill the clip
+    pause: float  # median pause between two events, in seconds
+    texture: bool  # a steady sound of which any excerpt sounds right
 
 
 PROFILES: dict[str, Profile] = {
@@ -115,16 +105,8 @@ def draw_lengths(profile: Profile, rng: np.random.Generator, count: int) -> list
     return [float(seconds) for seconds in np.clip(durations, SHORTEST_EVENT, 0.95 * CLIP_SECONDS)]
 
 
-def lay_out(
-    label: str, lengths: list[float], rng: np.random.Generator, clip: float = CLIP_SECONDS
-) -> list[float]:
+def lay_out(label: str, lengths: list[float], rng: np.random.Generator) -> list[float]:
     """Give the events of one class their onsets, in order and apart from each other.
-
-    Args:
-        label: the class, whose pauses are drawn.
-        lengths: durations of the sounds, in seconds.
-        rng: source of randomness.
-        clip: length of the clip, in seconds.
 
     Returns:
         Onsets in seconds; fewer than ``lengths`` when not all fit into the clip. A steady sound
@@ -133,12 +115,12 @@ def lay_out(
     pauses = profile_of(label).pause * np.exp(0.9 * rng.standard_normal(len(lengths)))
     starts = np.cumsum([0.0, *(np.array(lengths) + np.maximum(pauses, SHORTEST_PAUSE))])[:-1]
     ends = starts + lengths
-    fitting = max(1, int(np.sum(ends <= clip)))
+    fitting = max(1, int(np.sum(ends <= CLIP_SECONDS)))
     total = float(ends[fitting - 1])
-    if total >= clip:
-        first = rng.uniform(clip - total, 0)
+    if total >= CLIP_SECONDS:
+        first = rng.uniform(CLIP_SECONDS - total, 0)
     elif profile_of(label).texture:
-        first = rng.uniform(-0.3 * lengths[0], clip - total + 0.3 * lengths[fitting - 1])
+        first = rng.uniform(-0.3 * lengths[0], CLIP_SECONDS - total + 0.3 * lengths[fitting - 1])
     else:
-        first = rng.uniform(0, clip - total)
+        first = rng.uniform(0, CLIP_SECONDS - total)
     return [float(first + start) for start in starts[:fitting]]

@@ -14,14 +14,9 @@ _TABLE = 4096  # samples of one period of a wavetable, a power of two
 class Draw:
     """Random parameters of a sound, from the whole or only the middle of their range.
 
-    Training sounds take the middle of each range and test sounds the whole of it, so that a
-    test set holds sounds that no training set has. Two draws with equal ``parameters`` make
-    two utterances of one object: the same dog barks twice.
-
-    Args:
-        rng: source of randomness of the waveforms.
-        parameters: source of randomness of the parameters; ``rng`` when None.
-        spread: part of each range that is used, around its middle, in (0, 1].
+    Training sounds take the middle of each range (``spread`` of it, in (0, 1]) and test sounds the
+    whole, so that a test set holds sounds that no training set has. Two draws with equal
+    ``parameters`` (``rng`` when None) make two utterances of one object: the same dog barks twice.
 
     Example:
         >>> draw = Draw(np.random.default_rng(0), spread=0.5)
@@ -58,14 +53,9 @@ def samples(seconds: float) -> int:
 
 
 def noise(n: int, rng: np.random.Generator, low=20.0, high=8000.0, slope=0.0) -> np.ndarray:
-    """Make ``n`` samples of coloured noise with an RMS of 1.
+    """Make ``n`` samples of noise with an RMS of 1, in a band from ``low`` to ``high`` Hz.
 
-    Args:
-        n: number of samples.
-        rng: source of randomness.
-        low: lower edge of the band in Hz.
-        high: upper edge of the band in Hz.
-        slope: tilt within the band in dB per octave (white 0, pink -3, brown -6).
+    ``slope`` is its tilt in dB per octave (white 0, pink -3, brown -6).
     """
     size = scipy.fft.next_fast_len(n, real=True)
     spectrum = rng.standard_normal(2 * (size // 2 + 1), dtype=np.float32).view(np.complex64)
@@ -95,8 +85,7 @@ def periodic(f0: np.ndarray, amplitudes, rng: np.random.Generator) -> np.ndarray
 
     Args:
         f0: fundamental frequency in Hz at each sample, (samples,).
-        amplitudes: amplitude of the harmonics 1, 2, ..., (harmonics,).
-        rng: source of randomness, for the phases.
+        amplitudes: of the harmonics 1, 2, ..., (harmonics,).
     """
     highest = max(1, int(0.48 * RATE / float(np.max(f0))))
     amplitudes = np.asarray(amplitudes, dtype=float)[:highest]
@@ -122,12 +111,8 @@ def damped(n: int, frequencies, decays, amplitudes) -> np.ndarray:
 def formants(wave: np.ndarray, frequencies: np.ndarray, bandwidths, gains) -> np.ndarray:
     """Filter by resonances that move, in the short-time Fourier domain (32 ms, 8 ms steps).
 
-    Args:
-        wave: (samples,).
-        frequencies: resonance frequencies in Hz over the duration of the sound,
-            (points, resonances), interpolated in between.
-        bandwidths: in Hz, (resonances,).
-        gains: linear, (resonances,).
+    Their frequencies in Hz, (points, resonances), are interpolated over the duration of the sound;
+    bandwidths in Hz and linear gains are (resonances,).
     """
     n = len(wave)
     frequency, _, spectrum = scipy.signal.stft(wave, RATE, nperseg=512, noverlap=384)
@@ -162,9 +147,7 @@ def loudness(wave: np.ndarray, frame: int = 160) -> np.ndarray:
 def audible(wave: np.ndarray, below_peak: float = 30.0) -> tuple[int, int]:
     """Return the first sample, and the one after the last, of the audible part of a sound.
 
-    Args:
-        wave: (samples,).
-        below_peak: a 10 ms frame is audible when it is at most this many dB under the loudest.
+    A 10 ms frame is audible when it is at most ``below_peak`` dB under the loudest.
 
     Example:
         >>> wave = np.zeros(16000, dtype=np.float32)

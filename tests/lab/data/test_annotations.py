@@ -37,11 +37,6 @@ def table(tmp_path):
     return write
 
 
-def test_classes_are_the_ten_of_desed_in_order():
-    assert len(CLASSES) == 10
-    assert list(CLASSES) == sorted(CLASSES)
-
-
 def test_strong_table(table):
     path = table(f"{STRONG}a.wav\t0.5\t2\tDog\nb.wav\t\t\t\na.wav\t0\t10.0\tSpeech\n")
     found = read_strong_tsv(path)
@@ -78,51 +73,60 @@ def test_real_tables(shared):
     assert set(events["filename"]) <= set(durations["filename"])
 
 
+SOFT = "filename\tonset\toffset\tevent_label\tconfidence\n"
+BLANK = f"\n  \n{STRONG}\na.wav\t1\t2\tDog\n   \n\n"
+
+
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("reader", "content", "words"),
     [
-        ("a.wav\t2\t1\tDog", r"line 2: the onset 2 is not before the offset 1"),
-        ("a.wav\t1\t1\tDog", "is not before"),
-        ("a.wav\t-1\t1\tDog", "-1 is negative"),
-        ("a.wav\tone\t2\tDog", "onset is 'one'; give a number"),
-        ("a.wav\t1\tinf\tDog", "offset is 'inf'"),
-        ("a.wav\t1\t2\tDoge", "did you mean 'Dog'"),
-        ("a.wav\t1\t2\tzzz", "the classes are Alarm"),
-        ("a.wav\t1\t2\t", "all given or all empty"),
-        ("a.wav\t\t\tDog", "all given or all empty"),
-        ("a.wav\t1", "all given or all empty"),
-        ("\t1\t2\tDog", "filename is empty"),
-        ("../../a.wav\t1\t2\tDog", "leads out of the audio folder"),
-        ("/etc/passwd\t1\t2\tDog", "leads out"),
-        ("C:\\a.wav\t1\t2\tDog", "leads out"),
-        ("a.wav\t1\t2\tDog\tmore", "more fields"),
+        (read_strong_tsv, f"{STRONG}a.wav\t2\t1\tDog", "line 2: the onset 2 .* the offset 1"),
+        (read_strong_tsv, f"{STRONG}a.wav\t1\t1\tDog", "is not before"),
+        (read_strong_tsv, f"{STRONG}a.wav\t-1\t1\tDog", "-1 is negative"),
+        (read_strong_tsv, f"{STRONG}a.wav\tone\t2\tDog", "onset is 'one'"),
+        (read_strong_tsv, f"{STRONG}a.wav\t1\tinf\tDog", "offset is 'inf'"),
+        (read_strong_tsv, f"{STRONG}a.wav\t1\t2\tDoge", "did you mean 'Dog'"),
+        (read_strong_tsv, f"{STRONG}a.wav\t1\t2\tzzz", "'zzz' is unknown; the classes are Alarm"),
+        (read_strong_tsv, f"{STRONG}a.wav\t1\t2\t", "all given or all empty"),
+        (read_strong_tsv, f"{STRONG}a.wav\t\t\tDog", "all given or all empty"),
+        (read_strong_tsv, f"{STRONG}a.wav\t1", "all given or all empty"),
+        (read_strong_tsv, f"{STRONG}\t1\t2\tDog", "filename is empty"),
+        (read_strong_tsv, f"{STRONG}../../a.wav\t1\t2\tDog", "leads out of the audio folder"),
+        (read_strong_tsv, f"{STRONG}/etc/passwd\t1\t2\tDog", "leads out"),
+        (read_strong_tsv, f"{STRONG}C:\\a.wav\t1\t2\tDog", "leads out"),
+        (read_strong_tsv, f"{STRONG}a.wav\t1\t2\tDog\tmore", "line 2: there are more fields"),
+        # The lines are the file's, blank ones among them.
+        (read_strong_tsv, f"{BLANK}c.wav\t1\t2\tWolf\n", "line 8: the class 'Wolf'"),
+        (
+            read_strong_tsv,
+            f"{BLANK}c.wav\t3\t2\tDog\n".replace("\n", "\r\n"),
+            "line 8: the onset 3",
+        ),
+        (read_strong_tsv, f"{SOFT}a.wav\t0\t1\tDog\t1.5", "line 2: confidence is '1.5'"),
+        (read_strong_tsv, f"{SOFT}a.wav\t0\t1\tDog\tsure", "line 2: confidence is 'sure'"),
+        (read_strong_tsv, "", "no column 'filename'"),
+        (read_strong_tsv, "filename\tonset\toffset\n", "no column 'event_label'"),
+        (read_strong_tsv, b"\xff\xfe\x00\x01", "not UTF-8"),
+        (read_events, f"{STRONG}a.wav\t2\t1\tWolf\n", "line 2: the onset 2 .* the offset 1"),
+        (read_events, STRONG.replace("\t", ","), r"table\.tsv has no column .* by tabs"),
+        (read_weak_tsv, f"{WEAK}a.wav\tCat,Dgo\n", "line 2: the class 'Dgo' .* 'Dog'"),
+        (read_weak_tsv, f"{WEAK}a.wav\tCat,\n", "the class '' is unknown"),
+        (read_weak_tsv, f"{WEAK}a.wav\tCat\na.wav\tDog\n", "line 3: a.wav has a row already"),
+        (read_durations, f"{DURATIONS}a.wav\t0\n", "duration 0 is not above"),
+        (read_durations, f"{DURATIONS}a.wav\tlong\n", "duration is 'long'"),
+        (read_durations, f"{DURATIONS}a\t1\n\n\na\t1\n", "line 5: a has a row already"),
     ],
 )
-def test_bad_rows_are_named(table, row, words):
+def test_what_is_wrong_is_named(table, reader, content, words):
     with pytest.raises(InputError, match=words) as error:
-        read_strong_tsv(table(f"{STRONG}{row}\n"))
+        reader(table(content))
     assert "table.tsv" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_the_line_of_a_bad_row_is_the_files(table):
-    with pytest.raises(InputError, match="line 4"):
-        read_strong_tsv(table(f"{STRONG}a.wav\t1\t2\tDog\nb.wav\t\t\t\nc.wav\t1\t2\tWolf\n"))
-
-
-def test_blank_lines_are_lines(table):
-    blank = "\n  \n" + STRONG + "\na.wav\t1\t2\tDog\n   \n\n"
-    with pytest.raises(InputError, match="line 8: the class 'Wolf'"):
-        read_strong_tsv(table(f"{blank}c.wav\t1\t2\tWolf\n"))
-    with pytest.raises(InputError, match="line 8: the onset 3 is not before"):
-        read_strong_tsv(table(f"{blank}c.wav\t3\t2\tDog\n".replace("\n", "\r\n")))
-    found = read_strong_tsv(table(f"{blank}c.wav\t1\t2\tDog\n"))
+def test_blank_lines_are_no_rows(table):
+    found = read_strong_tsv(table(f"{BLANK}c.wav\t1\t2\tDog\n"))
     assert found.index.tolist() == [0, 1]
-    with pytest.raises(InputError, match="line 4: the class 'Wolf'"):
-        read_weak_tsv(table("filename\tevent_labels\n\n\nc.wav\tWolf\n"))
-    with pytest.raises(InputError, match="line 5: a has a duration already"):
-        read_durations(table("filename\tduration\na\t1\n\n\na\t1\n"))
-    assert read_durations(table("filename\tduration\n\na\t1\n")).index.tolist() == [0]
 
 
 def test_a_table_is_written_as_it_is_read(table):
@@ -134,30 +138,11 @@ def test_a_table_is_written_as_it_is_read(table):
     assert to_tsv(found.assign(filename="a\tb")).count("\n") == 5
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("", "not a tab-separated table"),
-        ("filename,onset,offset,event_label\na.wav,1,2,Dog\n", "no column 'filename'"),
-        ("filename\tonset\toffset\n", "no column 'event_label'"),
-        (b"\xff\xfe\x00\x01", "not UTF-8"),
-        (f"{STRONG}a.wav\t1\t2\tDog\nb\t1\t2\tDog\tx\ty\n", "not a tab-separated table"),
-    ],
-)
-def test_what_is_no_table_is_refused(table, content, words):
-    with pytest.raises(InputError, match=words) as error:
-        read_strong_tsv(table(content))
-    assert "\n" not in str(error.value)
-
-
 def test_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.tsv does not exist"):
         read_durations(tmp_path / "none.tsv")
     with pytest.raises(InputError, match="not a file"):
         read_durations(tmp_path)
-
-
-SOFT = "filename\tonset\toffset\tevent_label\tconfidence\n"
 
 
 def test_confidences_of_soft_labels(table):
@@ -169,15 +154,6 @@ def test_confidences_of_soft_labels(table):
     # Of a system's detections the column may be anything.
     assert "confidence" not in read_events(table(SOFT + rows))
     assert "confidence" in read_events(table(SOFT + rows), soft=True)
-
-
-@pytest.mark.parametrize("value", ["1.5", "-0.1", "sure", "inf"])
-def test_a_confidence_that_is_none_is_named(table, value):
-    rows = f"a.wav\t0\t1\tDog\t0.5\na.wav\t1\t2\tDog\t{value}\n"
-    with pytest.raises(
-        InputError, match=f"line 3: confidence is '{value}'; give a number from 0 to"
-    ):
-        read_strong_tsv(table(SOFT + rows))
 
 
 def test_the_reference_holds_what_is_likelier_than_not_joined_where_it_touches(table):
@@ -207,53 +183,15 @@ def test_a_reference_of_hard_labels_is_the_table(table):
     pd.testing.assert_frame_equal(read_reference(path), read_strong_tsv(path))
 
 
-@pytest.mark.parametrize(
-    ("label", "words"), [("siren, far", "has a comma"), ("a\u00a0", "")], ids=["comma", "any"]
-)
-def test_any_class_that_a_configuration_may_name(table, label, words):
-    path = table(f"{STRONG}a.wav\t1\t2\t{label}\n")
-    if words:
-        with pytest.raises(InputError, match=f"line 2: the class '{label}' {words}"):
-            read_strong_tsv(path, None)
-    else:
-        assert len(read_strong_tsv(path, None)) == 1
+def test_any_class_that_a_configuration_may_name(table):
+    assert len(read_strong_tsv(table(f"{STRONG}a.wav\t1\t2\tsiren"), None)) == 1
+    with pytest.raises(InputError, match="line 2: the class 'siren, far' has a comma"):
+        read_strong_tsv(table(f"{STRONG}a.wav\t1\t2\tsiren, far"), None)
 
 
 def test_weak_table(table):
     found = read_weak_tsv(table(f"{WEAK}a.wav\tCat,Dog\nb.wav\t\n"))
     assert list(found["event_labels"]) == ["Cat,Dog", ""]
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ("a.wav\tCat,Dgo\n", "line 2: the class 'Dgo' is unknown; did you mean 'Dog'"),
-        ("a.wav\tCat,\n", "the class '' is unknown"),
-        ("a.wav\tCat\na.wav\tDog\n", "line 3: a.wav has a row already"),
-    ],
-)
-def test_bad_weak_rows_are_named(table, rows, words):
-    with pytest.raises(InputError, match=words):
-        read_weak_tsv(table(f"{WEAK}{rows}"))
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ("a.wav\t0\n", "duration 0 is not above"),
-        ("a.wav\t\n", "not above"),
-        ("a.wav\tlong\n", "duration is 'long'"),
-        ("a.wav\t1\na.wav\t2\n", "a duration already"),
-    ],
-)
-def test_bad_durations_are_named(table, rows, words):
-    with pytest.raises(InputError, match=words):
-        read_durations(table(f"{DURATIONS}{rows}"))
-
-
-def test_other_classes(table):
-    path = table(f"{STRONG}a.wav\t1\t2\tWolf\n")
-    assert len(read_strong_tsv(path, classes=["Wolf"])) == 1
 
 
 def test_events_of_any_system(table, tmp_path):
@@ -264,13 +202,6 @@ def test_events_of_any_system(table, tmp_path):
     found.to_csv(tmp_path / "table.csv")
     pd.testing.assert_frame_equal(read_events(tmp_path / "table.csv"), found)
     assert read_events(table(STRONG)).empty
-    with pytest.raises(InputError, match="line 2: the onset 2 is not before the offset 1"):
-        read_events(table(f"{STRONG}a.wav\t2\t1\tWolf\n"))
-
-
-def test_commas_are_told_from_tabs(table, tmp_path):
-    with pytest.raises(InputError, match=r"table\.tsv has no column .* separated by tabs"):
-        read_events(table("filename,onset,offset,event_label\n"))
     (tmp_path / "table.csv").write_text(STRONG)
     with pytest.raises(InputError, match=r"table\.csv has no column .* separated by commas"):
         read_events(tmp_path / "table.csv")

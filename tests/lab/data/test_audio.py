@@ -32,24 +32,37 @@ def test_channels_are_averaged(tmp_path):
     assert read_audio(write(tmp_path / "a.wav", sound)) == pytest.approx(np.full(10, 0.125))
 
 
-def test_other_sampling_rate_is_refused_with_both_rates(tmp_path):
-    path = write(tmp_path / "a.wav", np.zeros(10), 44100)
-    with pytest.raises(InputError, match=r"a\.wav has a sampling rate of 44100 Hz.* 16000 Hz"):
-        read_audio(path)
-    assert len(read_audio(path, fs=44100)) == 10
+def test_any_rate_is_read_when_none_is_asked_for(tmp_path):
+    path = write(tmp_path / "a.wav", np.zeros(44), 44100)
+    assert len(read_audio(path, None)) == len(read_audio(path, 44100)) == read_length(path, None)
 
 
-def test_empty_audio_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"a\.wav holds no audio"):
-        read_audio(write(tmp_path / "a.wav", np.zeros(0)))
+def make_wav(sound, rate=16000, **options):
+    file = io.BytesIO()
+    soundfile.write(file, sound, rate, format="WAV", **options)
+    return file.getvalue()
 
 
-@pytest.mark.parametrize("part", [0.5, 0.01])
-def test_audio_cut_short_is_refused(tmp_path, part):
-    path = write(tmp_path / "a.wav", np.zeros(1600))
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(InputError, match=r"a\.wav (is cut short|cannot be read)"):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "does not exist"),
+        (make_wav(np.zeros(10), 44100), "sampling rate of 44100 Hz.* 16000 Hz"),
+        (make_wav(np.zeros(0)), "holds no audio"),
+        (make_wav(np.zeros(1600))[:1600], "is cut short"),
+        (make_wav(np.zeros(1600))[:16], "cannot be read"),
+        (b"", "cannot be read"),
+        (b"not a wav file at all", "cannot be read"),
+        (b"RIFF\x00\x00\x00\x00WAVE", "(cannot be read|holds no audio)"),
+        (make_wav(np.array([0, np.nan]), subtype="FLOAT"), "not finite"),
+        (make_wav(np.array([0, np.inf]), subtype="FLOAT"), "not finite"),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path, content, words):
+    path = tmp_path / "a.wav"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.wav .*{words}"):
         read_audio(path)
 
 
@@ -104,34 +117,6 @@ def test_what_stands_after_no_samples_is_not_taken_for_some(tmp_path):
             read(piped(tmp_path / "b.wav", 0, 0, none))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a wav file at all", b"RIFF\x00\x00\x00\x00WAVE"])
-def test_what_is_no_audio_is_refused(tmp_path, content):
-    path = tmp_path / "a.wav"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.wav (cannot be read as audio|holds no audio)"):
-        read_audio(path)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_not_finite_are_refused(tmp_path, value):
-    sound = np.zeros(100)
-    sound[50] = value
-    with pytest.raises(InputError, match="not finite"):
-        read_audio(write(tmp_path / "a.wav", sound, subtype="FLOAT"))
-
-
-def test_missing_or_deleted_audio_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.wav does not exist"):
-        read_audio(tmp_path / "gone.wav")
-    (tmp_path / "folder.wav").mkdir()
-    with pytest.raises(InputError, match=r"folder\.wav"):
-        read_audio(tmp_path / "folder.wav")
-
-
-def test_any_rate_is_read_when_none_is_asked_for(tmp_path):
-    assert len(read_audio(write(tmp_path / "a.wav", np.zeros(44), 44100), None)) == 44
-
-
 def tone(frequency, rate, seconds=1.0):
     return 0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
 
@@ -151,9 +136,10 @@ def test_what_the_lower_rate_cannot_hold_is_gone():
 def test_conversion_gives_mono_16_bit(tmp_path):
     left = tone(440, 44100, 0.5)
     source = write(tmp_path / "a.flac", np.stack([left, -left / 2], 1), 44100)
-    assert convert(source, tmp_path / "new" / "a.wav").seconds == pytest.approx(0.5)
+    convert(source, tmp_path / "new" / "a.wav")
     info = soundfile.info(str(tmp_path / "new" / "a.wav"))
     assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
+    assert info.frames == 8000
     assert np.abs(read_audio(tmp_path / "new" / "a.wav")).max() == pytest.approx(0.125, abs=0.01)
 
 
@@ -178,22 +164,18 @@ def test_a_damaged_target_is_written_again(tmp_path):
     source, target = write(tmp_path / "a.wav", np.zeros(800), 8000), tmp_path / "b.wav"
     target.write_bytes(b"RIFF")
     os.utime(target, (2e9, 2e9))
-    assert convert(source, target).seconds == pytest.approx(0.1)
+    convert(source, target)
     assert len(read_audio(target)) == 1600
 
 
-def test_a_bad_source_leaves_no_target(tmp_path):
+def test_a_source_or_target_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"no audio")
     with pytest.raises(InputError, match=r"a\.wav cannot be read"):
         convert(tmp_path / "a.wav", tmp_path / "b.wav")
     assert os.listdir(tmp_path) == ["a.wav"]
-
-
-def test_a_target_that_cannot_be_written_is_named(tmp_path):
-    source = write(tmp_path / "a.wav", np.zeros(800))
-    (tmp_path / "file").write_text("")
+    source = write(tmp_path / "c.wav", np.zeros(800))
     with pytest.raises(InputError, match=r"b\.wav cannot be written"):
-        convert(source, tmp_path / "file" / "b.wav")
+        convert(source, tmp_path / "a.wav" / "b.wav")
 
 
 def encoded(form, subtype, channels=1):

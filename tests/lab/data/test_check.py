@@ -1,6 +1,7 @@
 """A data set that is well, and one fault after another."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import soundfile
 
 from lab.data.check import DESED, check, overlapping, report, write_missing
 from lab.data.desed import official_layout
-from lab.data.prepare import SETS
 from lab.errors import InputError
 
 
@@ -22,15 +22,10 @@ def tree(tmp_path, dataset):
     shutil.copytree(dataset, root)
     shutil.rmtree(root / "audio" / "eval21_16k")
     # In the tiny set the events of a clip are of different classes and last to its end.
-    write_tags(root, lambda text: text.replace("7.wav\t\n", "7.wav\tCat\n"))
+    fault(root, "weak_tsv", "7.wav\t\n", "7.wav\tCat\n")
     counts = {"strong": 6, "weak": 8, "unlabelled": 10, "validation": 3, "test": 3}
     (root / "soundscapes.json").write_text(json.dumps(counts))
     return root
-
-
-def write_tags(root, change):
-    path = Path(official_layout(root)["weak_tsv"])
-    path.write_text(change(path.read_text()))
 
 
 def diagnose(root):
@@ -55,7 +50,7 @@ def test_a_sound_data_set_has_no_problem(tree):
 
 def test_clips_in_capitals_and_in_folders_are_found(renamed):
     (renamed / "soundscapes.json").write_text(json.dumps({"strong": 6, "weak": 8, "test": 3}))
-    write_tags(renamed, lambda text: text.replace("7.wav\t\n", "7.wav\tCat\n"))
+    fault(renamed, "weak_tsv", "7.wav\t\n", "7.wav\tCat\n")
     parts, problems = diagnose(renamed)
     assert problems == []
     assert parts["unlabeled"].found == 10
@@ -90,77 +85,58 @@ def test_missing_clips_are_listed_for_the_organisers(tree, tmp_path):
     assert "1 clip missing: named in a table and not there: 3.wav" in report(found)
 
 
-def rewrite(root, key, change):
-    path = Path(official_layout(root)[key])
-    path.write_text(change(path.read_text()))
-
-
 def sound(root, key, name, audio, rate=16000):
     soundfile.write(Path(official_layout(root)[key], name), audio, rate)
 
 
+def fault(root, key, old, new):
+    """Text in the place of another, at the end of a table where there is none."""
+    path = Path(official_layout(root)[key])
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new) if old else text + new)
+
+
+def forget(root, part):
+    shutil.move(
+        official_layout(root)[f"{part}_folder"], official_layout(root)[f"{part}_folder_44k"]
+    )
+
+
 @pytest.mark.parametrize(
-    ("fault", "part", "sentence"),
+    ("part", "harm", "arguments", "sentence"),
     [
         (
-            lambda root: sound(root, "synth_folder", "2.wav", np.ones(44100) / 2, 44100),
             "synth",
+            sound,
+            ("synth_folder", "2.wav", np.ones(44100), 44100),
             "1 clip not at 16000 Hz",
         ),
+        ("test", fault, ("test_tsv", "", "1.wav\t0.3\t0.4\tCat\n" * 2), "overlapping .*: 1.wav"),
         (
-            lambda root: Path(official_layout(root)["unlabeled_folder"], "2.wav").write_text("x"),
-            "unlabeled",
-            "1 clip cannot be used",
-        ),
-        (
-            lambda root: rewrite(root, "test_tsv", lambda t: t + "1.wav\t0.3\t0.4\tCat\n" * 2),
-            "test",
-            "overlapping events of one class: 1.wav",
-        ),
-        (
-            lambda root: rewrite(root, "synth_tsv", lambda t: t + "0.wav\t0.5\t1.3\tCat\n"),
             "synth",
-            "end more than 0.2 s after the clip: 0.wav",
+            fault,
+            ("synth_tsv", "", "0.wav\t0.5\t1.3\tCat\n"),
+            "end more than 0.2 s .*: 0.w",
         ),
-        (
-            lambda root: rewrite(root, "test_dur", lambda t: t.replace("1.wav\t1.0", "1.wav\t3")),
-            "test",
-            "1 clip more than 0.2 s longer or shorter",
-        ),
-        (
-            lambda root: rewrite(root, "test_dur", lambda t: t.replace("1.wav\t1.0\n", "")),
-            "test",
-            "1 clip without a row in",
-        ),
-        (
-            lambda root: write_tags(root, lambda t: t.replace("7.wav\tCat", "7.wav\t")),
-            "weak",
-            "1 clip without any tag: 7.wav",
-        ),
-        (
-            lambda root: write_tags(root, lambda t: t.replace("7.wav\tCat", "7.wav\tCow")),
-            "weak",
-            "'Cow' is unknown",
-        ),
-        (
-            lambda root: shutil.rmtree(official_layout(root)["synth_val_folder"]),
-            "synth_val",
-            "0 clips in",
-        ),
-        (
-            lambda root: Path(official_layout(root)["weak_folder"]).rename(
-                official_layout(root)["weak_folder_44k"]
-            ),
-            "weak",
-            "8 clips are not resampled to 16000 Hz; use --resample",
-        ),
+        ("synth", fault, ("synth_tsv", "Vacuum_", "Vaccum_"), "did you mean 'Vacuum_cleaner'"),
+        ("test", fault, ("test_dur", "1.wav\t1.0", "1.wav\t3"), "1 clip more than 0.2 s longer or"),
+        ("test", fault, ("test_dur", "1.wav\t1.0\n", ""), "1 clip without a row in"),
+        ("weak", fault, ("weak_tsv", "7.wav\tCat", "7.wav\t"), "1 clip without any tag: 7.wav"),
+        ("weak", fault, ("weak_tsv", "7.wav\tCat", "7.wav\tCow"), "'Cow' is unknown"),
+        ("weak", forget, ("weak",), "8 clips are not resampled to 16000 Hz"),
     ],
 )
-def test_a_fault_is_found_where_it_is(tree, fault, part, sentence):
-    fault(tree)
+def test_a_fault_is_found_where_it_is(tree, part, harm, arguments, sentence):
+    harm(tree, *arguments)
     parts, _ = diagnose(tree)
-    assert any(sentence in text for text in parts[part].problems), parts[part].problems
+    assert any(re.search(sentence, text) for text in parts[part].problems), parts[part].problems
     assert not any(d.problems for key, d in parts.items() if key != part)
+
+
+def test_a_clip_that_is_no_audio_is_named(tree):
+    Path(official_layout(tree)["unlabeled_folder"], "2.wav").write_text("x")
+    assert any("1 clip cannot be used" in text for text in diagnose(tree)[1])
 
 
 def test_silent_unused_and_other_lengths_are_notes(tree):
@@ -175,15 +151,11 @@ def test_silent_unused_and_other_lengths_are_notes(tree):
 
 
 def test_clips_that_the_training_will_cut_are_told_from_those_that_are_scored_whole(tree):
-    for key, name in (("synth", "1.wav"), ("weak", "2.wav"), ("unlabeled", "3.wav")):
-        sound(tree, f"{key}_folder", name, np.ones(24000) / 2)
-    sound(tree, "test_folder", "1.wav", np.ones(24000) / 2)
-    notes = {
-        d.part.key: " ".join(d.notes) for d in check(tree, seconds=1.0, processes=1, progress=False)
-    }
-    for key, name in (("synth", "1.wav"), ("weak", "2.wav"), ("unlabeled", "3.wav, long.wav")):
-        words = "longer than 1 s, which the training cuts into windows"
-        assert f"{words}: {name}" in notes[key]
+    for key in ("weak", "test"):
+        sound(tree, f"{key}_folder", "1.wav", np.ones(24000) / 2)
+    found = check(tree, seconds=1.0, processes=1, progress=False)
+    notes = {d.part.key: " ".join(d.notes) for d in found}
+    assert "longer than 1 s, which the training cuts into windows: 1.wav" in notes["weak"]
     assert "1 clip longer than 1 s, scored whole: 1.wav" in notes["test"]
     assert "1 clip shorter than 1 s, which are padded: short.wav" in notes["unlabeled"]
     assert "longer" not in notes["synth_val"]
@@ -195,14 +167,6 @@ def test_an_event_inside_a_long_one_overlaps():
     assert overlapping(events) == ["a"]
     assert overlapping(events[1:]) == []
     assert overlapping(events.drop(index=1)) == ["a"]
-
-
-def test_the_real_validation_table_overlaps_nowhere(shared):
-    from lab.data.annotations import read_strong_tsv
-
-    events = read_strong_tsv(shared / "golden" / "desed_metadata" / "validation.tsv")
-    assert overlapping(events) == []
-    assert events["filename"].nunique() == 1168
 
 
 def test_what_is_no_data_set_is_refused(tmp_path):
@@ -241,32 +205,16 @@ def test_classes_that_are_given_are_held_against_the_tables(own_dataset, own_cla
 def test_segments_of_soft_labels_may_touch_and_overlap(own_dataset):
     head = "filename\tonset\toffset\tevent_label\tconfidence\n"
     rows = "1.wav\t0\t0.5\tsiren\t0.5\n1.wav\t0.4\t1\tsiren\t0.9\n"
-    rewrite(own_dataset, "test_tsv", lambda text: f"{head}0.wav\n2.wav\n{rows}")
+    Path(official_layout(own_dataset)["test_tsv"]).write_text(f"{head}0.wav\n2.wav\n{rows}")
     assert diagnose(own_dataset)[1] == []
-
-
-def test_a_misspelled_class_of_desed_s_is_found(tree):
-    rewrite(tree, "synth_tsv", lambda text: text.replace("Vacuum_cleaner", "Vaccum_cleaner"))
-    assert any("did you mean 'Vacuum_cleaner'?" in text for text in diagnose(tree)[1])
-
-
-def test_parts_are_named_as_they_are_added():
-    assert [part.name for part in DESED] == list(SETS)
-
-
-def test_the_rate_is_that_of_the_training(tree):
-    sound(tree, "test_folder", "1.wav", np.ones(32000) / 2, 32000)
-    problems = {d.part.key: d.problems for d in check(tree, fs=32000, processes=1, progress=False)}
-    assert "2 clips not at 32000 Hz" in problems["test"][0]
-    assert "6 clips not at 32000 Hz" in problems["synth"][0]
 
 
 def test_clips_that_are_there_otherwise_are_told(tree):
     folder = Path(official_layout(tree)["test_folder"])
     (folder / "1.wav").rename(folder / "1.WAV")
     (folder / "2.wav").rename(folder / "2.m4a")
-    rewrite(tree, "test_tsv", lambda text: text.replace("2.wav", "2.m4a"))
-    rewrite(tree, "test_dur", lambda text: text.replace("2.wav", "2.m4a"))
+    for key in ("test_tsv", "test_dur"):
+        fault(tree, key, "2.wav", "2.m4a")
     problems = " ".join(diagnose(tree)[0]["test"].problems)
     assert "named in a table and not there: 1.wav (there is 1.WAV)" in problems
     assert "1 clip of a format that libsndfile does not read; convert it to wav: 2.m4a" in problems

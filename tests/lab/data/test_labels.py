@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from lab.data.labels import ManyHotEncoder
 from lab.errors import InputError
@@ -16,13 +15,13 @@ def encoder(inputs, hop, pooling):
 
 
 @pytest.mark.parametrize(("hop", "pooling"), FRAMES)
-def test_encode_and_decode_are_the_official_ones(golden, golden_inputs, hop, pooling):
+def test_encoding_is_the_official_one(golden, golden_inputs, hop, pooling):
     ours = encoder(golden_inputs, hop, pooling)
     strong = ours.encode_strong(golden_inputs.EVENTS)
     assert np.array_equal(strong, golden[f"strong_{hop}"].numpy())
     assert np.array_equal(ours.encode_weak(["C", "F"]), golden[f"weak_{hop}"].numpy())
-    decoded = [[ours.labels.index(c), on, off] for c, on, off in ours.decode_strong(strong)]
-    torch.testing.assert_close(torch.tensor(decoded), golden[f"decoded_{hop}"])
+    assert np.flatnonzero(ours.encode_weak("A,J")).tolist() == [0, 9]
+    assert not ours.encode_weak("").any()
 
 
 def test_a_table_encodes_as_triples(golden_inputs):
@@ -30,24 +29,6 @@ def test_a_table_encodes_as_triples(golden_inputs):
     table = pd.DataFrame(golden_inputs.EVENTS, columns=["event_label", "onset", "offset"])
     table.loc[len(table)] = [np.nan, np.nan, np.nan]
     assert np.array_equal(ours.encode_strong(table), ours.encode_strong(golden_inputs.EVENTS))
-
-
-def test_weak_labels_from_text(golden_inputs):
-    ours = encoder(golden_inputs, 256, 4)
-    assert np.flatnonzero(ours.encode_weak("A,J")).tolist() == [0, 9]
-    assert not ours.encode_weak("").any()
-
-
-@pytest.mark.parametrize(("hop", "pooling"), FRAMES)
-def test_decoding_random_frames_and_encoding_again_gives_them_back(golden_inputs, hop, pooling):
-    ours = encoder(golden_inputs, hop, pooling)
-    frames = np.random.default_rng(0).random((ours.n_frames, 10)) < 0.3
-    frames[[0, -1], 0] = True
-    frames[:, 1] = True
-    frames[:, 2] = False
-    # A millisecond inward: seconds of a boundary may fall on either side of it.
-    events = [(c, on + 1e-3, off - 1e-3) for c, on, off in ours.decode_strong(frames)]
-    assert np.array_equal(ours.encode_strong(events), frames)
 
 
 def test_unknown_class_is_named(golden_inputs):

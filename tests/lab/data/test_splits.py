@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from lab.baseline.config import load_config
 from lab.baseline.experiment import build
@@ -54,29 +53,12 @@ def test_weak_clips_are_split_at_random_by_the_seed(config):
     assert len(others) > 1
 
 
-def test_weak_clips_keep_their_tags(config):
-    train, valid = sets(config)
-    tags = dict(read_weak_tsv(config["data"]["weak_tsv"])[["filename", "event_labels"]].to_numpy())
-    encoder = make_encoder(config)
-    for clips in (train[1], valid[1]):
-        for index, name in enumerate(names(clips)):
-            labels = clips[index][1]
-            assert torch.equal(labels[:, 0], torch.tensor(encoder.encode_weak(tags[name])).float())
-
-
 def test_a_set_without_a_share_of_the_batch_is_not_needed(config, tmp_path):
     config["training"]["batch_size"] = [2, 0, 0]
     for key in ("weak_tsv", "weak_folder", "unlabeled_folder"):
         config["data"][key] = str(tmp_path / "nowhere")
     train, valid = sets(config)
     assert train[1:] == [None, None]
-    assert [type(clips) for clips in valid] == [StronglyAnnotatedSet]
-
-
-def test_all_weak_clips_may_be_trained_on(config):
-    config["training"]["weak_split"] = 1.0
-    train, valid = sets(config)
-    assert len(train[1]) == 8
     assert [type(clips) for clips in valid] == [StronglyAnnotatedSet]
 
 

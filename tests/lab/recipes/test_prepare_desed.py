@@ -72,6 +72,7 @@ def test_a_fault_is_exit_code_1_and_missing_clips_a_file(main, recordings, tmp_p
         (["--check", "/tmp", "--processes", "0"], "--processes is 0"),
         (["--resample", "/nowhere"], "holds no audio to resample"),
         (["--generate", "/nowhere", "--clips", "1", "-1"], "--clips is"),
+        (["--add", "test", "--audio", "/a", "--labels", "/b", "--out", "/c"], "/b is no folder"),
     ],
 )
 def test_bad_input_is_exit_code_2_and_a_sentence(main, arguments, sentence, capsys):
@@ -108,3 +109,31 @@ def test_the_rate_follows_the_configuration_or_the_flag(main, recordings, tmp_pa
     capsys.readouterr()
     assert main(check) == 1
     assert "3 clips not at 16000 Hz" in capsys.readouterr().out
+
+
+def test_one_folder_with_labels_is_split_into_three_sets(main, tmp_path, capsys):
+    audio, labels = tmp_path / "audio", tmp_path / "labels"
+    audio.mkdir()
+    labels.mkdir()
+    for clip in range(6):
+        soundfile.write(audio / f"{clip}.flac", 0.1 * np.ones(16000), 16000)
+        label = ["car horn", "dog"][clip % 2]
+        (labels / f"{clip}.txt").write_text(f"0.25\t0.5\t{label}\n")
+    arguments = ["--audio", str(audio), "--labels", str(labels), "--out", str(tmp_path / "out")]
+    command = ["--split", "50", "17", "33", "--seed", "3", *arguments, "--quiet"]
+    for _ in range(2):  # a second run finds what the first one wrote
+        assert main(command) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in said] == ["3", "1", "2"]
+    assert main(["--check", str(tmp_path / "out"), "--audio-max-len", "1", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("classes: car horn, dog")
+    # Other seeds make other sets, which do not overwrite these.
+    with pytest.raises(SystemExit):
+        main([*command, "--seed", "4"])
+    assert "holds another set" in capsys.readouterr().err
+    # One set alone, of one class.
+    test = ["--add", "test", *arguments[:-1], str(tmp_path / "other"), "--quiet"]
+    assert main([*test, "--classes", "dog", "car horn"]) == 0
+    with pytest.raises(SystemExit):
+        main([*test, "--classes", "dog"])
+    assert "0.txt, line 1: the class 'car horn' is unknown" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from lab.data.desed import CLASSES
 from lab.errors import InputError
 from lab.soundscapes import layout, worker
 from lab.soundscapes.generate import generate
+from lab.soundscapes.mixing import Event
 from lab.soundscapes.waves import RATE, noise
 
 FEW = {"strong": 3, "weak": 2, "unlabelled": 2, "validation": 2, "test": 2}
@@ -69,18 +70,24 @@ def test_tables_name_the_files_and_every_labelled_clip_has_events(few):
         assert not events.isna().any().any()
     weak = annotations.read_weak_tsv(few / "metadata/train/weak.tsv")
     assert set(weak.filename) == {p.name for p in (few / "audio/train/weak_16k").iterdir()}
+    durations = annotations.read_durations(few / layout.SUBSETS["test"].durations)
+    assert durations.to_dict("list") == {
+        "filename": ["test_00000.wav", "test_00001.wav"],
+        "duration": [10, 10],
+    }
+
+
+def test_rows_of_the_tables():
+    events = [Event(0.5, 1.25, "Dog"), Event(1.0, 3.0, "Cat"), Event(4.0, 5.0, "Dog")]
+    strong, weak = (layout.rows(layout.SUBSETS[name], 0, events) for name in ("strong", "weak"))
+    assert strong.splitlines()[0] == "strong_00000.wav\t0.500\t1.250\tDog"
+    assert weak == "weak_00000.wav\tCat,Dog\n"
 
 
 @pytest.mark.slow
 def test_files_are_the_same_for_any_number_of_processes(few, tmp_path):
     generate(tmp_path / "two", **FEW, processes=2, progress=False)
     assert contents(tmp_path / "two") == contents(few)
-
-
-def test_seeds_and_subsets_differ(few, tmp_path):
-    other = generate(tmp_path, **FEW, seed=1, processes=1, progress=False)
-    wavs = [d for tree in (few, other) for p, d in contents(tree).items() if p.endswith(".wav")]
-    assert len(set(wavs)) == 2 * sum(FEW.values())
 
 
 def test_a_complete_tree_is_left_alone(few):
@@ -122,13 +129,11 @@ def test_clips_of_any_classes(tmp_path, make_bank, own_classes):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
-def test_a_broken_recording_is_named_by_the_worker(tmp_path, make_bank):
+def test_a_broken_recording_is_named(tmp_path, make_bank):
     bank = make_bank("bank", 1000)
     (bank / "background" / "room" / "a.wav").write_bytes(b"not audio")
-    for processes in (1, 2):
-        with pytest.raises(InputError, match=r"a\.wav cannot be read as audio"):
-            generate(tmp_path / "out", **{**NONE, "weak": 2}, soundbank=bank, processes=processes)
+    with pytest.raises(InputError, match=r"a\.wav cannot be read as audio"):
+        generate(tmp_path / "out", **{**NONE, "weak": 2}, soundbank=bank, processes=1)
 
 
 class Killed(BaseException):
@@ -164,13 +169,8 @@ def test_a_stopped_run_goes_on_to_the_same_files(few, tmp_path, monkeypatch):
     ("setting", "value"),
     [
         ("strong", -1),
-        ("weak", 1.5),
-        ("unlabelled", "10"),
-        ("validation", True),
-        ("test", None),
+        ("seed", -1),
         ("processes", 0),
-        ("augment", "yes"),
-        ("in_domain", True),
         ("density", 0.5),
         ("density", float("nan")),
     ],
@@ -204,7 +204,7 @@ def test_a_folder_of_something_else_is_refused_untouched(tmp_path, path, content
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 5}, {"strong": 4}, {"augment": True}, {"density": 2.0}, {"in_domain": "all"}],
+    [{"seed": 5}, {"strong": 4}, {"augment": True}],
 )
 def test_a_tree_of_other_settings_is_refused_untouched(few, change):
     before = contents(few)
@@ -227,21 +227,16 @@ def test_what_changes_training_clips_changes_them_alone(few, tmp_path, change):
 
 
 def test_recordings_of_each_part_come_from_its_bank(tmp_path, make_bank):
-    banks = {
-        800: make_bank("low", 800),
-        1500: make_bank("mid", 1500),
-        3000: make_bank("high", 3000),
-    }
+    low, mid, high = (make_bank(f"at_{hertz}", hertz) for hertz in (800, 1500, 3000))
     settings = {**NONE, "strong": 2, "validation": 1, "test": 1, "progress": False}
-    for validation, test in ((800, 3000), (1500, 800)):
-        own = {"validation_soundbank": banks[validation]} if validation != 800 else {}
-        own.update({"test_soundbank": banks[test]} if test != 800 else {})
-        out = generate(tmp_path / f"{validation}", **settings, soundbank=banks[800], **own)
-        for name, expected in (("strong", 800), ("validation", validation), ("test", test)):
-            for path in (out / layout.SUBSETS[name].audio).iterdir():
-                assert centroid(path) == pytest.approx(expected, rel=0.25)
-        (flag,) = own
-        with pytest.raises(InputError, match=f"was made with {flag} .*, not none"):
-            generate(out, **settings, soundbank=banks[800])
-        with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} .* needs --soundbank"):
-            generate(tmp_path / "out", **settings, **own)
+    own = {"validation_soundbank": mid, "test_soundbank": high}
+    out = generate(tmp_path / "out", **settings, soundbank=low, **own)
+    for name, expected in (("strong", 800), ("validation", 1500), ("test", 3000)):
+        for path in (out / layout.SUBSETS[name].audio).iterdir():
+            assert centroid(path) == pytest.approx(expected, rel=0.25)
+    for key, folder in own.items():
+        others = {name: bank for name, bank in own.items() if name != key}
+        with pytest.raises(InputError, match=f"was made with {key} .*, not none"):
+            generate(out, **settings, soundbank=low, **others)
+        with pytest.raises(InputError, match=f"--{key.replace('_', '-')} .* needs --soundbank"):
+            generate(tmp_path / "new", **settings, **{key: folder})

@@ -8,10 +8,8 @@ from lab.data.desed import CLASSES
 from lab.errors import InputError
 from lab.soundscapes.augmentation import AugmentedSounds
 from lab.soundscapes.soundbank import (
-    ParametricSounds,
     RecordedSounds,
     load,
-    loop,
     split,
     steady,
 )
@@ -35,13 +33,6 @@ def bank(tmp_path):
     folder.mkdir(parents=True)
     soundfile.write(folder / "b.flac", 0.1 * noise(3 * RATE, np.random.default_rng(0)), RATE)
     return tmp_path / "bank"
-
-
-def test_parametric_events_that_fill_a_clip_do(bank):
-    for label in CLASSES:
-        (wave,) = ParametricSounds(1.0).events(label, [float("inf")], np.random.default_rng(0))
-        start, stop = audible(wave)
-        assert stop - start > 9.5 * RATE
 
 
 def test_recordings_of_the_class_are_cut_into_their_events(bank):
@@ -86,7 +77,7 @@ def test_recordings_without_sound_are_named(tmp_path, samples):
     path.write_bytes(b"not audio")
     if samples is not None:
         soundfile.write(path, np.zeros(samples), RATE)
-    with pytest.raises(InputError, match=r"a\.wav (cannot be read as audio|holds no sound)"):
+    with pytest.raises(InputError, match=r"a\.wav (cannot be read|holds no (sound|audio))"):
         load(path)
 
 
@@ -113,20 +104,6 @@ def test_split_keeps_a_texture_whole_in_spite_of_its_pops():
     assert [len(part) for part in split(wave, 0.5, texture=True)] == [4 * RATE]
 
 
-def test_loop_has_no_gap_and_no_jump():
-    looped = loop(np.ones(8000, dtype=np.float32), 30000, overlap=0.1)
-    assert len(looped) == 30000
-    assert looped[1600:-1600].min() > 0.99
-    assert looped.max() < 1.5
-    assert np.abs(np.diff(looped[100:-1600])).max() < 0.1
-
-
-def test_beeps_are_not_steady_and_hiss_is():
-    beeps = np.tile(np.concatenate([tone(900, 0.3), np.zeros(4800)]), 4).astype(np.float32)
-    assert not steady(beeps)
-    assert steady(noise(RATE, np.random.default_rng(0)))
-
-
 def test_validation_recordings_are_not_in_training(bank):
     folder = bank / "foreground" / "Dog"
     for i in range(11):
@@ -136,11 +113,6 @@ def test_validation_recordings_are_not_in_training(bank):
     assert not set(parts["validation"]["Dog"]) & set(parts["train"]["Dog"])
     assert set(parts["validation"]["Dog"] + parts["train"]["Dog"]) == set(parts["all"]["Dog"])
     assert parts["validation"]["Cat"] == parts["train"]["Cat"]  # one recording is not divided
-
-
-def test_desed_folders_without_onset_or_offset_belong_to_their_class(bank):
-    (bank / "foreground" / "Blender").rename(bank / "foreground" / "Blender_nOn_nOff")
-    assert len(RecordedSounds(bank).files["Blender"]) == 1
 
 
 def test_fingerprint_changes_with_the_files_and_not_with_the_place(bank):
@@ -177,10 +149,6 @@ def test_a_bank_of_some_of_desed_s_classes_has_those(bank):
     for name in CLASSES[2:]:
         shutil.rmtree(bank / "foreground" / name)
     assert RecordedSounds(bank).classes == list(CLASSES[:2])
-    shutil.rmtree(bank / "foreground")
-    (bank / "foreground").mkdir()
-    with pytest.raises(InputError, match="bank has no class; put recordings into foreground"):
-        RecordedSounds(bank)
 
 
 def test_of_a_long_sound_of_another_class_an_excerpt_is_taken(bank):
@@ -197,21 +165,17 @@ def test_of_a_long_sound_of_another_class_an_excerpt_is_taken(bank):
 @pytest.mark.parametrize(
     ("remove", "complaint"),
     [
-        ("foreground/Cat/a.wav", "no recording of Cat"),
-        ("background/room/b.flac", "has no background"),
+        ("foreground/Cat/a.wav", "Cat has no recording"),
+        ("foreground/*", r"bank has no recording; .* foreground/<Class>"),
+        ("background/room/b.flac", r"bank has no recording; .* background/<label>"),
+        ("background", "bank has no folder background"),
     ],
 )
-def test_missing_recordings_are_named(bank, remove, complaint):
-    (bank / remove).unlink()
+def test_missing_recordings_and_folders_are_named(bank, remove, complaint):
+    for path in bank.glob(remove):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
     with pytest.raises(InputError, match=complaint):
         RecordedSounds(bank)
-
-
-def test_a_folder_of_another_layout_is_refused(tmp_path):
-    with pytest.raises(InputError, match="has no folder foreground"):
-        RecordedSounds(tmp_path)
-    with pytest.raises(InputError, match="has no folder foreground"):
-        RecordedSounds(tmp_path / "missing")
 
 
 def test_real_recordings_give_sounds_of_every_class(shared):

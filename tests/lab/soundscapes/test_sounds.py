@@ -1,17 +1,12 @@
 import numpy as np
 import pytest
 
-from lab.data.desed import CLASSES
 from lab.soundscapes.sounds import EVENTS, background
 from lab.soundscapes.waves import RATE, Draw, audible, loudness
 
 
 def make(label, seconds, seed, spread=1.0):
     return EVENTS[label](seconds, Draw(np.random.default_rng(seed), spread=spread))
-
-
-def test_there_is_a_model_of_each_class():
-    assert sorted(EVENTS) == sorted(CLASSES)
 
 
 @pytest.mark.parametrize("label", sorted(EVENTS))
@@ -34,13 +29,6 @@ def test_no_pause_would_split_an_event_in_two(label):
         level = loudness(wave[start:stop])
         silent = "".join("s" if quiet else "." for quiet in level < level.max() - 30)
         assert max(map(len, silent.split("."))) <= 15
-
-
-def test_a_sound_depends_on_its_seed_alone():
-    for label in EVENTS:
-        assert (make(label, 1.0, 3) == make(label, 1.0, 3)).all()
-        other = make(label, 1.0, 4)
-        assert len(other) != len(make(label, 1.0, 3)) or (other != make(label, 1.0, 3)).any()
 
 
 def long_term_spectra(count, spread):
@@ -73,7 +61,7 @@ def test_classes_differ_in_spectrum_and_level():
 
 
 def test_backgrounds_are_finite_and_of_the_length_asked():
-    for seed in range(20):
+    for seed in range(5):
         wave = background(10.0, Draw(np.random.default_rng(seed)))
         assert wave.shape == (160000,)
         assert np.isfinite(wave).all()

@@ -17,10 +17,6 @@ from lab.soundscapes.timeline import (
 )
 
 
-def test_the_classes_are_those_of_the_annotations():
-    assert sorted(PROFILES) == list(CLASSES)
-
-
 def test_classes_are_distinct_and_all_occur():
     rng = np.random.default_rng(0)
     draws = [draw_classes(rng) for _ in range(600)]
@@ -75,11 +71,8 @@ def test_events_of_a_class_are_apart_and_within_the_clip(label):
 
 
 def test_a_sound_longer_than_the_clip_fills_it():
-    rng = np.random.default_rng(0)
-    for label in ("Dog", "Frying"):
-        (onset,) = lay_out(label, [12.5], rng)
-        assert onset <= 0
-        assert onset + 12.5 >= CLIP_SECONDS
+    (onset,) = lay_out("Frying", [12.5], np.random.default_rng(0))
+    assert CLIP_SECONDS - 12.5 <= onset <= 0
 
 
 def test_classes_of_any_names_are_drawn_alike():
@@ -104,7 +97,3 @@ def test_classes_of_any_names_have_events_with_pauses():
     assert np.mean([len(draw) for draw in draws]) == pytest.approx(OTHER.repeats, rel=0.1)
     onsets = lay_out("siren", [1.0, 1.0, 1.0], rng)
     assert min(np.diff(onsets)) >= 1.0 + SHORTEST_PAUSE
-    others = [profile for profile in PROFILES.values() if not profile.texture]
-    for field in ("weight", "repeats", "seconds", "spread", "pause"):
-        mean = np.mean([getattr(profile, field) for profile in others])
-        assert getattr(OTHER, field) == pytest.approx(mean, rel=0.05), field

@@ -1,26 +1,23 @@
 """A clip depends on its seed, subset and number alone, and is never there without its events."""
 
-import shutil
-
 import numpy as np
 import pytest
-import soundfile
 
-from lab.data.desed import CLASSES
 from lab.soundscapes import layout, worker
 from lab.soundscapes.augmentation import ROOM, AugmentedSounds
 from lab.soundscapes.mixing import CLIP_SAMPLES, IN_DOMAIN, TEST, TRAINING
-from lab.soundscapes.soundbank import ParametricSounds, RecordedSounds
-from lab.soundscapes.waves import RATE
-from lab.soundscapes.worker import Bank, Banks, make_clip, open_bank
+from lab.soundscapes.soundbank import ParametricSounds
+from lab.soundscapes.worker import make_clip
+
+SOURCES = {part: ParametricSounds(1.0) for part in ("train", "validation", "test")}
 
 
-def made(out, name="strong", index=0, seed=0, bank=None):
-    """Audio and annotation of a clip, as bytes."""
-    make_clip((name, index), out, seed, Banks(bank), augment=False, density=1.0)
+def made(out, name="strong", index=0, seed=0):
+    """Audio and rows of a clip, as bytes."""
+    make_clip((name, index), out, seed, SOURCES, augment=False, density=1.0)
     subset = layout.SUBSETS[name]
     audio = out / subset.audio / subset.filename(index)
-    return audio.read_bytes(), layout.annotation_path(out, subset, index).read_bytes()
+    return audio.read_bytes(), layout.rows_path(out, subset, index).read_bytes()
 
 
 def test_the_same_clip_whatever_was_made_before(tmp_path):
@@ -32,77 +29,9 @@ def test_the_same_clip_whatever_was_made_before(tmp_path):
 
 
 def test_seed_subset_and_number_each_make_another_clip(tmp_path):
-    clips = [
-        made(tmp_path / "a"),
-        made(tmp_path / "b", index=1),
-        made(tmp_path / "c", "validation"),
-        made(tmp_path / "d", seed=1),
-    ]
+    other = [made(tmp_path, index=1), made(tmp_path, "validation"), made(tmp_path / "b", seed=1)]
+    clips = [made(tmp_path), *other]
     assert len({audio for audio, _ in clips}) == len({events for _, events in clips}) == 4
-
-
-def test_events_are_written_before_the_audio(tmp_path, monkeypatch):
-    written = []
-
-    def full(path, content):
-        written.append(path)
-        if path.suffix == ".wav":
-            raise OSError("No space left on device")
-        path.parent.mkdir(parents=True)
-        path.write_bytes(content)
-
-    monkeypatch.setattr(worker, "write_whole", full)
-    with pytest.raises(OSError, match="No space"):
-        make_clip(("strong", 0), tmp_path, 0, Banks(), augment=False, density=1.0)
-    kept = layout.annotation_path(tmp_path, layout.SUBSETS["strong"], 0)
-    assert written[0] == kept
-    assert layout.read_annotation(kept)
-
-
-def test_parametric_sounds_of_the_test_have_the_whole_range():
-    spreads = {part: open_bank(part, Banks()) for part in ("train", "validation", "test")}
-    assert all(type(sounds) is ParametricSounds for sounds in spreads.values())
-    assert spreads["test"].spread == 1.0
-    assert spreads["train"].spread == spreads["validation"].spread < 1.0
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A soundbank of five recordings a class."""
-    rng = np.random.default_rng(0)
-    for place in [f"foreground/{label}" for label in CLASSES] + ["background/room"]:
-        (tmp_path / "bank" / place).mkdir(parents=True)
-        for number in range(5):
-            sound = 0.1 * rng.standard_normal(RATE // 4)
-            soundfile.write(tmp_path / "bank" / place / f"{number}.wav", sound, RATE)
-    return tmp_path / "bank"
-
-
-def bank_of(folder):
-    return Bank(folder, RecordedSounds(folder).fingerprint())
-
-
-def test_a_bank_is_read_once_and_again_when_its_folder_has_changed(folder):
-    before = bank_of(folder)
-    sounds = open_bank("train", Banks(before))
-    assert open_bank("train", Banks(bank_of(folder))) is sounds
-    shutil.copy(folder / "foreground" / "Dog" / "0.wav", folder / "foreground" / "Dog" / "x.wav")
-    after = bank_of(folder)
-    assert after != before
-    again = open_bank("train", Banks(after))
-    assert len(again.files["Dog"]) == len(sounds.files["Dog"]) + 1
-
-
-def test_recordings_of_the_validation_are_not_those_of_the_training(folder):
-    bank = bank_of(folder)
-    train, validation = (
-        open_bank(part, Banks(bank)).files["Cat"] for part in ("train", "validation")
-    )
-    assert (len(train), len(validation)) == (4, 1)
-    assert set(train).isdisjoint(validation)
-    assert len(open_bank("test", Banks(bank)).files["Cat"]) == 5
-    # None is held out where the validation has a bank of its own.
-    assert len(open_bank("train", Banks(bank, bank)).files["Cat"]) == 5
 
 
 @pytest.fixture
@@ -120,25 +49,25 @@ def asked(monkeypatch):
 
 def test_half_of_the_augmented_clips_are_in_a_room(tmp_path, asked):
     for index in range(100):
-        make_clip(("strong", index), tmp_path, 0, Banks(), augment=True, density=2.0)
+        make_clip(("strong", index), tmp_path, 0, SOURCES, augment=True, density=2.0)
     rooms = [conditions.reverberation for _, conditions, _ in asked]
     assert 35 < rooms.count(ROOM) < 65
     assert rooms.count(None) == 100 - rooms.count(ROOM)
     assert {(augmented, density) for augmented, _, density in asked} == {(True, 2.0)}
     asked.clear()
     for name in ("validation", "test"):
-        make_clip((name, 0), tmp_path, 0, Banks(), augment=True, density=2.0)
+        make_clip((name, 0), tmp_path, 0, SOURCES, augment=True, density=2.0)
     assert asked == [(False, TRAINING, 1.0), (False, TEST, 1.0)]
 
 
 def test_clips_can_be_in_the_domain_of_the_test_clips(tmp_path, asked):
     for name in ("strong", "weak", "unlabelled", "validation", "test"):
         for which in ("weak", "all"):
-            make_clip((name, 0), tmp_path, 0, Banks(), False, 1.0, in_domain=which)
+            make_clip((name, 0), tmp_path, 0, SOURCES, False, 1.0, in_domain=which)
     conditions = [c for _, c, _ in asked]
     assert conditions[::2] == [TRAINING, IN_DOMAIN, IN_DOMAIN, TRAINING, TEST]
     assert conditions[1::2] == [IN_DOMAIN, IN_DOMAIN, IN_DOMAIN, IN_DOMAIN, TEST]
     asked.clear()
     for index in range(20):
-        make_clip(("weak", index), tmp_path, 0, Banks(), True, 1.0, in_domain="weak")
+        make_clip(("weak", index), tmp_path, 0, SOURCES, True, 1.0, in_domain="weak")
     assert asked == [(True, IN_DOMAIN, 1.0)] * 20  # no second room

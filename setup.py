@@ -57,7 +57,7 @@ TUNE = [
 ]
 POSTGRES = ["psycopg[binary]"]
 DOCS = [
-    "mkdocs-material>=9.6",
+    "zensical>=0.0.73",  # of the makers of Material for MkDocs, which ends in May 2027
     "mkdocstrings[python]>=1",
     "latex2mathml",  # formulas without a script from the network
     "ruff",  # lays out long signatures

@@ -1,13 +1,21 @@
-"""Pages of the site that live elsewhere in the repository; README is its start."""
+"""Lay out the pages of the site, README first, for the program that builds it.
+
+    python docs/pages.py && zensical build
+
+What lives elsewhere in the repository becomes a page, links that lead out of docs/ are named, and
+formulas become MathML, which needs no script. All of it goes to build/pages.
+"""
 
 import os
 import re
+import shutil
 from pathlib import Path
 
-from mkdocs.structure.files import File
+from latex2mathml.converter import convert
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+PAGES = ROOT / "build" / "pages"
 ELSEWHERE = {
     ROOT / "README.md": DOCS / "index.md",
     ROOT / "patches" / "README.md": DOCS / "patches.md",
@@ -16,24 +24,11 @@ ELSEWHERE = {
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 PICTURE = re.compile(r"(?<=\]\()docs/(?=\S+\.(?:svg|png)\))")
+FORMULA = re.compile(r"^```math\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def on_files(files, config):
-    """Add the pages."""
-    for source, page in ELSEWHERE.items():
-        text = PICTURE.sub("", _linked(source.read_text("utf-8"), source, page))
-        files.append(File.generated(config, page.name, content=text))
-    return files
-
-
-def on_page_markdown(markdown, page, config, files):
-    """Mend the links of a page of docs/ that lead out of it."""
-    path = page.file.abs_src_path
-    return markdown if path is None else _linked(markdown, Path(path), Path(path))
-
-
-def _linked(text, source, page):
-    """Text with its links as seen from a page of the site; what is not on the site is named."""
+def laid_out(text, source, page):
+    """Text as it stands on a page of the site."""
 
     def link(match):
         target = (source.parent / match[2]).resolve()
@@ -42,4 +37,20 @@ def _linked(text, source, page):
             return match[1]
         return f"[{match[1]}]({os.path.relpath(target, page.parent)}{match[3] or ''})"
 
-    return LINK.sub(link, text)
+    def formula(match):
+        return f'<div class="formula">{convert(match[1], display="block")}</div>'
+
+    return FORMULA.sub(formula, PICTURE.sub("", LINK.sub(link, text)))
+
+
+def main():
+    """Write the pages anew."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    shutil.copytree(DOCS, PAGES, ignore=shutil.ignore_patterns("*.py", "*.lock"))
+    for source, page in {**{path: path for path in DOCS.rglob("*.md")}, **ELSEWHERE}.items():
+        place = PAGES / page.relative_to(DOCS)
+        place.write_text(laid_out(source.read_text("utf-8"), source, page), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

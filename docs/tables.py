@@ -13,8 +13,8 @@ A page asks for a table by a pair of comments, and what lies between them is rew
 The first line is the kind of the table, each other line a title and a set of results.csv, with
 settings that are held against a reference over the seeds that both have. The kinds:
 
-    effect    macro event F1 (%) of both, its difference in points, p of the paired t-test, and the
-              same with Holm's correction for all rows of the table
+    effect    difference of the macro event F1 in points, p of the paired t-test, and the same with
+              Holm's correction for all rows of the table; the score of both (%)
     scores    differences of every score, in points (PSDS times 100)
     overview  differences of three: macro event F1 at threshold 0.5 and at the one that validation
               clips choose, and PSDS 1
@@ -150,15 +150,15 @@ def effect(rows: list[Pairs]) -> str:
     key = "event_f1_macro"
     tests = [pairs.test(key) for pairs in rows]
     return markdown(
-        ["", "pairs", "without (%)", "with (%)", "difference [95 %]", "p", "p, Holm"],
+        ["", "difference [95 %]", "p", "p, Holm", "pairs", "without (%)", "with (%)"],
         [
             [
                 pairs.name,
-                str(len(pairs.setting)),
-                *(mean_and_deviation(t[key], "%") for t in (pairs.reference, pairs.setting)),
                 difference(test),
                 probability(test["p_t"]),
                 probability(corrected),
+                str(len(pairs.setting)),
+                *(mean_and_deviation(t[key], "%") for t in (pairs.reference, pairs.setting)),
             ]
             for pairs, test, corrected in zip(rows, tests, holm([test["p_t"] for test in tests]))
         ],

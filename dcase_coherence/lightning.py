@@ -23,11 +23,7 @@ HEADS = "coherence_heads"
 
 
 def rows_of(batch_size: Sequence[int]) -> list[slice]:
-    """The rows that each set has in a training batch.
-
-    Args:
-        batch_size: `training.batch_size`: how many clips a batch has of each set, in their order;
-            in the DCASE Task 4 baselines of 2021 to 2023 strong, weak, unlabelled.
+    """The rows that each set has in a training batch, from the number of its clips there.
 
     Example:
         >>> rows_of([12, 12, 24])
@@ -69,9 +65,7 @@ class CoherenceMixin:
         super().__init__(*args, **kwargs)
         # After the trainer has copied the student into the teacher, so that only one is tapped.
         terms = self.configure_coherence()
-        self.coherence = CoherenceTerms(
-            [terms] if isinstance(terms, CoherenceRegularizer) else terms
-        )
+        self.coherence = terms if isinstance(terms, CoherenceTerms) else CoherenceTerms([terms])
         heads = [term.loss for term in self.coherence if list(term.loss.parameters())]
         if heads:
             setattr(self, HEADS, nn.ModuleList(heads))
@@ -155,15 +149,13 @@ class CoherenceMixin:
     def _epochs_done(self, batch_indx: int) -> float:
         """Fractional epoch, so that the annealing is smooth however long an epoch is.
 
-        Where the section has `annealing_steps`, or the loader has no length, it is the epoch that
-        the ramp would have reached after as many steps.
+        Where the ramp is told in steps, or the loader has no length, it is the epoch that the ramp
+        would have reached after as many steps.
         """
         trainer = getattr(self, "_trainer", None) or self.__dict__.get("trainer")
         if trainer is None:
             return math.inf
-        section = self.hparams.get("coherence") or {}  # type: ignore[attr-defined]
-        steps = section.get("annealing_steps")
-        batches = trainer.num_training_batches
+        steps, batches = self.coherence.annealing_steps, trainer.num_training_batches
         known = 0 < batches < math.inf
         if steps is None and not known and (trainer.max_steps or -1) > 0:
             steps = RAMP * trainer.max_steps

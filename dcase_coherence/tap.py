@@ -113,8 +113,9 @@ class FeatureTap:
             raise RuntimeError("this tap is removed, or a copy of one; make a new FeatureTap")
         if not forwards:
             raise RuntimeError(
-                f"no forward of {self.name!r} since the last pop(): call the model before it; with "
-                "torch.compile, tap it before the first compiled call or call torch._dynamo.reset()"
+                f"no forward of {self.name!r} since the last pop(): call it before, not a part of "
+                "it; with torch.compile, tap it before the first compiled call, or call "
+                "torch._dynamo.reset()"
             )
         features = [self._arrange(part) for part in parts]
         devices = [part.device for part in features if part.is_cuda]

@@ -272,3 +272,57 @@ def test_where_there_are_no_epochs_the_ramp_counts_steps(
     module = fit(Stream, epochs=None, max_steps=max_steps, preset="steps", **section)
     assert logged(module, "weight")[: len(weights)] == pytest.approx(weights)
     assert len(logged(module, "weight")) == max_steps
+
+
+class Own(pl.LightningModule):
+    """A module of one's own: frames before classes, no student and no batch sizes."""
+
+    def __init__(self, **hparams):
+        super().__init__()
+        self.save_hyperparameters(hparams)
+        self.dense = nn.Linear(4, 3)
+        self.losses = []
+
+    def forward(self, features):
+        return torch.sigmoid(self.dense(features))
+
+    def training_step(self, batch, batch_indx):
+        self.losses.append(nn.functional.binary_cross_entropy(self(batch[0]), batch[1]))
+        return self.losses[-1]
+
+    def log(self, name, value, **options):
+        pass
+
+
+OWN = torch.randn(4, 20, 4), (torch.rand(4, 20, 3) > 0.5).float()
+SECTION = {"preset": "transitions", "posteriors_layout": "btd"}
+
+
+def test_a_module_of_ones_own_is_told_what_the_mixin_needs():
+    class Bare(CoherenceMixin, Own):
+        pass
+
+    with pytest.raises(TypeError, match=r"Bare: .*sed_student.*batch_size.*strong_labels") as error:
+        Bare(coherence=SECTION)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout", ["btd", "bdt"])  # the second reads both the wrong way
+def test_labels_in_the_other_layout_are_told_what_to_override(layout):
+    class Bare(CoherenceMixin, Own):
+        pass
+
+    module = Bare(coherence={**SECTION, "posteriors_layout": layout}, training=TRAINING)
+    with pytest.raises(ValueError, match=r"labels have .*override strong_labels\(batch\)"):
+        module.training_step(OWN, 0)
+
+
+def test_with_strong_labels_of_its_own_a_module_needs_nothing_else():
+    class Told(CoherenceMixin, Own):
+        def strong_labels(self, batch):
+            return slice(0, 2), batch[1][:2]
+
+    module = Told(coherence=SECTION)
+    loss = module.training_step(OWN, 0)
+    term = TransitionLoss(5.0)(module(OWN[0])[:2], OWN[1][:2])
+    torch.testing.assert_close(loss, module.losses[0] + term)

@@ -142,12 +142,7 @@ def boundary_weights(
 
 
 def counted_pairs(valid: Tensor, *, lag: int = 1) -> Tensor:
-    """Mark the pairs of frames `lag` apart that lie, with all frames between them, in valid ones.
-
-    Example:
-        >>> counted_pairs(torch.tensor([[True, True, False, True, True, True]]), lag=2)
-        tensor([[False, False, False,  True]])
-    """
+    """Mark the pairs of frames `lag` apart that are valid, with all frames between them."""
     gaps = (~valid).cumsum(dim=1)
     return valid[:, :-lag] & (gaps[:, lag:] == gaps[:, :-lag])
 

@@ -90,29 +90,23 @@ class OfficialCoherence2024(OfficialCoherence):
 def build(
     recipe: str, config: Mapping[str, Any], preset: str | None, student: torch.nn.Module
 ) -> tuple[dict[str, Any], CoherenceTerms]:
-    """Read the `coherence:` section of a recipe's configuration and make its terms.
+    """Read the `coherence:` section of a recipe's configuration; give it filled up, and its terms.
 
-    Args:
-        recipe: of the configuration; in 2024 the section may also name the `strong` sets.
-        config: the configuration, whose section `net` tells the sizes of a head.
-        preset: overrides the section; `steps` where there is neither.
-        student: the network to tap.
-
-    Returns:
-        The section, filled up, and its terms.
-
-    Raises:
-        InputError: for an unknown key, preset or set, a value out of its range, or a path that the
-            network does not have.
+    `preset` overrides the section; where there is neither it is `steps`. In 2024 the section may
+    also name the `strong` sets.
     """
     section = config.get("coherence") or {}
-    preset = preset or (None if section else "steps")
     sets: dict[str, Any] = {}
     try:
         if "2024" in recipe and isinstance(section, Mapping):
-            sets["strong"] = section.get("strong", ["synthetic"])
-            section = {key: value for key, value in section.items() if key != "strong"}
-            check_strong_sets(sets["strong"])
+            section = dict(section)
+            names = sets["strong"] = section.pop("strong", ["synthetic"])
+            known = isinstance(names, (list, tuple)) and set(names) <= set(STRONG_SETS_2024)
+            if not known or not names:
+                raise ValueError(
+                    f"strong is {names!r}; give a list of some of {', '.join(STRONG_SETS_2024)}"
+                )
+        preset = preset or (None if section else "steps")
         if preset is not None:
             section = {**section, **preset_laid_out({"preset": preset})}
             section.pop("preset", None)
@@ -123,25 +117,12 @@ def build(
     return {**sets, **settings.values}, terms
 
 
-def check_strong_sets(names: Any) -> None:
-    """Refuse what is no list of strongly labelled sets of the 2024 recipe."""
-    known = f"a list of some of {', '.join(STRONG_SETS_2024)}"
-    if not isinstance(names, (list, tuple)) or not names:
-        raise InputError(f"coherence: strong is {names!r}; give {known}")
-    for name in names:
-        if name not in STRONG_SETS_2024:
-            raise InputError(f"coherence: strong holds {name!r}; give {known}")
-
-
 def check_section(
     recipe: str, config: Mapping[str, Any], preset: str | None = None
 ) -> dict[str, Any]:
     """Check a configuration's `coherence:` section against its network, before any data is read.
 
     To be called within :func:`importable`. Returns the section, filled up, see :func:`build`.
-
-    Raises:
-        InputError: for a section or a network that cannot be.
     """
     crnn = importlib.import_module("desed_task.nnet.CRNN").CRNN
     with torch.random.fork_rng():
@@ -201,11 +182,7 @@ def derive(official: type, recipe: str, preset: str | None = None) -> Baseline:
 
 
 def recipe_folder(path: PathLike, recipe: str) -> Path:
-    """The folder of a recipe, checked.
-
-    Raises:
-        InputError: when the checkout, the recipe or one of its packages is not there.
-    """
+    """The folder of a recipe, checked."""
     checkout = Path(path).expanduser().resolve()
     folder = checkout / "recipes" / recipe
     if not (checkout / "recipes").is_dir() or not (checkout / "desed_task").is_dir():
@@ -303,12 +280,7 @@ def find_drift(config: Mapping[str, Any]) -> list[str]:
     To be called within :func:`importable`. Since April 2024 the minmax scaler ends in [-1, 1]
     instead of [0, 1], and the CRNN applies SpecAugment unless its settings turn it off: both
     change the results of the 2021 and 2022 recipes without a word.
-
-    Args:
-        config: the recipe's configuration, of which `scaler` and `net` are used.
-
-    Returns:
-        One clause for each difference.
+    Gives one clause for each difference.
     """
     settings = config["scaler"]
     with torch.random.fork_rng(), torch.no_grad():

@@ -12,7 +12,6 @@ from torch.utils import checkpoint
 from dcase_coherence import (
     CoherenceLoss,
     CoherenceRegularizer,
-    HeadLoss,
     TransitionLoss,
     coherence_loss,
     transition_loss,
@@ -79,18 +78,6 @@ def test_monitor_against_a_plain_count(model, labels):
     }
 
 
-def test_threshold_ratio_is_where_the_loss_changes_sign(model, labels):
-    regularizer = CoherenceRegularizer(model, "1", loss=CoherenceLoss(0.1, 0.03))
-    signs = set()
-    for seed in range(20):
-        torch.manual_seed(seed)
-        _, term = step(model, regularizer, labels)
-        m = regularizer.metrics
-        assert (m["d_boundary"] / m["d_inside"] > m["threshold_ratio"]) == (term < 0)
-        signs.add(bool(term < 0))
-    assert signs == {True, False}
-
-
 def test_monitor_without_boundaries_or_without_rows_is_nan_not_a_crash(model):
     regularizer = CoherenceRegularizer(model, "1", loss=EXACT)
     step(model, regularizer, torch.zeros(2, 5, 1))
@@ -136,16 +123,8 @@ def test_pulse_share_tells_a_pulse_from_a_step(options):
         assert shape_of(z, event, **options) == 1
     both = [0.0, 0.0, 0.0, 2.0, 1.0, 1.0, 1.0, -1.0, 0.0, 0.0]  # a step that overshoots
     assert shape_of(both, event, **options) == pytest.approx(1 - 1 / 4)
-    ramp = [0.0, 0.0, 1.0, 2.0, 3.0, 3.0, 2.0, 1.0, 0.0, 0.0]
-    assert shape_of(ramp, event, **options) == 0
-
-
-def test_pulse_share_is_of_changes_that_stand_alone():
-    quick = [0.0, 0.0, 1.0, 0.0, 0.0]
-    assert math.isnan(shape_of(quick, quick))
-    # The first of two changes is too near to the beginning.
-    labels = [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
-    assert shape_of([0.0, 1.0, 0.0, 0.0, -1.0, -1.0], labels) == 0
+    quick = [0.0, 0.0, 1.0, 0.0, 0.0]  # no change stands alone
+    assert math.isnan(shape_of(quick, quick, **options))
 
 
 @pytest.mark.parametrize(
@@ -351,15 +330,3 @@ def test_posteriors_are_one_element_of_the_output_and_count_from_the_first_step(
     }
     term.backward()
     assert detector.cnn.weight.grad.abs().sum() > 0
-
-
-def test_a_head_on_z():
-    detector, y = Detector(), torch.rand(4, 20, 2).round()
-    loss = HeadLoss(6, 2, TransitionLoss())
-    regularizer = CoherenceRegularizer(detector, "cnn", loss=loss, layout="bdt")
-    detector(torch.randn(4, 4, 20))
-    regularizer(y).backward()
-    assert detector.cnn.weight.grad.abs().sum() > 0
-    assert detector.dense.weight.grad is None
-    assert loss.head.weight.grad.abs().sum() > 0
-    assert "head_step_onset" in regularizer.metrics

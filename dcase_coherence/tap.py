@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from types import FrameType
 from typing import Any, Union
@@ -196,7 +195,9 @@ def find_module(model: nn.Module, path: Union[str, nn.Module, None]) -> nn.Modul
         if not any(path is module for module in model.modules()):
             raise ValueError(f"the {type(path).__name__} of path is not a submodule of the model")
         return path
-    module: Any = functools.reduce(lambda at, name: getattr(at, name, None), path.split("."), model)
+    module: Any = model
+    for name in path.split("."):
+        module = getattr(module, name, None)
     if not isinstance(module, nn.Module):
         children = ", ".join(name for name, _ in model.named_children()) or "none"
         raise ValueError(

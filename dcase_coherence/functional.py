@@ -39,24 +39,6 @@ def label_transitions(labels: Tensor, *, lag: int = 1, tolerance: float = 0.0) -
     return ((labels[:, lag:] - labels[:, :-lag]).abs() > tolerance).any(dim=-1)
 
 
-def counted_pairs(valid: Tensor, *, lag: int = 1) -> Tensor:
-    """Mark the pairs of frames `lag` apart that lie, with all frames between them, in valid ones.
-
-    Args:
-        valid: bool `(batch, frames)`, False for padding.
-        lag: how many frames apart.
-
-    Returns:
-        bool `(batch, frames - lag)`.
-
-    Example:
-        >>> counted_pairs(torch.tensor([[True, True, False, True, True, True]]), lag=2)
-        tensor([[False, False, False,  True]])
-    """
-    gaps = (~valid).cumsum(dim=1)
-    return valid[:, :-lag] & (gaps[:, lag:] == gaps[:, :-lag])
-
-
 def transition_loss(
     posteriors: Tensor,
     labels: Tensor,
@@ -70,17 +52,14 @@ def transition_loss(
     .. math:: \frac{1}{|K|} \sum_{k \in K} \frac{1}{N} \sum_{i, t, c}
               \big((p_t - p_{t-k}) - (y_t - y_{t-k})\big)^2
 
-    Written out it is coherence, the squared movement of the posteriors everywhere, less contrast,
-    their movement with the labels at label changes, class by class and with its direction. It is
-    at least 0, and 0 only where p - y stays constant over time.
+    It is at least 0, and 0 only where p - y stays constant over time.
 
     Args:
         posteriors: p in [0, 1], `(batch, frames, classes)`.
         labels: y, in the same shape, hard or soft. No gradient flows to them.
         lags: how many frames apart two frames are compared, K. A lag as long as the clip or longer
             has no pair and counts 0.
-        valid: bool `(batch, frames)`, False for padding. Padding, and pairs that span some, never
-            count.
+        valid: bool `(batch, frames)`, False for padding. Pairs that span some never count.
         dim: axis of the frames: 1, or -1 for `(batch, classes, frames)`. By default 1, unless
             there are fewer frames than classes: then it has to be told.
 
@@ -99,12 +78,8 @@ def transition_loss(
     check_lags(lags)
     posteriors, labels = frames_first(posteriors, labels, dim)
     check_pair("posteriors", posteriors, labels, valid)
-    if posteriors.shape != labels.shape:
-        raise ValueError(
-            f"posteriors have shape {tuple(posteriors.shape)} but labels have "
-            f"{tuple(labels.shape)}; they must be equal"
-        )
-    error = difference(posteriors, labels, valid)
+    p = without_padding(posteriors, valid)
+    error = p - without_padding(labels.detach().to(p.dtype), valid)
     total = error.new_zeros(())
     for lag in lags:
         step = (error[:, lag:] - error[:, :-lag]).pow(2).sum(dim=-1)
@@ -133,9 +108,7 @@ def boundary_weights(
         weight: of the frames near a change; all others have 1.
         frames: so many on each side of a change are near it.
         valid: bool `(batch, frames)`, False for padding, in and into which nothing changes.
-        dim: axis of the frames: 1, or -1 for labels `(batch, classes, frames)` as DESED_task
-            has them. By default 1, unless there are fewer frames than classes: then it has to be
-            told.
+        dim: axis of the frames, see :func:`transition_loss`.
 
     Returns:
         Weights in the shape of the labels, for the `weight` of
@@ -168,30 +141,28 @@ def boundary_weights(
     return (1 + (weight - 1) * near).transpose(axis, -1)
 
 
+def counted_pairs(valid: Tensor, *, lag: int = 1) -> Tensor:
+    """Mark the pairs of frames `lag` apart that are valid, with all frames between them."""
+    gaps = (~valid).cumsum(dim=1)
+    return valid[:, :-lag] & (gaps[:, lag:] == gaps[:, :-lag])
+
+
 def label_elements(labels: Tensor, valid: Tensor | None) -> int:
     """Count the label elements that a mean is over, batch x frames x classes; at least 1."""
     elements = labels.numel() if valid is None else int(valid.sum()) * labels.shape[-1]
     return max(elements, 1)
 
 
-def difference(posteriors: Tensor, labels: Tensor, valid: Tensor | None) -> Tensor:
-    """Posteriors less labels, at least float32, 0 in padding whatever is there."""
-    if posteriors.dtype in (torch.float16, torch.bfloat16):
-        posteriors = posteriors.float()
-    labels = labels.detach().to(posteriors.dtype)
-    if valid is not None:
-        # Filled before the difference: masking after it would still pass NaN to the gradient.
-        padding = ~valid.unsqueeze(-1)
-        posteriors, labels = posteriors.masked_fill(padding, 0.0), labels.masked_fill(padding, 0.0)
-    return posteriors - labels
+def without_padding(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Values `(batch, frames, ...)`, at least float32, with 0 in padding."""
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()  # under autocast: the square of 256 overflows half precision
+    # Before anything is computed: a mask of the result would pass NaN to the gradient.
+    return values if valid is None else values.masked_fill(~valid.unsqueeze(-1), 0)
 
 
 def axis_of_frames(labels: Tensor, dim: int | None) -> int:
-    """Axis of the frames: the one that is told, or 1 where the shape leaves no doubt.
-
-    Raises:
-        ValueError: when there are no three axes, or fewer frames than classes and nothing is told.
-    """
+    """Axis of the frames: the one that is told, or 1 where the shape leaves no doubt."""
     check_axes("labels", labels, "classes")
     if dim not in (None, 1, 2, -1):
         raise ValueError(f"dim is {dim}; it must be 1, or -1 for (batch, classes, frames)")
@@ -213,14 +184,8 @@ def frames_first(posteriors: Tensor, labels: Tensor, dim: int | None) -> tuple[T
 
 
 def check_lags(lags: Sequence[int]) -> None:
-    """Check a list of lags.
-
-    Raises:
-        ValueError: when it is empty or holds anything but different whole numbers of at least 1.
-    """
-    whole = isinstance(lags, (list, tuple)) and all(
-        isinstance(lag, int) and not isinstance(lag, bool) and lag >= 1 for lag in lags
-    )
+    """Check that lags are a list of different whole numbers of at least 1."""
+    whole = isinstance(lags, (list, tuple)) and all(type(lag) is int and lag >= 1 for lag in lags)
     if not whole or not lags or len(set(lags)) < len(lags):
         raise ValueError(
             f"lags is {lags!r}; it must be a list of different whole numbers of at least 1, "
@@ -229,11 +194,7 @@ def check_lags(lags: Sequence[int]) -> None:
 
 
 def check_axes(name: str, tensor: Tensor, last: str) -> None:
-    """Check that a tensor has the axes `(batch, frames, last)`.
-
-    Raises:
-        ValueError: when it has another number of them.
-    """
+    """Check that a tensor has the axes `(batch, frames, last)`."""
     if tensor.dim() != 3:
         raise ValueError(
             f"{name} have shape {tuple(tensor.shape)}; they must be (batch, frames, {last})"
@@ -243,19 +204,17 @@ def check_axes(name: str, tensor: Tensor, last: str) -> None:
 def check_pair(
     name: str, features: Tensor, labels: Tensor, valid: Tensor | None, last: str = "classes"
 ) -> None:
-    """Check that features or posteriors, labels and the mask of valid frames belong together.
-
-    Raises:
-        ValueError: naming the shapes that do not fit.
-    """
+    """Check that features or posteriors, labels and the mask of valid frames belong together."""
     check_axes(name, features, last)
     check_axes("labels", labels, "classes")
     if not features.is_floating_point():
         raise ValueError(f"{name} are {features.dtype}; they must be floating point")
-    if features.shape[:2] != labels.shape[:2]:
+    axes = 3 if last == "classes" else 2
+    ours, theirs = tuple(features.shape[:axes]), tuple(labels.shape[:axes])
+    if ours != theirs:
         raise ValueError(
-            f"{name} have (batch, frames) = {tuple(features.shape[:2])} but labels have "
-            f"{tuple(labels.shape[:2])}; they must be equal{transposed_hint(features, labels)}"
+            f"{name} have ({', '.join(('batch', 'frames', 'classes')[:axes])}) = {ours} but labels "
+            f"have {theirs}; they must be equal{transposed_hint(features, labels)}"
         )
     if valid is not None and (valid.dtype != torch.bool or valid.shape != labels.shape[:2]):
         raise ValueError(
@@ -264,20 +223,15 @@ def check_pair(
         )
 
 
-def transposed_hint(features: Tensor, labels: Tensor, apart: int = 0) -> str:
-    """What to transpose, where the frames (give or take `apart`) turn up in another axis.
-
-    Example:
-        >>> transposed_hint(torch.zeros(2, 50, 8), torch.zeros(2, 10, 50))
-        '; labels seem to be (batch, classes, frames): give labels.transpose(1, 2)'
-    """
+def transposed_hint(features: Tensor, labels: Tensor) -> str:
+    """What to transpose, where the frames, give or take one, turn up in another axis."""
     if features.shape[1] == labels.shape[1]:
         return ""
-    if abs(features.shape[1] - labels.shape[2]) <= apart:
+    if abs(features.shape[1] - labels.shape[2]) <= 1:
         return "; labels seem to be (batch, classes, frames): give labels.transpose(1, 2)"
-    if abs(features.shape[2] - labels.shape[1]) <= apart:
+    if abs(features.shape[2] - labels.shape[1]) <= 1:
         return (
             "; features seem to be (batch, dims, frames): give features.transpose(1, 2), or a tap "
             "the layout of the output (layout='bdt')"
         )
-    return ""
+    return "; compare the pooling over time of the network with that of the labels"

@@ -20,14 +20,18 @@ from dcase_coherence.settings import Settings
 RAMP = 0.1
 #: The heads' parameters in a checkpoint, apart from the network's.
 HEADS = "coherence_heads"
+#: What is asked of a LightningModule, said where something is missing.
+NEEDS = (
+    "the mixin needs the network as self.sed_student, or called as self(...), and the strong clips "
+    "first in the batch, as many as hparams['training']['batch_size'][0], with labels batch[1] "
+    "(batch, classes, frames); for any other batch, such as labels (batch, frames, classes), "
+    "override strong_labels(batch), which returns the strong rows and their labels (rows, frames, "
+    "classes)"
+)
 
 
 def rows_of(batch_size: Sequence[int]) -> list[slice]:
-    """The rows that each set has in a training batch.
-
-    Args:
-        batch_size: `training.batch_size`: how many clips a batch has of each set, in their order;
-            in the DCASE Task 4 baselines of 2021 to 2023 strong, weak, unlabelled.
+    """The rows that each set has in a training batch, from the number of its clips there.
 
     Example:
         >>> rows_of([12, 12, 24])
@@ -37,15 +41,14 @@ def rows_of(batch_size: Sequence[int]) -> list[slice]:
 
 
 class CoherenceMixin:
-    """Add the coherence term to the `training_step` of a mean-teacher LightningModule.
+    """Add the coherence term to the `training_step` of a LightningModule.
 
     Put it first: `class Coherence(CoherenceMixin, SEDTask4_2021): pass`. The defaults fit the DCASE
-    Task 4 baselines of 2021 to 2023: the student is `self.sed_student`, the settings are
-    `self.hparams["coherence"]` (see :class:`~dcase_coherence.settings.Settings`), the strong rows
-    come first in the batch and its labels are `(batch, classes, frames)`. The trainer's
-    optimisation is automatic: under manual optimisation call a
-    :class:`~dcase_coherence.CoherenceRegularizer` before `manual_backward`.
-    Override :meth:`strong_labels` or :meth:`configure_coherence` where a trainer differs.
+    Task 4 baselines of 2021 to 2023: the network is `self.sed_student`, else the module itself, the
+    settings are `self.hparams["coherence"]` (see :class:`~dcase_coherence.settings.Settings`), the
+    strong rows come first in the batch and its labels are `(batch, classes, frames)`. Override
+    :meth:`strong_labels` or :meth:`configure_coherence` where a trainer differs. Its optimisation
+    is automatic: under a manual one call a :class:`~dcase_coherence.CoherenceRegularizer`.
 
     Logged, beside what the trainer logs: the regularizers' metrics, as `train/coherence/*`. Under
     DDP these are the values of the whole batch, the same in all processes. Checkpoints load in the
@@ -69,18 +72,23 @@ class CoherenceMixin:
         super().__init__(*args, **kwargs)
         # After the trainer has copied the student into the teacher, so that only one is tapped.
         terms = self.configure_coherence()
-        self.coherence = CoherenceTerms(
-            [terms] if isinstance(terms, CoherenceRegularizer) else terms
-        )
+        self.coherence = terms if isinstance(terms, CoherenceTerms) else CoherenceTerms([terms])
         heads = [term.loss for term in self.coherence if list(term.loss.parameters())]
         if heads:
             setattr(self, HEADS, nn.ModuleList(heads))
 
     def configure_coherence(self) -> Union[CoherenceRegularizer, CoherenceTerms]:
-        """Build the terms; by default on `sed_student` from `hparams["coherence"]`."""
+        """Build the terms; by default on `sed_student` from `hparams["coherence"]`.
+
+        Raises:
+            TypeError: when nothing tells the strong rows; the message says what is needed.
+        """
+        if type(self).strong_labels is CoherenceMixin.strong_labels:
+            self._strong_rows()
         hparams = self.hparams  # type: ignore[attr-defined]
         settings = Settings(hparams.get("coherence") or {})
-        return settings.build(self.sed_student, hparams.get("net"))  # type: ignore[attr-defined]
+        network: Any = getattr(self, "sed_student", self)
+        return settings.build(network, hparams.get("net"))
 
     def strong_labels(self, batch: Any) -> tuple[Union[slice, Tensor], Tensor]:
         """Rows of the batch with strong labels, and those labels as the supervised loss saw them.
@@ -91,8 +99,19 @@ class CoherenceMixin:
             rows (a slice, bool mask or indices) and labels `(rows, frames, classes)`, or of the
             whole batch.
         """
-        rows = rows_of(self.hparams["training"]["batch_size"])[0]  # type: ignore[attr-defined]
-        return rows, batch[1][rows].transpose(1, 2)
+        rows = self._strong_rows()
+        labels = batch[1][rows]
+        classes = (self.hparams.get("net") or {}).get("nclass")  # type: ignore[attr-defined]
+        # Read the wrong way, labels and posteriors may still fit each other.
+        if labels.shape[1] > labels.shape[2] and labels.shape[1] != classes:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}; {NEEDS}")
+        return rows, labels.transpose(1, 2)
+
+    def _strong_rows(self) -> slice:
+        try:
+            return rows_of(self.hparams["training"]["batch_size"])[0]  # type: ignore[attr-defined]
+        except (AttributeError, KeyError, TypeError):
+            raise TypeError(f"{type(self).__name__}: {NEEDS}") from None
 
     def training_step(self, batch: Any, batch_indx: int, *args: Any, **kwargs: Any) -> Any:
         """Make the trainer's own step, then add the terms to its loss.
@@ -117,7 +136,10 @@ class CoherenceMixin:
         if output is None:
             return None
         rows, labels = self.strong_labels(batch)
-        term = self.coherence(labels, rows, self._epochs_done(batch_indx))
+        try:
+            term = self.coherence(labels, rows, self._epochs_done(batch_indx))
+        except ValueError as error:
+            raise ValueError(f"{error}; {NEEDS}") from None
         metrics = self.coherence.metrics
         for name, value in metrics.items():
             if not math.isnan(value):
@@ -155,15 +177,13 @@ class CoherenceMixin:
     def _epochs_done(self, batch_indx: int) -> float:
         """Fractional epoch, so that the annealing is smooth however long an epoch is.
 
-        Where the section has `annealing_steps`, or the loader has no length, it is the epoch that
-        the ramp would have reached after as many steps.
+        Where the ramp is told in steps, or the loader has no length, it is the epoch that the ramp
+        would have reached after as many steps.
         """
         trainer = getattr(self, "_trainer", None) or self.__dict__.get("trainer")
         if trainer is None:
             return math.inf
-        section = self.hparams.get("coherence") or {}  # type: ignore[attr-defined]
-        steps = section.get("annealing_steps")
-        batches = trainer.num_training_batches
+        steps, batches = self.coherence.annealing_steps, trainer.num_training_batches
         known = 0 < batches < math.inf
         if steps is None and not known and (trainer.max_steps or -1) > 0:
             steps = RAMP * trainer.max_steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple, Sequence
 
@@ -14,19 +15,17 @@ from dcase_coherence.functional import (
     check_lags,
     check_pair,
     counted_pairs,
-    difference,
     frames_first,
     label_elements,
     label_transitions,
     transition_loss,
+    without_padding,
 )
 
 #: Arguments of :class:`CoherenceLoss`: the paper's, and ours, which rewards steps, not pulses.
 EXACT: dict[str, Any] = {"alpha1": 0.1, "alpha2": 0.03, "lags": (1,)}
-STEPS: dict[str, Any] = {
-    **{"alpha1": 0.3, "alpha2": 0.3, "lags": (1, 2, 4, 8)},
-    **{"normalize": True, "center": True},
-}
+STEPS: dict[str, Any] = {"alpha1": 0.3, "alpha2": 0.3, "lags": (1, 2, 4, 8)}
+STEPS.update(normalize=True, center=True)
 
 
 class Pairs(NamedTuple):
@@ -37,7 +36,16 @@ class Pairs(NamedTuple):
     counted: Tensor  # bool: both frames, and all between them, are valid
 
 
-class CoherenceLoss(nn.Module):
+class _Loss(nn.Module):
+    """A loss whose settings are shown by ``print(model)``."""
+
+    def extra_repr(self) -> str:
+        """The arguments that the loss was made with."""
+        names = inspect.signature(type(self)).parameters
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+class CoherenceLoss(_Loss):
     r"""Temporal coherence of features: they stay put inside events and jump at boundaries.
 
     .. math:: \frac{1}{|K|} \sum_{k \in K} \Big[
@@ -50,23 +58,19 @@ class CoherenceLoss(nn.Module):
     z at a label change pays and a pulse does not (docs/paper_notes.md works it out):
     :meth:`steps`.
 
-    The paper adds this sum to a cross-entropy summed over clips, frames and classes; beside the
-    usual cross-entropy *averaged* over them, `reduction="mean"` divides by the same number of
-    label elements, for every lag, and so keeps the paper's ratio of the two.
-
     Args:
         alpha1: weight of the distances across a label change, which are pushed apart.
         alpha2: weight of all other distances, which are pulled together.
         lags: how many frames apart the compared frames are; the loss is the mean over the lags.
             A lag as long as the clip or longer has no pair and counts 0.
-        reduction: `"mean"` over label elements (batch x frames x classes); `"sum"`; or `"none"`,
-            the weighted distances at the later frame of each pair, averaged over the lags, which
-            add up to `"sum"`.
+        reduction: `"mean"` over label elements (batch x frames x classes), which keeps the paper's
+            ratio beside a cross-entropy that is averaged over them; `"sum"`, beside a summed one;
+            or `"none"`, the weighted distances at the later frame of each pair, averaged over the
+            lags, which add up to `"sum"`.
         margin: squared distances across a label change saturate here; None is the paper's.
         normalize: scale each frame of z to unit norm, so that squared distances lie in [0, 4].
-        center: take the mean over all valid frames of the batch off before `normalize`; alone it
-            changes nothing. Under torch.distributed it is the mean over all processes: each has to
-            make the call, and the backward pass.
+        center: take the mean over all valid frames of the batch, under torch.distributed of all
+            processes, off before `normalize`; alone it changes nothing.
         tolerance: a soft label counts as changed when it moves by more than this.
 
     Shapes:
@@ -78,12 +82,10 @@ class CoherenceLoss(nn.Module):
         ValueError: when a setting is out of its range or shapes do not fit.
 
     Example:
-        >>> z = torch.tensor([[[0.0], [2.0], [3.0]]], requires_grad=True)
+        >>> z = torch.tensor([[[0.0], [2.0], [3.0]]])
         >>> y = torch.tensor([[[0.0], [1.0], [1.0]]])
-        >>> CoherenceLoss(0.5, 0.25, reduction="none")(z, y).detach()
+        >>> CoherenceLoss(0.5, 0.25, reduction="none")(z, y)
         tensor([[-2.0000,  0.2500]])
-        >>> CoherenceLoss(0.5, 0.25, reduction="sum", lags=(1, 2))(z, y).detach()
-        tensor(-3.1250)
     """
 
     def __init__(
@@ -132,11 +134,7 @@ class CoherenceLoss(nn.Module):
         check_pair("features", features, labels, valid, "dims")
         if valid is None:
             valid = torch.ones(labels.shape[:2], dtype=torch.bool, device=labels.device)
-        # Padding is replaced, not masked later: NaN there would still reach the gradient.
-        labels = labels.detach().masked_fill(~valid.unsqueeze(-1), 0)
-        z = features.masked_fill(~valid.unsqueeze(-1), 0.0)
-        if z.dtype in (torch.float16, torch.bfloat16):
-            z = z.float()  # under autocast: the square of 256 overflows half precision
+        labels, z = without_padding(labels.detach(), valid), without_padding(features, valid)
         if self.center:
             z = z - _mean_frame(z, valid)
         if self.normalize:
@@ -215,17 +213,9 @@ class CoherenceLoss(nn.Module):
             "pulse_share": 1.0 - min(ratio(far, near), 1.0),
         }
 
-    def extra_repr(self) -> str:
-        """Settings shown by ``print(model)``."""
-        names = [
-            *("alpha1", "alpha2", "lags", "reduction"),
-            *("margin", "normalize", "center", "tolerance"),
-        ]
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
-
-class TransitionLoss(nn.Module):
-    r"""Transitions of posteriors, held to those of the labels, and the frames near a change.
+class TransitionLoss(_Loss):
+    """Transitions of posteriors, held to those of the labels, and the frames near a change.
 
     `weight` times :func:`~dcase_coherence.transition_loss`, plus the cross-entropy of the frames
     near a label change, `boundary_weight` - 1 times: added to a mean cross-entropy this counts
@@ -236,8 +226,7 @@ class TransitionLoss(nn.Module):
         lags: how many frames apart two frames are compared.
         boundary_weight: of the frames near a label change in the cross-entropy; 1 leaves it out.
         boundary_frames: so many frames on each side of a change are near it.
-        dim: axis of the frames: 1, or -1 for `(batch, classes, frames)`; it has to be told where
-            there are fewer frames than classes.
+        dim: axis of the frames, see :func:`~dcase_coherence.transition_loss`.
 
     Shapes:
         posteriors in [0, 1] and labels, hard or soft, both `(batch, frames, classes)`, and
@@ -247,12 +236,9 @@ class TransitionLoss(nn.Module):
         ValueError: when a setting is out of its range or shapes do not fit.
 
     Example:
-        >>> term = TransitionLoss(weight=5.0)
         >>> y = torch.tensor([[[0.0], [1.0], [1.0], [0.0]]])
-        >>> term(torch.full_like(y, 0.5), y)
+        >>> TransitionLoss(weight=5.0)(torch.full_like(y, 0.5), y)
         tensor(1.6667)
-        >>> term(0.8 * y + 0.1, y) < term(0.6 * y + 0.2, y)
-        tensor(True)
     """
 
     def __init__(
@@ -272,7 +258,7 @@ class TransitionLoss(nn.Module):
                 f"boundary_weight is {boundary_weight}; it must be a finite number of at least 1"
             )
         check_lags(lags)
-        boundary_weights(torch.zeros(1, 1, 1), boundary_weight, frames=boundary_frames)
+        boundary_weights(torch.zeros(1, 1, 1), frames=boundary_frames)  # checks them
         self.weight, self.lags, self.dim = weight, tuple(lags), dim
         self.boundary_weight, self.boundary_frames = boundary_weight, boundary_frames
 
@@ -286,10 +272,13 @@ class TransitionLoss(nn.Module):
         self, posteriors: Tensor, labels: Tensor, valid: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Transitions and boundaries, weighted, of `(batch, frames, classes)`."""
-        # Checks the shapes, too, also with weight 0.
-        transitions = self.weight * transition_loss(
-            posteriors, labels, lags=self.lags, valid=valid, dim=1
-        )
+        if self.weight:
+            transitions = self.weight * transition_loss(
+                posteriors, labels, lags=self.lags, valid=valid, dim=1
+            )
+        else:
+            check_pair("posteriors", posteriors, labels, valid)
+            transitions = without_padding(posteriors[:0], None).sum()  # 0, with a gradient
         if self.boundary_weight == 1:
             return transitions, torch.zeros_like(transitions)
         extra = boundary_weights(
@@ -304,10 +293,9 @@ class TransitionLoss(nn.Module):
         transitions, boundaries = self._parts(posteriors, labels, valid)
         loss = transitions + boundaries
         with torch.no_grad():
-            p = posteriors.detach()
-            sums = [transitions, boundaries, cross_entropy(p, labels, valid)]
-            p = difference(p, torch.zeros_like(p), valid)
-            y = difference(labels.to(p.dtype), torch.zeros_like(p), valid)
+            sums = [transitions, boundaries, cross_entropy(posteriors, labels, valid)]
+            p = without_padding(posteriors, valid)
+            y = without_padding(labels.to(p.dtype), valid)
             counts: list[Any] = [0.0, 0.0, 0.0, 0.0]
             for lag in self.lags:
                 step, change = p[:, lag:] - p[:, :-lag], y[:, lag:] - y[:, :-lag]
@@ -335,11 +323,6 @@ class TransitionLoss(nn.Module):
             "step_offset": ratio(offset, n_offset),
         }
 
-    def extra_repr(self) -> str:
-        """Settings shown by ``print(model)``."""
-        names = ["weight", "lags", "boundary_weight", "boundary_frames", "dim"]
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-
 
 class HeadLoss(nn.Module):
     """The transition loss one layer down, on a linear head of z that is used in training alone.
@@ -351,11 +334,6 @@ class HeadLoss(nn.Module):
         dims: of the features.
         classes: of the labels.
         loss: of the head's posteriors.
-
-    Example:
-        >>> loss = HeadLoss(8, 3, TransitionLoss())
-        >>> loss(torch.randn(2, 10, 8), torch.zeros(2, 10, 3)).dim(), len(list(loss.parameters()))
-        (0, 2)
     """
 
     def __init__(self, dims: int, classes: int, loss: TransitionLoss) -> None:
@@ -390,13 +368,7 @@ def coherence_loss(
     valid: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    """Functional form of :class:`CoherenceLoss`, by default the paper's exact loss.
-
-    Example:
-        >>> z, y = torch.tensor([[[0.0], [2.0], [3.0]]]), torch.tensor([[[0.0], [1.0], [1.0]]])
-        >>> coherence_loss(z, y, 0.5, 0.25, reduction="sum")
-        tensor(-1.7500)
-    """
+    """Functional form of :class:`CoherenceLoss`, by default the paper's exact loss."""
     return CoherenceLoss(alpha1, alpha2, **settings)(features, labels, valid)
 
 
@@ -408,17 +380,11 @@ def cross_entropy(
     if p.dtype in (torch.float16, torch.bfloat16):
         # Half of float16's last digit below 1: a posterior of 1 would pass infinity to a sigmoid.
         p = p.float().clamp(2.0**-12, 1 - 2.0**-12)
-    y = labels.detach().to(p.dtype)
-    if valid is not None:
-        padding = ~valid.unsqueeze(-1)
-        p, y = p.masked_fill(padding, 0.0), y.masked_fill(padding, 0.0)
+    p, y = without_padding(p, valid), without_padding(labels.detach().to(p.dtype), valid)
     weight = None if weight is None else weight.to(p)
+    new = hasattr(torch, "autocast")  # not in torch 1.8
     # Autocast refuses this function, whose input is in float32 here.
-    with (
-        torch.cuda.amp.autocast(enabled=False)
-        if not hasattr(torch, "autocast")
-        else (torch.autocast(p.device.type, enabled=False))
-    ):
+    with torch.autocast(p.device.type, enabled=False) if new else torch.cuda.amp.autocast(False):
         total = F.binary_cross_entropy(p, y, weight=weight, reduction="sum")
     return total / label_elements(labels, valid)
 
@@ -428,16 +394,16 @@ def ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
-def several_processes() -> bool:
-    """Whether torch.distributed joins this process to others."""
+def processes() -> int:
+    """How many processes torch.distributed joins; 1 without it."""
     group = torch.distributed
-    return bool(group.is_available() and group.is_initialized() and group.get_world_size() > 1)
+    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
 
 
 def _mean_frame(z: Tensor, valid: Tensor) -> Tensor:
     """Mean over the valid frames of all processes, `(dims,)`; its gradient reaches all of them."""
     total = torch.cat([z.sum(dim=(0, 1)), valid.sum().to(z.dtype).reshape(1)])
-    if several_processes():
+    if processes() > 1:
         from torch.distributed.nn.functional import all_reduce
 
         total = all_reduce(total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from typing import Any, Mapping
 
@@ -75,32 +76,25 @@ class Settings:
                 f"coherence: unknown key {key!r}; the keys are: preset, {', '.join(DEFAULTS)}"
             )
         for key, value in own.items():
-            _check_type(key, value)
-        self.values: dict[str, Any] = {**copy.deepcopy(DEFAULTS), **copy.deepcopy(own)}
+            _check(key, value)
+        self.values: dict[str, Any] = copy.deepcopy({**DEFAULTS, **own})
         if not section:
             warnings.warn(
                 "the section `coherence:` is empty, so there is no term; name a preset: "
                 f"{', '.join(PRESETS)}",
                 stacklevel=2,
             )
-        self.losses(1, 1)
+        self.losses(1, 1)  # checks the ranges
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
     def losses(self, dims: int, classes: int) -> list[tuple[str, Any]]:
-        """The losses with the place of each: `"z"` or `"posteriors"`.
-
-        Args:
-            dims: of z, for the head.
-            classes: of the labels, for the head.
-        """
+        """The losses with the place of each, `"z"` or `"posteriors"`; a head has these sizes."""
         v = self.values
-        names = [
-            *("alpha1", "alpha2", "lags", "reduction"),
-            *("margin", "normalize", "center", "tolerance"),
-        ]
-        of_z = CoherenceLoss(**{name: v[name] for name in names})
+        of_z = CoherenceLoss(
+            **{name: v[name] for name in inspect.signature(CoherenceLoss).parameters}
+        )
         of_posteriors = TransitionLoss(
             v["transition_weight"],
             v["transition_lags"],
@@ -108,14 +102,6 @@ class Settings:
             boundary_frames=v["boundary_frames"],
             dim=1,
         )
-        if v["annealing_epochs"] is not None:
-            LinearAnnealing(v["annealing_epochs"])
-        steps = v["annealing_steps"]
-        if steps is not None and (not isinstance(steps, int) or steps < 0):
-            raise ValueError(
-                f"coherence: annealing_steps is {steps!r}; give a whole number of at least 0, or "
-                "leave it empty"
-            )
         losses: list[tuple[str, Any]] = []
         if v["transition_weight"] > 0 or v["boundary_weight"] != 1:
             if v["head"]:
@@ -149,46 +135,50 @@ class Settings:
                     "CoherenceRegularizer with HeadLoss(dims, classes, ...) of your own"
                 ) from None
         places = {
-            "z": {"path": v["path"], "layout": v["layout"]},
-            "posteriors": {
-                **{"path": None, "layout": v["posteriors_layout"]},
-                "element": v["posteriors"],
-            },
+            "z": (v["path"], v["layout"], None),
+            "posteriors": (None, v["posteriors_layout"], v["posteriors"]),
         }
         epochs = v["annealing_epochs"]
         annealing = None if epochs is None else LinearAnnealing(epochs)
-        return CoherenceTerms(
-            CoherenceRegularizer(model, loss=loss, annealing=annealing, **places[place])
-            for place, loss in self.losses(dims, classes)
-        )
+        terms = []
+        for place, loss in self.losses(dims, classes):
+            path, layout, element = places[place]
+            terms.append(
+                CoherenceRegularizer(
+                    model, path, loss=loss, annealing=annealing, layout=layout, element=element
+                )
+            )
+        return CoherenceTerms(terms, v["annealing_steps"])
 
 
-def _check_type(key: str, value: Any) -> None:
-    kind = type(DEFAULTS[key])
-    if kind is bool and not isinstance(value, bool):
-        raise ValueError(f"coherence: {key} is {value!r}; it must be true or false")
-    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        # YAML takes 1e-3 for a text.
-        raise ValueError(
-            f"coherence: {key} is {value!r}; it must be a number, as 0.001, without quotes"
-        )
-    if key.endswith("layout") and value is not None and not is_layout(value):
-        raise ValueError(f"coherence: {key} is {value!r}; it must be {LAYOUT}")
-    if key == "path" and not isinstance(value, str):
-        raise ValueError(f"coherence: path is {value!r}; it must be the name of a submodule")
+def _check(key: str, value: Any) -> None:
+    """Refuse a value that is not of its key's kind."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    wanted = ""
+    if isinstance(DEFAULTS[key], bool) and not isinstance(value, bool):
+        wanted = "true or false"
+    elif isinstance(DEFAULTS[key], float) and not number:
+        wanted = "a number, as 0.001, without quotes"  # YAML takes 1e-3 for a text
+    elif key == "path" and not isinstance(value, str):
+        wanted = "the name of a submodule"
+    elif value is None:
+        return
+    elif key.endswith("layout") and not is_layout(value):
+        wanted = LAYOUT
+    elif key == "annealing_epochs":
+        LinearAnnealing(value)
+    elif key == "annealing_steps" and (not isinstance(value, int) or value < 0):
+        wanted = "a whole number of at least 0, or empty"
+    if wanted:
+        raise ValueError(f"coherence: {key} is {value!r}; it must be {wanted}")
 
 
 def preset_laid_out(section: Mapping[str, Any]) -> dict[str, Any]:
     """A section with its preset, if any, written out; the keys next to it override it.
 
-    Raises:
-        ValueError: there is no such preset.
-
     Example:
-        >>> preset_laid_out({"preset": "steps", "alpha2": 0.1, "path": "cnn"})["lags"]
+        >>> preset_laid_out({"preset": "steps", "alpha2": 0.1})["lags"]
         [1, 2, 4, 8]
-        >>> preset_laid_out({"alpha2": 0.1})
-        {'alpha2': 0.1}
     """
     own = dict(section)
     if "preset" not in own:

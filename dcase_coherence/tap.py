@@ -14,8 +14,8 @@ from torch.utils.checkpoint import CheckpointFunction
 LAYOUT = "one letter an axis: b for the batch, t for the frames, others for the dims, as in 'bdt'"
 
 
-class _Hook:
-    """Forward hook of a tap."""
+class _TapHook:
+    """Forward hook of a tap; torch.jit.script refuses a model that has one."""
 
     def __init__(self, tap: FeatureTap) -> None:
         self.tap = tap
@@ -27,14 +27,6 @@ class _Hook:
         # A copy or pickle of the model has a hook that takes anything, does nothing and needs
         # nothing of this package.
         return getattr, (contextlib.nullcontext(), "__exit__")
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "__name__":  # what torch.jit.script asks a hook for first
-            raise AttributeError(
-                "torch.jit.script cannot take a tapped model, or a copy of one; remove() "
-                "the tap first"
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class FeatureTap:
@@ -54,9 +46,8 @@ class FeatureTap:
         path: dotted path of the submodule inside the model, for instance `"cnn"`; or the
             submodule itself.
         layout: the axes of the output, a letter each: `b` the batch, `t` the frames, any others
-            the dims. For instance `"bdt"` for an output `(batch, dims, frames)`. None stands for
-            `"bctf"`, (batch, channels, frames, bins), where there are four, and `"btd"` where
-            there are three.
+            the dims, which are flattened in their order. None stands for `"bctf"` (batch, channels,
+            frames, bins) where there are four, and `"btd"` where there are three.
         element: index or key of the tensor in an output that is a tuple, list or dict: 0 for the
             strong posteriors of a model that returns `(strong, weak)`.
 
@@ -85,7 +76,7 @@ class FeatureTap:
         self.module = find_module(model, path)
         self.name = path if isinstance(path, str) else type(self.module).__name__
         self.clear()
-        self._handle: Any = self.module.register_forward_hook(_Hook(self))
+        self._handle: Any = self.module.register_forward_hook(_TapHook(self))
 
     @property
     def attached(self) -> bool:
@@ -109,26 +100,22 @@ class FeatureTap:
         """Return the features of the last forward pass and forget them.
 
         Returns:
-            `(batch, frames, dims)`, differentiable. All axes but the batch and the frames, in
-            their order, become dims: `(batch, channels, frames, bins)` gives channels x bins.
+            `(batch, frames, dims)`, differentiable.
 
         Raises:
             RuntimeError: when the submodule ran not at all, or more than once, since the last pop.
-            ValueError: when its output is not a tensor of 3 or 4 dimensions, or of another
-                number of them than the layout, or has no such element.
+            ValueError: when its output does not have the axes of the layout, or no such element.
         """
         parts, forwards = self._parts, self._forwards
         self.clear()
+        if not self.attached:
+            raise RuntimeError("this tap is removed, or a copy of one; make a new FeatureTap")
         if not forwards:
-            reason = "call the model (in its training forward) before pop()"
-            if not self.attached:
-                reason = "this tap is removed, or a copy of one; make a new FeatureTap"
-            elif _compiled():
-                reason += (
-                    "; if torch.compile had run the model before it was tapped, tap it before the "
-                    "first compiled call or call torch._dynamo.reset() after tapping it"
-                )
-            raise RuntimeError(f"no forward of {self.name!r} since the last pop(): {reason}")
+            raise RuntimeError(
+                f"no forward of {self.name!r} since the last pop(): call it before, not a part of "
+                "it; with torch.compile, tap it before the first compiled call, or call "
+                "torch._dynamo.reset()"
+            )
         features = [self._arrange(part) for part in parts]
         devices = [part.device for part in features if part.is_cuda]
         if not features or len(set(devices)) < len(devices):
@@ -139,14 +126,18 @@ class FeatureTap:
             )
         if len(features) == 1:
             return features[0]
-        if devices:  # replicas end in any order, but are scattered by device index
-            features.sort(key=lambda part: part.device.index or 0)
+        # Replicas end in any order, but are scattered by device index.
+        features.sort(key=lambda part: part.device.index or 0)
         return torch.cat([part.to(features[0].device) for part in features])
 
     def _capture(self, output: Any, replica: bool) -> None:
         if _in_backward():
             return  # a checkpointed block makes its forward again
-        output = self._part(output)
+        if self.element is not None and not isinstance(output, Tensor):
+            try:
+                output = output[self.element]
+            except (LookupError, TypeError):
+                output = None
         graded = bool(getattr(output, "requires_grad", False))
         if self._forwards and graded != self._graded:
             # A forward without gradient (a validation, say) does not count beside one with it.
@@ -160,21 +151,10 @@ class FeatureTap:
         else:
             self._parts = []  # pop() will refuse: a whole validation epoch must not pile up
 
-    def _part(self, output: Any) -> Any:
-        if self.element is None or isinstance(output, Tensor):
-            return output
-        try:
-            return output[self.element]
-        except (LookupError, TypeError):
-            return None
-
     def _arrange(self, output: Any) -> Tensor:
-        layout = self.layout
-        dims = output.dim() if isinstance(output, Tensor) else 0
-        if layout is None:
-            layout = {3: "btd", 4: "bctf"}.get(dims, "")
-        if not layout or dims != len(layout):
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        layout = self.layout or {3: "btd", 4: "bctf"}.get(len(shape), "")
+        if isinstance(shape, str) or not layout or len(shape) != len(layout):
             needed = "(batch, channels, frames, bins) or (batch, frames, dims), or a layout"
             if self.layout is not None:
                 needed = f"with the {len(layout)} axes of its layout {layout!r}"
@@ -198,12 +178,7 @@ class FeatureTap:
 
 
 def is_layout(layout: Any) -> bool:
-    """Whether a value is a layout of :class:`FeatureTap`.
-
-    Example:
-        >>> is_layout("bctf"), is_layout("tbd"), is_layout("bt"), is_layout("bttd")
-        (True, True, False, False)
-    """
+    """Whether a value is a layout of :class:`FeatureTap`."""
     return (
         isinstance(layout, str)
         and {"b", "t"} < set(layout)
@@ -213,12 +188,8 @@ def is_layout(layout: Any) -> bool:
 
 
 def find_module(model: nn.Module, path: Union[str, nn.Module, None]) -> nn.Module:
-    """Find a submodule by its dotted path, or check that it is one.
-
-    Raises:
-        ValueError: when there is none; the message lists the model's own children.
-    """
-    if path is None or path == "":  # as in torch's own paths, "" is the model
+    """Find a submodule by its dotted path, or check that it is one."""
+    if path in (None, ""):  # as in torch's own paths, "" is the model
         return model
     if isinstance(path, nn.Module):
         if not any(path is module for module in model.modules()):
@@ -249,9 +220,3 @@ def _in_backward() -> bool:
     while frame is not None and frame.f_code is not CheckpointFunction.backward.__code__:
         frame = frame.f_back
     return frame is not None
-
-
-def _compiled() -> bool:
-    """Whether torch.compile has run anything in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and dynamo.counters["frames"]["total"] > 0

@@ -1,7 +1,4 @@
-"""The official DCASE Task 4 code (DESED_task) with the coherence term.
-
-`load_baseline` is imported on first use, so that who needs the errors alone starts without torch.
-"""
+"""The official DCASE Task 4 code (DESED_task) with the coherence term."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ __all__ = ["load_baseline"]
 
 
 def __getattr__(name: str) -> Any:
+    # On first use: the commands of the recipes import the errors alone.
     if name != "load_baseline":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from dcase_coherence.official import trainers

@@ -31,6 +31,7 @@ from dcase_coherence.official.trainers import (
 )
 
 ARMS = ("baseline", "coherence")
+CHECKPOINTS = [f"{use}_from_checkpoint" for use in ("resume", "test", "eval")]
 
 
 class OfficialRun(NamedTuple):
@@ -60,12 +61,10 @@ def run_official(
 
     The script runs in the recipe's folder, as it expects (the relative paths of its yaml start
     there); paths in `argv` start from the current folder. The `coherence:` section may stand in
-    the yaml given with `--conf_file`. Without
-    `--log_dir`, logs go to `exp/<recipe>_<arm>` of the current folder. Where there is no GPU the
-    run goes on on the CPU, and says so. On today's stack the shims of
-    :mod:`dcase_coherence.official.shims` are applied. What was wrong with the `coherence:` section
-    is said before any data is prepared; its settings are printed, and at the end the test scores,
-    which Lightning 2 shows nowhere.
+    the yaml given with `--conf_file`; what is wrong with it is said before any data is prepared.
+    Without `--log_dir`, logs go to `exp/<recipe>_<arm>` of the current folder. Where there is no
+    GPU the run goes on on the CPU, and says so. On today's stack the shims of
+    :mod:`dcase_coherence.official.shims` are applied.
 
     Args:
         path: a checkout of DESED_task.
@@ -88,7 +87,7 @@ def run_official(
     conf_file = flags["conf_file"] or folder / default_conf_file(folder, module_name)
     log_dir = flags["log_dir"] or Path.cwd() / "exp" / f"{recipe}_{arm}"
     config = read_config(conf_file)
-    for name in ("resume_from_checkpoint", "test_from_checkpoint", "eval_from_checkpoint"):
+    for name in CHECKPOINTS:
         checkpoint = flags[name]
         if checkpoint is not None:
             if not checkpoint.is_file():
@@ -110,14 +109,14 @@ def run_official(
         if applied:
             print(f"shims for this stack: {', '.join(applied)}")
         print(f"{recipe}: official {SCRIPTS[module_name]}, arm {arm}, logs below {log_dir}")
-        if arm == "coherence" and training:
-            print("coherence: " + ", ".join(f"{key}={settings[key]}" for key in settings))
-        substitute = {official.__name__: coherence} if arm == "coherence" else {}
+        if arm == "coherence":
+            stack.enter_context(_module_with(module, official.__name__, coherence))
+            if training:
+                print("coherence: " + ", ".join(f"{key}={settings[key]}" for key in settings))
         script = folder / SCRIPTS[module_name]
-        with _as_script(script, passed_on), _module_with(module, substitute), _watched_trainer(
-            log_dir, arm
-        ) as trainers:
-            runpy.run_path(str(script), run_name="__main__")
+        stack.enter_context(_as_script(script, passed_on))
+        trainers = stack.enter_context(_watched_trainer(log_dir, arm))
+        runpy.run_path(str(script), run_name="__main__")
     result = _result(log_dir, trainers)
     for name, value in result.scores.items():
         print(f"{name}: {value:.4f}")
@@ -126,50 +125,36 @@ def run_official(
 
 def _official_flags(argv: Sequence[str]) -> tuple[dict[str, Path | None], list[str]]:
     """Flags that name a file or folder, as absolute paths, and all the others as they are."""
-    names = [
-        "conf_file",
-        "log_dir",
-        "resume_from_checkpoint",
-        "test_from_checkpoint",
-        "eval_from_checkpoint",
-    ]
     parser = argparse.ArgumentParser(add_help=False)
-    for name in names:
-        parser.add_argument(f"--{name}")
-    known, rest = parser.parse_known_args(list(argv))
-    given = {name: getattr(known, name) for name in names}
-    paths = {
-        name: None if value is None else Path(value).expanduser().resolve()
-        for name, value in given.items()
-    }
-    return paths, rest
+    for name in ("conf_file", "log_dir", *CHECKPOINTS):
+        parser.add_argument(f"--{name}", type=lambda text: Path(text).expanduser().resolve())
+    known, others = parser.parse_known_args(list(argv))
+    return vars(known), others
 
 
 @contextlib.contextmanager
 def _as_script(script: Path, argv: list[str]) -> Iterator[None]:
     """Command line, path and working folder that a script finds when it is started by hand."""
-    argv_before, path_before, folder_before = sys.argv, list(sys.path), os.getcwd()
-    sys.argv = [script.name, *argv]
-    sys.path.insert(0, str(script.parent))
+    folder_before = os.getcwd()
     os.chdir(script.parent)
     try:
-        yield
+        with shims.patched(sys, "argv", [script.name, *argv]), shims.patched(
+            sys, "path", [str(script.parent), *sys.path]
+        ):
+            yield
     finally:
         os.chdir(folder_before)
-        sys.path[:] = path_before
-        sys.argv = argv_before
 
 
 @contextlib.contextmanager
-def _module_with(module: ModuleType, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Let imports of a module find some names replaced.
+def _module_with(module: ModuleType, name: str, value: Any) -> Iterator[None]:
+    """Let imports of a module find a name replaced.
 
     The module itself stays as it is: its class reaches its own name through its globals
     (`super(SEDTask4, self)`), and would find the subclass there.
     """
     stand_in = ModuleType(module.__name__)
-    stand_in.__dict__.update(vars(module))
-    stand_in.__dict__.update(attributes)
+    vars(stand_in).update({**vars(module), name: value})
     sys.modules[module.__name__] = stand_in
     try:
         yield
@@ -226,13 +211,8 @@ def on_cpu(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_ddp(arguments: Mapping[str, Any]) -> None:
-    """Stop before Lightning starts the script again, in processes that know of no subclass.
-
-    Raises:
-        InputError: for `ddp`; of several processes only the first would have the term.
-    """
-    backend = arguments.get("strategy") or arguments.get("distributed_backend")
-    if backend == "ddp":
+    """Stop before Lightning starts the script again, in processes that know of no subclass."""
+    if "ddp" in (arguments.get("strategy"), arguments.get("distributed_backend")):
         raise InputError(
             "training: backend is 'ddp', which starts the official script itself in all processes "
             "but the first: they would train without the term; use one GPU, or the recipe's patch"

@@ -21,29 +21,33 @@ import sys
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any, Callable, ContextManager, Iterator, Mapping
+from unittest import mock
 
 import torch
 
-Shim = Callable[[], ContextManager[bool]]
+#: All shims by name, in the order in which they are applied; each tells whether it was needed.
+SHIMS: dict[str, Callable[[], ContextManager[bool]]] = {}
+#: Sets an attribute of a module or class for a `with` block.
+patched = functools.partial(mock.patch.object, create=True)
 
-#: All shims by name, in the order in which they are applied.
-SHIMS: dict[str, Shim] = {}
+Patches = Callable[[], "list[ContextManager[Any]]"]
 
 
-def _shim(*libraries: str) -> Callable[[Callable[[], Iterator[bool]]], Shim]:
-    """Register a shim about these libraries: where one is not installed there is nothing to do."""
+def _shim(*libraries: str) -> Callable[[Patches], Callable[[], ContextManager[bool]]]:
+    """Register a shim about these libraries by its patches, none where it is not needed."""
 
-    def register(function: Callable[[], Iterator[bool]]) -> Shim:
-        @functools.wraps(function)
-        def guarded() -> Iterator[bool]:
-            if _missing(*libraries):
-                yield False
-            else:
-                yield from function()
+    def register(patches: Patches) -> Callable[[], ContextManager[bool]]:
+        @contextlib.contextmanager
+        @functools.wraps(patches)
+        def shim() -> Iterator[bool]:
+            with contextlib.ExitStack() as stack:
+                made = [] if _missing(*libraries) else patches()
+                for patch in made:
+                    stack.enter_context(patch)
+                yield bool(made)
 
-        made = contextlib.contextmanager(guarded)
-        SHIMS[function.__name__] = made
-        return made
+        SHIMS[patches.__name__] = shim
+        return shim
 
     return register
 
@@ -65,44 +69,22 @@ def shims() -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of a module or class for a `with` block.
-
-    Example:
-        >>> import math
-        >>> with patched(math, "pi", 3):
-        ...     math.pi
-        3
-        >>> round(math.pi, 2)
-        3.14
-    """
-    missing = object()
-    before = vars(owner).get(name, missing)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is missing:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
-
-
-@contextlib.contextmanager
 def _modules(modules: Mapping[str, ModuleType]) -> Iterator[None]:
-    before = {name: sys.modules[name] for name in modules if name in sys.modules}
     sys.modules.update(modules)
     try:
         yield
     finally:
         for name in modules:
             sys.modules.pop(name, None)
-        sys.modules.update(before)
 
 
 def _missing(*names: str) -> bool:
     """Whether one of some libraries is not installed."""
     return any(name not in sys.modules and importlib.util.find_spec(name) is None for name in names)
+
+
+def _release(library: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version(library).split(".")[:2])
 
 
 # --- asteroid ------------------------------------------------------------------------------------
@@ -132,51 +114,46 @@ class BaseScheduler:
 
 
 @_shim()
-def asteroid_scheduler() -> Iterator[bool]:
+def asteroid_scheduler() -> list[ContextManager[Any]]:
     """`asteroid.engine.schedulers`, of which the baseline uses `BaseScheduler` alone.
 
     asteroid 0.4 does not install beside today's torch, and later ones pin Lightning.
     """
-    if "asteroid" in sys.modules or not _missing("asteroid"):
-        yield False
-        return
+    if not _missing("asteroid"):
+        return []
     names = ("asteroid", "asteroid.engine", "asteroid.engine.schedulers")
     modules = {name: ModuleType(name) for name in names}
     for name in names[:2]:
         modules[name].__path__ = []
     modules[names[2]].__dict__["BaseScheduler"] = BaseScheduler
-    with _modules(modules):
-        yield True
+    return [_modules(modules)]
 
 
 # --- Lightning -----------------------------------------------------------------------------------
 
 
 @_shim("pytorch_lightning")
-def hparams_setter() -> Iterator[bool]:
+def hparams_setter() -> list[ContextManager[Any]]:
     """`self.hparams = hparams` in a LightningModule (removed in Lightning 1.5)."""
     import pytorch_lightning as pl
 
     owner = next(cls for cls in pl.LightningModule.__mro__ if "hparams" in vars(cls))
     if vars(owner)["hparams"].fset is not None:
-        yield False
-        return
+        return []
 
     def set_hparams(self: Any, hparams: Any) -> None:
         self._set_hparams(hparams)
 
-    with patched(owner, "hparams", vars(owner)["hparams"].setter(set_hparams)):
-        yield True
+    return [patched(owner, "hparams", vars(owner)["hparams"].setter(set_hparams))]
 
 
 @_shim("pytorch_lightning")
-def lightning_metrics() -> Iterator[bool]:
+def lightning_metrics() -> list[ContextManager[Any]]:
     """`pl.metrics.classification.F1` (moved to torchmetrics, with another signature)."""
     import pytorch_lightning as pl
 
     if hasattr(pl, "metrics"):
-        yield False
-        return
+        return []
     from torchmetrics.classification import MultilabelF1Score
 
     class F1(MultilabelF1Score):
@@ -195,18 +172,16 @@ def lightning_metrics() -> Iterator[bool]:
     metrics, classification = ModuleType("metrics"), ModuleType("classification")
     classification.__dict__["F1"] = F1
     metrics.__dict__["classification"] = classification
-    with patched(pl, "metrics", metrics):
-        yield True
+    return [patched(pl, "metrics", metrics)]
 
 
 @_shim("pytorch_lightning")
-def trainer_arguments() -> Iterator[bool]:
+def trainer_arguments() -> list[ContextManager[Any]]:
     """`Trainer(gpus, distributed_backend, flush_logs_every_n_steps, resume_from_checkpoint)`."""
     import pytorch_lightning as pl
 
     if "gpus" in inspect.signature(pl.Trainer.__init__).parameters:
-        yield False
-        return
+        return []
 
     class Trainer(pl.Trainer):
         """Today's Trainer with the arguments of Lightning 1.2."""
@@ -230,8 +205,7 @@ def trainer_arguments() -> Iterator[bool]:
             kwargs.setdefault("ckpt_path", self._resume_from)
             return super().fit(*args, **kwargs)
 
-    with patched(pl, "Trainer", Trainer):
-        yield True
+    return [patched(pl, "Trainer", Trainer)]
 
 
 def devices_of(gpus: Any) -> dict[str, Any]:
@@ -244,16 +218,14 @@ def devices_of(gpus: Any) -> dict[str, Any]:
     """
     if gpus is None or gpus == 0:
         return {"accelerator": "cpu", "devices": 1}
-    if isinstance(gpus, str) and gpus != "-1":
-        return {
-            "accelerator": "gpu",
-            "devices": [int(index) for index in gpus.split(",") if index.strip()],
-        }
-    return {"accelerator": "gpu", "devices": int(gpus) if isinstance(gpus, str) else gpus}
+    if isinstance(gpus, str):
+        indices = [int(index) for index in gpus.split(",") if index.strip()]
+        gpus = -1 if indices == [-1] else indices
+    return {"accelerator": "gpu", "devices": gpus}
 
 
 @_shim("pytorch_lightning")
-def validation_epoch_end() -> Iterator[bool]:
+def validation_epoch_end() -> list[ContextManager[Any]]:
     """The hook `validation_epoch_end(outputs)` (removed in Lightning 2.0).
 
     The baseline does not use the outputs; they are not collected, and the list is empty.
@@ -261,71 +233,60 @@ def validation_epoch_end() -> Iterator[bool]:
     import pytorch_lightning as pl
 
     if hasattr(pl.LightningModule, "validation_epoch_end"):
-        yield False
-        return
+        return []
     trainer_module = importlib.import_module("pytorch_lightning.trainer.trainer")
     verify = trainer_module._verify_loop_configurations
 
     def verify_without(trainer: Any) -> None:
         # The check refuses every model that has the hook; for its time, this one has not.
-        model = vars(trainer.lightning_module)
-        model["validation_epoch_end"] = None
-        try:
+        with patched(trainer.lightning_module, "validation_epoch_end", None):
             verify(trainer)
-        finally:
-            del model["validation_epoch_end"]
 
     def on_validation_epoch_end(self: Any) -> None:
         if hasattr(self, "validation_epoch_end"):
             self.validation_epoch_end([])
 
-    with patched(trainer_module, "_verify_loop_configurations", verify_without), patched(
-        pl.LightningModule, "on_validation_epoch_end", on_validation_epoch_end
-    ):
-        yield True
+    return [
+        patched(trainer_module, "_verify_loop_configurations", verify_without),
+        patched(pl.LightningModule, "on_validation_epoch_end", on_validation_epoch_end),
+    ]
 
 
 @_shim("pytorch_lightning.core.optimizer")
-def custom_scheduler() -> Iterator[bool]:
+def custom_scheduler() -> list[ContextManager[Any]]:
     """A scheduler that is no torch `LRScheduler` (refused since Lightning 1.6)."""
     module = importlib.import_module("pytorch_lightning.core.optimizer")
     if not hasattr(module, "_validate_scheduler_api"):
-        yield False
-        return
-    with patched(module, "_validate_scheduler_api", lambda configs, model: None):
-        yield True
+        return []
+    return [patched(module, "_validate_scheduler_api", lambda configs, model: None)]
 
 
 # --- torch and torchaudio ------------------------------------------------------------------------
 
 
 @_shim("pytorch_lightning")
-def checkpoint_globals() -> Iterator[bool]:
+def checkpoint_globals() -> list[ContextManager[Any]]:
     """`torch.load` of a Lightning 1 checkpoint, where callbacks are keyed by their classes.
 
     Since torch 2.6 a checkpoint may name plain types only; these two classes are allowed, and
     nothing else: a file that names any other is still refused.
     """
     if not hasattr(torch.serialization, "safe_globals"):
-        yield False
-        return
+        return []
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-    with torch.serialization.safe_globals([EarlyStopping, ModelCheckpoint]):
-        yield True
+    return [torch.serialization.safe_globals([EarlyStopping, ModelCheckpoint])]
 
 
 @_shim("torchaudio")
-def torchaudio_files() -> Iterator[bool]:
+def torchaudio_files() -> list[ContextManager[Any]]:
     """`torchaudio.load` and `save` (since 2.9 by way of torchcodec alone), with soundfile."""
     if not _missing("torchcodec"):
-        yield False
-        return
+        return []
     import torchaudio
 
     if not hasattr(torchaudio, "load_with_torchcodec"):
-        yield False
-        return
+        return []
     import soundfile
 
     def load(file: Any) -> Any:
@@ -335,96 +296,72 @@ def torchaudio_files() -> Iterator[bool]:
     def save(file: Any, samples: torch.Tensor, rate: int) -> None:
         soundfile.write(str(file), samples.numpy().T, rate, subtype="FLOAT")
 
-    with patched(torchaudio, "load", load), patched(torchaudio, "save", save):
-        yield True
+    return [patched(torchaudio, "load", load), patched(torchaudio, "save", save)]
 
 
 @_shim("librosa")
-def librosa_resample() -> Iterator[bool]:
+def librosa_resample() -> list[ContextManager[Any]]:
     """`librosa.resample(y, from, to)` with the rates by position (by keyword since 0.10)."""
     import librosa
 
-    if tuple(int(part) for part in version("librosa").split(".")[:2]) < (0, 10):
-        yield False
-        return
+    if _release("librosa") < (0, 10):
+        return []
 
     def by_position(samples: Any, orig_sr: Any, target_sr: Any, **options: Any) -> Any:
         # Found only when it is called: loading it takes seconds, and most runs never resample.
         resample = importlib.import_module("librosa.core.audio").resample
         return resample(samples, orig_sr=orig_sr, target_sr=target_sr, **options)
 
-    with patched(librosa, "resample", by_position):
-        yield True
+    return [patched(librosa, "resample", by_position)]
 
 
 # --- pandas and numpy ----------------------------------------------------------------------------
 
 
 @_shim("pandas")
-def dataframe_append() -> Iterator[bool]:
+def dataframe_append() -> list[ContextManager[Any]]:
     """`DataFrame.append` (removed in pandas 2.0)."""
     import pandas as pd
 
     if hasattr(pd.DataFrame, "append"):
-        yield False
-        return
+        return []
 
     def append(self: Any, other: Any, ignore_index: bool = False) -> Any:
         # Empty frames have no types of their own, and concat would mix object columns in.
         parts = [part for part in (self, other) if len(part)] or [other]
         return pd.concat(parts, ignore_index=ignore_index)
 
-    with patched(pd.DataFrame, "append", append):
-        yield True
+    return [patched(pd.DataFrame, "append", append)]
 
 
 @_shim("pandas")
-def fillna_method() -> Iterator[bool]:
+def fillna_method() -> list[ContextManager[Any]]:
     """`fillna(method=)` (removed in pandas 3.0), which psds_eval calls."""
     import pandas as pd
 
-    if "method" in inspect.signature(pd.DataFrame.fillna).parameters:
-        yield False
-        return
     fillna = pd.DataFrame.fillna
+    if "method" in inspect.signature(fillna).parameters:
+        return []
 
     def with_method(self: Any, value: Any = None, *, method: Any = None, **options: Any) -> Any:
         if method is None:
             return fillna(self, value, **options)
         return getattr(self, method)(**options)
 
-    with patched(pd.DataFrame, "fillna", with_method):
-        yield True
+    return [patched(pd.DataFrame, "fillna", with_method)]
 
 
-@_shim("psds_eval")
-def argwhere_to_int() -> Iterator[bool]:
+@_shim("psds_eval", "numpy")
+def argwhere_to_int() -> list[ContextManager[Any]]:
     """`int(np.argwhere(...))` in psds_eval (numpy 2.4 converts only arrays without dimensions)."""
     import numpy as np
 
-    if _converts_one_element():
-        yield False
-        return
-    module = importlib.import_module("psds_eval.psds")
+    if _release("numpy") < (2, 4):
+        return []
     numpy_of_psds = ModuleType("numpy")
     numpy_of_psds.__dict__.update(vars(np))
     numpy_of_psds.__dict__["argwhere"] = lambda array: _OneIndex(np.argwhere(array))
-    with patched(module, "np", numpy_of_psds):
-        yield True
-
-
-def _converts_one_element() -> bool:
-    import warnings
-
-    import numpy as np
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            int(np.zeros((1, 1)))
-        except TypeError:
-            return False
-    return True
+    return [patched(importlib.import_module("psds_eval.psds"), "np", numpy_of_psds)]
 
 
 class _OneIndex:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Iterator, Mapping, NamedTuple
@@ -49,18 +50,19 @@ class Baseline(NamedTuple):
 class OfficialCoherence(CoherenceMixin):
     """The mixin for the recipes of 2021 to 2023; the settings used are kept with the checkpoint."""
 
+    recipe: str
     preset: str | None  # of :func:`derive`
     hparams: Any
     sed_student: torch.nn.Module
 
     def configure_coherence(self) -> CoherenceTerms:
         """Build from the `coherence:` section, which is filled up."""
-        settings = section_settings(self.hparams, self.preset)
-        self.hparams["coherence"] = settings.values
-        return build(settings, self.sed_student, self.hparams)
+        values, terms = build(self.recipe, self.hparams, self.preset, self.sed_student)
+        self.hparams["coherence"] = values
+        return terms
 
 
-class OfficialCoherence2024(CoherenceMixin):
+class OfficialCoherence2024(OfficialCoherence):
     """The mixin for the 2024 recipe: three strongly labelled sets, classes masked by set.
 
     The batch is [MAESTRO real, synthetic, real strong + synthetic, weak, unlabelled]. The key
@@ -69,101 +71,50 @@ class OfficialCoherence2024(CoherenceMixin):
     `tolerance` with them.
     """
 
-    preset: str | None  # of :func:`derive`
-    hparams: Any
-    sed_student: torch.nn.Module
-
-    def configure_coherence(self) -> CoherenceTerms:
-        """Build from the `coherence:` section, which here also names the strong sets."""
-        settings = section_settings(self.hparams, self.preset, strong=True)
-        self.strong_sets = strong_sets(self.hparams)
-        self.hparams["coherence"] = {"strong": list(self.strong_sets), **settings.values}
-        return build(settings, self.sed_student, self.hparams)
-
     def strong_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Rows of the named sets and their labels, masked as the trainer's loss masks them."""
         labels, known_classes = batch[1], batch[4]
-        sets = zip(STRONG_SETS_2024, rows_of(self.hparams["training"]["batch_size"]))
         rows = torch.cat(
             [
                 torch.arange(of_set.start, of_set.stop, device=labels.device)
-                for name, of_set in sets
-                if name in self.strong_sets
+                for name, of_set in zip(
+                    STRONG_SETS_2024, rows_of(self.hparams["training"]["batch_size"])
+                )
+                if name in self.hparams["coherence"]["strong"]
             ]
         )
         masked = labels[rows].masked_fill(~known_classes[rows].unsqueeze(-1), 0.0)
         return rows, masked.transpose(1, 2)
 
 
-def section_settings(
-    config: Mapping[str, Any], preset: str | None = None, *, strong: bool = False
-) -> Settings:
-    """Settings of the `coherence:` section of a configuration.
+def build(
+    recipe: str, config: Mapping[str, Any], preset: str | None, student: torch.nn.Module
+) -> tuple[dict[str, Any], CoherenceTerms]:
+    """Read the `coherence:` section of a recipe's configuration; give it filled up, and its terms.
 
-    Args:
-        config: the configuration.
-        preset: overrides the section; `steps` where there is neither.
-        strong: the section may also name the strongly labelled sets, as in 2024.
-
-    Raises:
-        InputError: for an unknown key or preset, or a value out of its range.
-
-    Example:
-        >>> section_settings({"coherence": {"alpha1": 0.2}})["alpha1"]
-        0.2
-        >>> section_settings({"coherence": {"alpha1": 0.2}}, "steps")["alpha1"]
-        0.3
+    `preset` overrides the section; where there is neither it is `steps`. In 2024 the section may
+    also name the `strong` sets.
     """
     section = config.get("coherence") or {}
+    sets: dict[str, Any] = {}
     try:
-        if strong and isinstance(section, Mapping):
-            section = {key: value for key, value in section.items() if key != "strong"}
+        if "2024" in recipe and isinstance(section, Mapping):
+            section = dict(section)
+            names = sets["strong"] = section.pop("strong", ["synthetic"])
+            known = isinstance(names, (list, tuple)) and set(names) <= set(STRONG_SETS_2024)
+            if not known or not names:
+                raise ValueError(
+                    f"strong is {names!r}; give a list of some of {', '.join(STRONG_SETS_2024)}"
+                )
         preset = preset or (None if section else "steps")
         if preset is not None:
             section = {**section, **preset_laid_out({"preset": preset})}
             section.pop("preset", None)
-        return Settings(section)
-    except (ValueError, TypeError) as error:
+        settings = Settings(section)
+        terms = settings.build(student, config["net"])
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"the section `coherence:` cannot be used: {error}") from None
-
-
-def build(
-    settings: Settings, student: torch.nn.Module, config: Mapping[str, Any]
-) -> CoherenceTerms:
-    """Make the regularizers of a section that a user wrote.
-
-    Args:
-        settings: of the section.
-        student: the network to tap.
-        config: the configuration, whose section `net` tells the sizes of a head.
-
-    Raises:
-        InputError: for a path that the network does not have.
-    """
-    try:
-        return settings.build(student, config["net"])
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"the section `coherence:` cannot be used: {error}") from error
-
-
-def strong_sets(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the strongly labelled sets of the 2024 recipe that the term is computed on.
-
-    Raises:
-        InputError: for an empty list or an unknown name.
-
-    Example:
-        >>> strong_sets({"coherence": {"strong": ["synthetic", "real"]}}), strong_sets({})
-        (('synthetic', 'real'), ('synthetic',))
-    """
-    names = (config.get("coherence") or {}).get("strong", ["synthetic"])
-    known = f"a list of some of {', '.join(STRONG_SETS_2024)}"
-    if not isinstance(names, (list, tuple)) or not names:
-        raise InputError(f"coherence: strong is {names!r}; give {known}")
-    for name in names:
-        if name not in STRONG_SETS_2024:
-            raise InputError(f"coherence: strong holds {name!r}; give {known}")
-    return tuple(names)
+    return {**sets, **settings.values}, terms
 
 
 def check_section(
@@ -171,25 +122,15 @@ def check_section(
 ) -> dict[str, Any]:
     """Check a configuration's `coherence:` section against its network, before any data is read.
 
-    To be called within :func:`importable`.
-
-    Returns:
-        The settings, filled up (see :func:`section_settings`).
-
-    Raises:
-        InputError: for an unknown key, a value out of its range or a network without that path.
+    To be called within :func:`importable`. Returns the section, filled up, see :func:`build`.
     """
-    strong = "2024" in recipe
-    settings = section_settings(config, preset, strong=strong)
-    values = {"strong": list(strong_sets(config))} if strong else {}
     crnn = importlib.import_module("desed_task.nnet.CRNN").CRNN
     with torch.random.fork_rng():
         try:
             network = crnn(**config["net"])
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"the section `net:` cannot be used: {error}") from error
-        build(settings, network, config)
-    return {**values, **settings.values}
+        return build(recipe, config, preset, network)[0]
 
 
 def load_baseline(
@@ -229,28 +170,19 @@ def load_baseline(
 
 
 def derive(official: type, recipe: str, preset: str | None = None) -> Baseline:
-    """Put the coherence mixin of the recipe's year in front of the official class.
-
-    Args:
-        official: the trainer's class.
-        recipe: its recipe.
-        preset: overrides the `coherence:` section (see :func:`section_settings`).
-    """
+    """Put the coherence mixin of the recipe's year in front of the official class."""
     mixin = OfficialCoherence2024 if "2024" in recipe else OfficialCoherence
     attributes = {
         "__doc__": f"{official.__name__} of {recipe} with the coherence term.",
         "__module__": __name__,
+        "recipe": recipe,
         "preset": preset,
     }
     return Baseline(official, type(f"Coherence{official.__name__}", (mixin, official), attributes))
 
 
 def recipe_folder(path: PathLike, recipe: str) -> Path:
-    """The folder of a recipe, checked.
-
-    Raises:
-        InputError: when the checkout, the recipe or one of its packages is not there.
-    """
+    """The folder of a recipe, checked."""
     checkout = Path(path).expanduser().resolve()
     folder = checkout / "recipes" / recipe
     if not (checkout / "recipes").is_dir() or not (checkout / "desed_task").is_dir():
@@ -265,11 +197,7 @@ def recipe_folder(path: PathLike, recipe: str) -> Path:
 
 
 def trainer_module(folder: Path, trainer: str | None) -> str:
-    """Name of the trainer's module in a recipe's `local` package.
-
-    Raises:
-        InputError: when the recipe has no such trainer.
-    """
+    """Name of the trainer's module in a recipe's `local` package, checked."""
     found = [name for name in SCRIPTS if (folder / "local" / f"{name}.py").is_file()]
     if trainer is None and found:
         return found[0]
@@ -282,11 +210,7 @@ def trainer_module(folder: Path, trainer: str | None) -> str:
 
 
 def trainer_class(module: ModuleType) -> type:
-    """The one LightningModule that a trainer's module defines.
-
-    Raises:
-        InputError: when there is none, or more than one.
-    """
+    """The one LightningModule that a trainer's module defines."""
     found = [
         value
         for value in vars(module).values()
@@ -319,11 +243,10 @@ def importable(path: PathLike, recipe: str = "dcase2021_task4_baseline") -> Iter
     before = _take_modules(packages)
     try:
         for name, package in packages.items():
-            known = _MODULES.get(package)
-            if known is None:
-                _import_package(name, package)
+            if package in _MODULES:
+                sys.modules.update(_MODULES[package])
             else:
-                sys.modules.update(known)
+                _import_package(name, package)
         yield
     finally:
         imported = _take_modules(packages)
@@ -343,19 +266,12 @@ def _import_package(name: str, folder: Path) -> None:
     # Not by way of sys.path: most of these packages have no __init__.py, and a regular package of
     # the same name anywhere on the path would win over a namespace package.
     init = folder / "__init__.py"
-    if init.is_file():
-        spec = importlib.util.spec_from_file_location(
-            name, init, submodule_search_locations=[str(folder)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+    spec = importlib.util.spec_from_file_location(name, init) if init.is_file() else None
+    spec = spec or ModuleSpec(name, None)
+    spec.submodule_search_locations = [str(folder)]
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    if spec.loader is not None:
         spec.loader.exec_module(module)
-    else:
-        module = ModuleType(name)
-        module.__path__ = [str(folder)]
-        sys.modules[name] = module
 
 
 def find_drift(config: Mapping[str, Any]) -> list[str]:
@@ -364,19 +280,13 @@ def find_drift(config: Mapping[str, Any]) -> list[str]:
     To be called within :func:`importable`. Since April 2024 the minmax scaler ends in [-1, 1]
     instead of [0, 1], and the CRNN applies SpecAugment unless its settings turn it off: both
     change the results of the 2021 and 2022 recipes without a word.
-
-    Args:
-        config: the recipe's configuration, of which `scaler` and `net` are used.
-
-    Returns:
-        One clause for each difference.
+    Gives one clause for each difference.
     """
     settings = config["scaler"]
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         network = importlib.import_module("desed_task.nnet.CRNN").CRNN(**config["net"])
-        bands = config["feats"]["n_mels"]
-        features = torch.rand(16, bands, 64)
+        features = torch.rand(16, config["feats"]["n_mels"], 64)
         reasons = []
         if (settings["statistic"], settings["normtype"]) == ("instance", "minmax"):
             scaler = importlib.import_module("desed_task.utils.scaler").TorchScaler(
@@ -401,11 +311,7 @@ def find_drift(config: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_drift(recipe: str, module_name: str, config: Mapping[str, Any]) -> None:
-    """Stop where a recipe would run beside a `desed_task` that is not its own.
-
-    Raises:
-        InputError: with what differs and the two ways out.
-    """
+    """Stop where a recipe would run beside a `desed_task` that is not its own."""
     if recipe not in UNAUGMENTED_RECIPES or module_name != "sed_trainer":
         return
     reasons = find_drift(config)
@@ -419,11 +325,7 @@ def refuse_drift(recipe: str, module_name: str, config: Mapping[str, Any]) -> No
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Read a recipe's yaml.
-
-    Raises:
-        InputError: when the file is not there or is not a mapping of sections.
-    """
+    """Read a recipe's yaml, and check that it has the sections that are used here."""
     import yaml
 
     try:
@@ -432,12 +334,11 @@ def read_config(file: Path) -> dict[str, Any]:
         raise InputError(f"cannot read the configuration {file}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{file} is not valid yaml: {error}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} holds no sections; give a copy of the recipe's own yaml")
+    sections = config if isinstance(config, dict) else {}
     for section in ("training", "data", "feats", "net", "scaler"):
-        if not isinstance(config.get(section), dict):
+        if not isinstance(sections.get(section), dict):
             raise InputError(f"{file} has no section {section!r}; start from the recipe's own yaml")
-    return config
+    return sections
 
 
 def default_config(folder: Path, module_name: str) -> dict[str, Any]:

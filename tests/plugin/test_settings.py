@@ -22,7 +22,6 @@ class Student(nn.Module):
     [
         ({"alpha": 1}, "unknown key 'alpha'; the keys are: preset, alpha1, alpha2"),
         ({"preset": "step"}, "preset is 'step'; it must be one of exact, steps, transitions"),
-        ({"preset": None}, "preset is None"),
         ({"preset": ["exact"]}, "preset is"),
         ({"alpha1": -1}, "alpha1 is -1"),
         ({"alpha1": "1e-3"}, "alpha1 is '1e-3'; it must be a number"),
@@ -80,12 +79,13 @@ def test_each_preset_sets_what_decides_which_terms_there_are():
 
 
 def test_transitions_are_not_annealed_unless_it_is_asked_for():
-    (term,) = Settings({"preset": "transitions", "boundary_weight": 2}).build(Student())
-    assert isinstance(term.loss, TransitionLoss)
-    assert (term.loss.weight, term.loss.lags, term.loss.boundary_weight) == (5.0, (1, 2, 4), 2)
+    both = {"preset": "transitions", "boundary_weight": 2}
+    (term,) = Settings(both).build(Student())
+    assert repr(term.loss) == repr(TransitionLoss(5.0, boundary_weight=2, dim=1))
     assert term.annealing(0) == 1
-    (slow,) = Settings({"preset": "transitions", "annealing_epochs": 2}).build(Student())
-    assert slow.annealing(1) == 0.5
+    terms = Settings({**both, "annealing_epochs": 2, "annealing_steps": 7}).build(Student())
+    assert terms[0].annealing(1) == 0.5
+    assert terms.annealing_steps == 7
 
 
 def test_a_head_takes_the_place_of_the_models_posteriors_and_no_random_number():

@@ -1,8 +1,8 @@
 """The real code: DESED_TASK is a checkout at 63d8b3b, DESED_TASK_HEAD one at c6bcb45.
 
 Each yearly recipe runs in its own environment (recipes/envs), told by its Lightning: run these
-tests in each of them. Without a checkout they are skipped. The checkouts of submissions and of
-later systems have variables of their own, named in test_submissions.py and test_systems.py.
+tests in each of them. Without a checkout they are skipped. The checkouts of other systems have
+variables of their own, named in test_systems.py.
 """
 
 import copy
@@ -126,14 +126,11 @@ def data(tmp_path_factory):
 @pytest.fixture
 def patched(case, checkout, tmp_path):
     """A copy of the checkout with the year's patch."""
-    if shutil.which("git") is None:
-        pytest.skip("needs git")
     folder = tmp_path / "patched"
     shutil.copytree(str(checkout / "recipes" / case.recipe), str(folder / "recipes" / case.recipe))
     shutil.copytree(str(checkout / "desed_task"), str(folder / "desed_task"))
     patch = PATCHES / f"{case.recipe}.patch"
-    for options in (["--check"], []):
-        subprocess.run(["git", "apply", *options, str(patch)], cwd=folder, check=True)
+    subprocess.run(["git", "apply", str(patch)], cwd=folder, check=True)
     return folder
 
 
@@ -150,11 +147,8 @@ def submission(tmp_path, monkeypatch):
             pytest.skip(f"set {variable} to a checkout of the system")
         checkout = Path(os.environ[variable]).resolve()
         for package in needs:
-            found = importlib.util.find_spec(package)
-            if found is None:
+            if importlib.util.find_spec(package) is None:
                 pytest.skip(f"{checkout.name} needs the package {package}, see docs/upstream.md")
-        if shutil.which("git") is None:
-            pytest.skip("needs git")
         folder = tmp_path / name
         shutil.copytree(str(checkout), str(folder), ignore=shutil.ignore_patterns(".git"))
         patch = PATCHES / "submissions" / f"{name}.patch"
@@ -166,18 +160,14 @@ def submission(tmp_path, monkeypatch):
 
     yield make
     # All of them before the first is taken away: a namespace package asks its parent for its path.
-    gone = [
-        name
+    places = {
+        name: [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
         for name, module in sys.modules.items()
-        if name not in before and any(str(tmp_path) in place for place in _places(module))
-    ]
-    for name in gone:
-        del sys.modules[name]
-
-
-def _places(module):
-    paths = getattr(module, "__path__", ())
-    return [str(place) for place in (getattr(module, "__file__", ""), *paths)]
+        if name not in before
+    }
+    for name, files in places.items():
+        if any(str(tmp_path) in str(file) for file in files):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Temporal coherence for sound event detection: the losses, the tap and the Lightning mixin."""
 
+from __future__ import annotations
+
 from dcase_coherence.annealing import LinearAnnealing
 from dcase_coherence.functional import boundary_weights, label_transitions, transition_loss
 from dcase_coherence.lightning import CoherenceMixin
@@ -22,3 +24,8 @@ __all__ = [
     "label_transitions",
     "transition_loss",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names alone, for completion."""
+    return __all__

@@ -2,8 +2,9 @@
 
     python docs/pages.py && zensical build
 
-What lives elsewhere in the repository becomes a page, links that lead out of docs/ are named, and
-formulas become MathML, which needs no script. All of it goes to build/pages.
+What lives elsewhere in the repository becomes a page, and so does each public name that `nav` has;
+links that lead out of docs/ are named, and formulas become MathML, which needs no script. All of it
+goes to build/pages.
 """
 
 import os
@@ -47,6 +48,9 @@ def main():
     """Write the pages anew."""
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(DOCS, PAGES, ignore=shutil.ignore_patterns("*.py", "*.lock"))
+    for name in re.findall(r"reference/(\w+)\.md", (ROOT / "mkdocs.yml").read_text("utf-8")):
+        module = "dcase_coherence.settings" if name == "Settings" else "dcase_coherence"
+        (PAGES / "reference" / f"{name}.md").write_text(f"# {name}\n\n::: {module}.{name}\n", "utf-8")
     for source, page in {**{path: path for path in DOCS.rglob("*.md")}, **ELSEWHERE}.items():
         place = PAGES / page.relative_to(DOCS)
         place.write_text(laid_out(source.read_text("utf-8"), source, page), "utf-8")

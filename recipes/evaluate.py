@@ -86,10 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
     }
     if durations is not None:
         scores["intersection F1"] = scorer.intersection_based(estimated)
-    ending = "no intersection F1 and no PSDS: they need --durations"
-    if durations is not None:
-        ending = "no PSDS: it needs --points"
-    if points:
+    ending = "no PSDS: it needs --points"
+    if durations is None:
+        ending = "no intersection F1 and no PSDS: they need --durations"
+    elif points:
         first, second = scorer.psds(points)
         ending = f"PSDS 1 {first:.3f}, PSDS 2 {second:.3f}, from {len(points)} operating points"
         ending += f"; not used of {args.points}: {', '.join(unused)}" if unused else ""
@@ -100,8 +100,10 @@ def main(arguments: list[str] | None = None) -> None:
     ).T
     by_class = {name.split(" F1")[0]: one.classwise["f1"] for name, one in scores.items()}
     print(f"{args.estimates} against {args.reference}: {len(scorer.files):,} clips")
-    print(f"\nScores (%)\n{in_percent(averages, 2)}\n{ending}")
-    print(f"\nF1 by class (%)\n{in_percent(pd.concat(by_class, axis=1), 1)}")
+    print(f"\nScores (%)\n{(100 * averages).to_string(float_format='{:.2f}'.format)}\n{ending}")
+    # A dash where the official evaluation leaves a class out.
+    table = 100 * pd.concat(by_class, axis=1)
+    print(f"\nF1 by class (%)\n{table.to_string(float_format='{:.1f}'.format, na_rep='-')}")
     print(f"\n{profile_text(profile)}")
     if args.figure:
         name = one_field(Path(args.estimates).stem)
@@ -109,11 +111,6 @@ def main(arguments: list[str] | None = None) -> None:
         official = set(scorer.classes) <= set(CLASSES)
         figure = plots.error_profiles({name: profile}, {name: errors}, official=official)
         print(f"\nfigure in {' and '.join(map(str, plots.save(figure, args.figure)))}")
-
-
-def in_percent(shares: pd.DataFrame, digits: int) -> str:
-    """A table to be printed; a dash where the official evaluation leaves a class out."""
-    return (100 * shares).to_string(float_format=f"{{:.{digits}f}}".format, na_rep="-")
 
 
 def renamed(table: pd.DataFrame, names: str) -> pd.DataFrame:

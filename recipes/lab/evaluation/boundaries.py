@@ -1,7 +1,8 @@
 """What models do at the boundaries of events: the statistics behind the paper's Figs. 3b and 4.
 
-Models are compared on the same clips: posteriors are `(frames, classes)` for each clip, in a list
-or an array, by name of the model. Frame k stands for the time (k + 0.5) * frame_seconds.
+Of each clip there are posteriors `(frames, classes)`, z `(frames, dims)` and labels `(frames,
+classes)`, 0 or 1, in lists or arrays. Frame k stands for the time (k + 0.5) * frame_seconds.
+Functions of z raise an InputError where its frames are not those of the labels.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def rise_times(
     is the same backwards in time around the offset. Crossings are interpolated.
 
     Args:
-        posteriors: of one model, of each clip.
+        posteriors: of one model.
         events: as :func:`stable_events` returns them.
         frame_seconds: time from one frame to the next.
         span: seconds before the onset (after the offset) where a rise (fall) may lie.
@@ -191,17 +192,8 @@ def edge_errors(reference: pd.DataFrame, estimated: pd.DataFrame) -> pd.DataFram
 def inside_change(features: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> np.ndarray:
     """L1 norm of the change of z from frame to frame inside events (Fig. 3b).
 
-    Frame t counts when some class is active and no class has started or stopped since t - 1.
-
-    Args:
-        features: z, one `(frames, dims)` a clip.
-        labels: one `(frames, classes)` a clip, 0 or 1.
-
-    Returns:
-        One value for each frame that counts, of all clips.
-
-    Raises:
-        InputError: the frames of z are not those of the labels.
+    Frame t counts when some class is active and no class has started or stopped since t - 1. One
+    value for each frame that counts, of all clips.
     """
     changes = []
     for z, y in _pairs(features, labels):
@@ -221,16 +213,9 @@ def growth_ratios(
     `tr B / tr W > alpha2 / alpha1`; growing z along its best direction does when the largest
     generalised eigenvalue of `B v = r W v` is above `alpha2 / alpha1`.
 
-    Args:
-        features: z, one `(frames, dims)` a clip.
-        labels: one `(frames, classes)` a clip, 0 or 1.
-
     Returns:
         `tr B / tr W` and the largest eigenvalue; the second is never below the first. Infinite
         when z changes along some direction at label changes alone.
-
-    Raises:
-        InputError: the frames of z are not those of the labels.
 
     Example:
         >>> z = [np.array([[0.0, 0.0], [0.0, 1.0], [3.0, 2.0], [3.0, 4.0]])]
@@ -268,16 +253,13 @@ def step_distances(
     noise of a dropout in z, which is most of `d_inside` in training.
 
     Args:
-        features: z, one `(frames, dims)` a clip; the mean over all frames is taken off.
-        labels: one `(frames, classes)` a clip, 0 or 1.
-        lags: how many frames apart; a boundary lies between two frames whose labels differ.
+        features: z; the mean over all frames is taken off.
+        labels: a boundary lies between two frames whose labels differ.
+        lags: how many frames apart.
 
     Returns:
         Columns `boundary` and `inside`, means in [0, 4] (NaN where there is no such pair); one row
         a lag (index "frames apart").
-
-    Raises:
-        InputError: the frames of z are not those of the labels.
 
     Example:
         >>> z = [np.array([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])]

@@ -24,7 +24,8 @@ COLLAR = 0.2
 OFFSET_RATIO = 0.2
 #: Criteria of the intersection-based F1.
 INTERSECTION = {"dtc": 0.5, "gtc": 0.5, "cttc": 0.3}
-#: Criteria and weights of the two PSDS scenarios of DCASE 2021 Task 4.
+#: Criteria and weights of the two PSDS scenarios of DCASE 2021 Task 4: 1 wants fast reactions, 2
+#: no confusion.
 SCENARIOS = {
     1: ({"dtc": 0.7, "gtc": 0.7, "cttc": 0.3}, {"alpha_ct": 0.0, "alpha_st": 1.0}),
     2: ({"dtc": 0.1, "gtc": 0.1, "cttc": 0.3}, {"alpha_ct": 0.5, "alpha_st": 1.0}),

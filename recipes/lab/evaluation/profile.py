@@ -192,7 +192,7 @@ def of_systems(profiles: Mapping[str, pd.DataFrame], *, official: bool = True) -
     """Counts over all classes, one row a system.
 
     Args:
-        profiles: as :func:`error_profile` or :func:`pooled` returns them, by name of the system.
+        profiles: by name of the system.
         official: add the row :data:`OFFICIAL`, a yardstick for DESED's classes.
     """
     rows: dict[str, Mapping] = {name: profile.loc[ALL] for name, profile in profiles.items()}

@@ -38,9 +38,7 @@ def missing() -> str:
 def event_based(reference: pd.DataFrame, estimated: pd.DataFrame) -> Scores:
     """Event-based F1: an event counts when label, onset and offset agree (200 ms, 20 %).
 
-    Args:
-        reference: annotated events; its filenames are the clips that are evaluated.
-        estimated: detected events.
+    The filenames of the reference are the clips that are evaluated.
 
     Source: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016.
     """
@@ -59,7 +57,7 @@ def segment_based(reference: pd.DataFrame, estimated: pd.DataFrame) -> Scores:
     """Segment-based F1: activity of each class compared in segments of a second.
 
     The official evaluation leaves a class that is never predicted out of the macro average;
-    `strict_macro_f1` counts it as 0. Arguments and source as :func:`event_based`.
+    `strict_macro_f1` counts it as 0. Source as of :func:`event_based`.
     """
     counts = _sed_eval_counts("SegmentBasedMetrics", reference, estimated, time_resolution=1.0)
     return scores_from_counts(counts, undefined=(counts["n_ref"] == 0) | (counts["n_est"] == 0))
@@ -70,13 +68,8 @@ def intersection_based(
 ) -> Scores:
     """Intersection-based F1 with dtc = gtc = 0.5 and cttc = 0.3.
 
-    The official evaluation leaves a class without a true positive out of the macro average;
-    `strict_macro_f1` counts it as 0.
-
-    Args:
-        reference: annotated events.
-        estimated: detected events; classes that the reference lacks do not count.
-        durations: columns filename and duration (seconds), one row a clip.
+    Classes that the reference lacks do not count. The official evaluation leaves a class without a
+    true positive out of the macro average; `strict_macro_f1` counts it as 0.
 
     Source: Bilen et al., "A framework for the robust evaluation of sound event detection", 2020.
     """
@@ -112,9 +105,7 @@ def psds(
             not count.
         reference: annotated events.
         durations: columns filename and duration (seconds), one row a clip.
-        scenario: 1 (fast reaction: dtc = gtc = 0.7) or 2 (no confusion: dtc = gtc = 0.1,
-            cttc = 0.3, alpha_ct = 0.5); both with alpha_st = 1 and at most 100 effective false
-            positives an hour.
+        scenario: a key of :data:`metrics.SCENARIOS`.
 
     Returns:
         PSDS in [0, 1]; 0.0 when nothing is detected at any threshold.

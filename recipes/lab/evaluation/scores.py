@@ -42,12 +42,8 @@ Overlaps = Tuple[np.ndarray, np.ndarray, np.ndarray]
 class Evaluation:
     """All scores of one model on one set of clips.
 
-    Attributes:
-        event: event-based scores (collar 200 ms, 20 %) at the one threshold.
-        segment: segment-based scores (1 s) at that threshold.
-        intersection: intersection-based scores (dtc = gtc = 0.5) at that threshold.
-        psds1: PSDS of scenario 1 from the operating points.
-        psds2: PSDS of scenario 2 from the operating points.
+    F1 is taken at one threshold: event-based (200 ms, 20 %), segment-based (1 s), and
+    intersection-based (dtc = gtc = 0.5). PSDS, of scenarios 1 and 2, is from operating points.
     """
 
     event: Scores

@@ -48,7 +48,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="of the models, in the figures (default: the settings of two trials; else baseline "
         "and coherence)",
     )
-    parser.add_argument("--model", choices=["teacher", "student"], help="(default: teacher if any)")
+    parser.add_argument(
+        "--model",
+        choices=["teacher", "student"],
+        help="of each checkpoint (default: teacher if any)",
+    )
     parser.add_argument(
         "--path", default="cnn", help="submodule whose output is z (default: %(default)s)"
     )

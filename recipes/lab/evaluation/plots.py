@@ -55,7 +55,7 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 SHADE = "#D9D9D9"
 #: Line of a threshold or a boundary.
-MARK = {"color": "0.4", "lw": 0.8, "ls": (0, (1, 2))}
+MARK: dict[str, Any] = {"color": "0.4", "lw": 0.8, "ls": (0, (1, 2))}
 #: Colours of what became of reference events, none of them that of a model: found, found with a
 #: wrong edge, lost.
 OUTCOMES = dict(

@@ -157,8 +157,10 @@ class Scorer:
         found = self._solid_events(estimated, "the estimates")
         pairs = _pairs(self._key(found), self._key(self.solid))
         confusion, _ = self._confusion(found, self._overlaps(found, *pairs), **metrics.INTERSECTION)
-        counts = (np.bincount(e.label, minlength=len(self.classes)) for e in (self.solid, found))
-        table = self._table(*counts, np.diag(confusion), confusion[:, -1])
+        n_ref, n_est = (
+            np.bincount(events.label, minlength=len(self.classes)) for events in (self.solid, found)
+        )
+        table = self._table(n_ref, n_est, np.diag(confusion), confusion[:, -1])
         table = table[table["n_ref"] > 0]
         return scores_from_counts(table, undefined=table["tp"] == 0)
 

@@ -20,7 +20,7 @@ RECIPES = [
     "pandas>=2",
     "scipy>=1.11",  # confidence_interval of ttest_ind
     "soundfile",
-    "matplotlib>=3.10",  # boxes that lie
+    "matplotlib>=3.10",  # orientation of a boxplot
     "plotly>=6",  # the page of detect.py, with the script in it
     "pyyaml",
     "tensorboard",

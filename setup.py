@@ -24,7 +24,7 @@ RECIPES = [
     "pandas>=2",
     "scipy>=1.11",  # confidence_interval of ttest_ind
     "soundfile",
-    "matplotlib",
+    "matplotlib>=3.10",  # orientation of a boxplot
     "plotly>=6",  # the page of detect.py, with the script in it
     "pyyaml",
     "tensorboard",

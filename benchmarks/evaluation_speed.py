@@ -32,10 +32,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 from lab.data.desed import CLASSES
 from lab.errors import InputError, command
 from lab.evaluation import reference as reference_scores
-from lab.evaluation.scores import THRESHOLDS, evaluate
+from lab.evaluation.decode import decode
+from lab.evaluation.scores import THRESHOLDS, Scorer
 
 FRAMES, FRAME_SECONDS, CLIP_SECONDS, WINDOW = 156, 0.064, 10.0, 7
-SCORES = ["psds1", "psds2", "event_f1_macro", "segment_f1_macro", "intersection_f1_macro"]
+SCORES = [
+    "psds_score_scenario1",
+    "psds_score_scenario2",
+    "event_f1_macro",
+    "segment_f1_macro",
+    "intersection_f1_macro",
+]
 
 
 def data_set(clips: int) -> tuple[dict[str, np.ndarray], pd.DataFrame, pd.DataFrame]:
@@ -67,18 +74,19 @@ def data_set(clips: int) -> tuple[dict[str, np.ndarray], pd.DataFrame, pd.DataFr
 
 
 def ours(posteriors: dict, reference: pd.DataFrame, durations: pd.DataFrame) -> dict:
+    scorer = Scorer(reference, durations, CLASSES)
     found = {}
     for name, values in posteriors.items():
-        summary = evaluate(
+        points = decode(
             values,
             list(durations["filename"]),
-            reference,
-            durations,
             CLASSES,
+            thresholds=[0.5, *THRESHOLDS],
             median_window=WINDOW,
             frame_seconds=FRAME_SECONDS,
             clip_seconds=CLIP_SECONDS,
-        ).summary()
+        )
+        summary = scorer.evaluate(points.pop(0.5), points).summary()
         found[name] = {score: summary[score] for score in SCORES}
     return found
 
@@ -107,8 +115,8 @@ def step_by_step(posteriors: dict, reference: pd.DataFrame, durations: pd.DataFr
         }
         events = points.pop(0.5)
         found[name] = {
-            "psds1": reference_scores.psds(points, reference, durations, scenario=1),
-            "psds2": reference_scores.psds(points, reference, durations, scenario=2),
+            "psds_score_scenario1": reference_scores.psds(points, reference, durations, scenario=1),
+            "psds_score_scenario2": reference_scores.psds(points, reference, durations, scenario=2),
             "event_f1_macro": reference_scores.event_based(reference, events).macro_f1,
             "segment_f1_macro": reference_scores.segment_based(reference, events).macro_f1,
             "intersection_f1_macro": reference_scores.intersection_based(
@@ -152,10 +160,10 @@ def official(posteriors: dict, reference: pd.DataFrame, durations: pd.DataFrame)
             common = {"alpha_st": 1}
             event, _, segment, _ = log_sedeval_metrics(events, tables[0])
             found[name] = {
-                "psds1": compute_psds_from_operating_points(
+                "psds_score_scenario1": compute_psds_from_operating_points(
                     points, *tables, dtc_threshold=0.7, gtc_threshold=0.7, alpha_ct=0, **common
                 ),
-                "psds2": compute_psds_from_operating_points(
+                "psds_score_scenario2": compute_psds_from_operating_points(
                     points, *tables, dtc_threshold=0.1, gtc_threshold=0.1, alpha_ct=0.5, **common
                 ),
                 "event_f1_macro": event,

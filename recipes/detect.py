@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         settings=settings(args, recordings),
     )
     if page:
-        from lab.evaluation.player import read_sound
+        from lab.evaluation.sound import read_sound
 
         sound = read_sound(*recordings.values())
     from lab.baseline.config import load_config
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
             output.add(detections)
             shown = (posteriors, detector.encoder, args.threshold)
             if output.figures:
-                draw_posteriors(output.figures / name, name, *shown)
+                draw_posteriors(output.figures / name, name, recordings[name], *shown)
             elif output.page:
                 chosen = {"checkpoint": Path(args.checkpoint).name, "median window": window}
                 write_page(output.page, detections, sound, *shown, chosen)

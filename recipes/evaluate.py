@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-import re
 import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Callable
@@ -15,14 +15,14 @@ from lab.packages import SCORES, require
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lab.evaluation.metrics import Scores
-
 #: What is compared of the file names of tables.
 NAMES: dict[str, Callable[[str], str]] = {
     "path": str,
     "name": lambda name: PurePosixPath(name).name,
     "stem": lambda name: PurePosixPath(name).stem,
 }
+#: How the name of an operating point's table begins; the rest is the threshold.
+POINT = "predictions_th_"
 
 
 @command
@@ -39,21 +39,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--durations",
         metavar="D.tsv",
-        help="filename and duration of every clip: for intersection F1 and PSDS",
+        help="filename and duration of every clip (default: none, so no intersection F1 and PSDS)",
     )
     parser.add_argument(
         "--points",
         metavar="FOLDER",
-        help="folder of predictions_th_<threshold>.tsv, the operating points of PSDS",
+        help=f"folder of {POINT}<threshold>.tsv, the operating points of PSDS (default: no PSDS)",
     )
     parser.add_argument(
         "--names",
         choices=NAMES,
         default="path",
-        help="what must agree of the file names: the whole path (default), the name without its "
-        "folders, or the stem, without folders and suffix",
+        help="what must agree of the file names: the whole path, the name without its folders, or "
+        "the stem, without folders and suffix (default: %(default)s)",
     )
-    parser.add_argument("--figure", metavar="F", help="draw the profile, as PNG and SVG")
+    parser.add_argument(
+        "--figure", metavar="F", help="draw the profile, as PNG and SVG (default: no figure)"
+    )
     args = parser.parse_args(arguments)
     if args.points and not args.durations:
         raise InputError("--points needs --durations: PSDS counts false positives an hour")
@@ -71,8 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
     if reference["event_label"].isna().all():
         raise InputError(f"{args.reference} holds no event; there is nothing to find")
     durations = renamed(read_durations(args.durations), args.names) if args.durations else None
-    points, unused = read_points(Path(args.points)) if args.points else ({}, [])
-    points = {threshold: renamed(table, args.names) for threshold, table in points.items()}
+    files, unused = point_files(Path(args.points)) if args.points else ({}, [])
+    points = {at: renamed(read_events(path), args.names) for at, path in files.items()}
     for table in (estimated, *points.values()):
         refuse_unknown(table, reference)
     classes = pd.concat([table["event_label"] for table in (estimated, *points.values())])
@@ -84,17 +86,25 @@ def main(arguments: list[str] | None = None) -> None:
     }
     if durations is not None:
         scores["intersection F1"] = scorer.intersection_based(estimated)
-    profile = error_profile(reference, estimated)
-    ending = "no intersection F1 and no PSDS: they need --durations"
-    if durations is not None:
-        ending = "no PSDS: it needs --points"
-    if points:
+    ending = "no PSDS: it needs --points"
+    if durations is None:
+        ending = "no intersection F1 and no PSDS: they need --durations"
+    elif points:
         first, second = scorer.psds(points)
         ending = f"PSDS 1 {first:.3f}, PSDS 2 {second:.3f}, from {len(points)} operating points"
         ending += f"; not used of {args.points}: {', '.join(unused)}" if unused else ""
+    profile = error_profile(reference, estimated)
+    averages = pd.DataFrame(
+        {name: [one.macro_f1, one.micro_f1, one.strict_macro_f1] for name, one in scores.items()},
+        index=["macro", "micro", "macro, strict"],
+    ).T
+    by_class = {name.split(" F1")[0]: one.classwise["f1"] for name, one in scores.items()}
     print(f"{args.estimates} against {args.reference}: {len(scorer.files):,} clips")
-    print(f"\nScores (%)\n{score_table(scores).to_string()}\n{ending}")
-    print(f"\nF1 by class (%)\n{class_table(scores).to_string()}\n\n{profile_text(profile)}")
+    print(f"\nScores (%)\n{(100 * averages).to_string(float_format='{:.2f}'.format)}\n{ending}")
+    # A dash where the official evaluation leaves a class out.
+    table = 100 * pd.concat(by_class, axis=1)
+    print(f"\nF1 by class (%)\n{table.to_string(float_format='{:.1f}'.format, na_rep='-')}")
+    print(f"\n{profile_text(profile)}")
     if args.figure:
         name = one_field(Path(args.estimates).stem)
         errors = boundaries.edge_errors(reference, estimated)
@@ -120,11 +130,7 @@ def renamed(table: pd.DataFrame, names: str) -> pd.DataFrame:
 
 
 def refuse_unknown(table: pd.DataFrame, reference: pd.DataFrame) -> None:
-    """Refuse detections in clips that the reference lacks.
-
-    Raises:
-        InputError: for the first such clip, with what would make it known.
-    """
+    """Raise for the first clip that the reference lacks, with what would make it known."""
     known = set(reference["filename"])
     unknown = [name for name in table["filename"].unique() if name not in known]
     if not unknown:
@@ -138,19 +144,19 @@ def refuse_unknown(table: pd.DataFrame, reference: pd.DataFrame) -> None:
     raise InputError(f"{unknown[0]} is not in the reference; {advice}")
 
 
-def read_points(folder: Path) -> tuple[dict[float, pd.DataFrame], list[str]]:
-    """Detections by threshold, and the names of the tables that hold none.
-
-    A table is named `predictions_th_<threshold>.tsv`, with the threshold written in any way.
+def point_files(folder: Path) -> tuple[dict[float, Path], list[str]]:
+    """Tables of detections by threshold, which may be written in any way, and unused names.
 
     Raises:
-        InputError: there is none, one cannot be used, or two have the same threshold.
+        InputError: there is none, or two have the same threshold.
     """
     files: dict[float, Path] = {}
     unused = []
     for path in sorted([*folder.glob("*.tsv"), *folder.glob("*.csv")]):
-        threshold = threshold_of(path)
-        if threshold is None:
+        threshold = math.nan
+        with contextlib.suppress(ValueError):
+            threshold = float(path.stem.removeprefix(POINT))
+        if not (path.stem.startswith(POINT) and math.isfinite(threshold)):
             unused.append(path.name)
         elif threshold in files:
             raise InputError(
@@ -161,47 +167,10 @@ def read_points(folder: Path) -> tuple[dict[float, pd.DataFrame], list[str]]:
             files[threshold] = path
     if not files:
         raise InputError(
-            f"--points is {folder}, which holds no predictions_th_<threshold>.tsv; give the "
-            "folder that the test of a model wrote them to"
+            f"--points is {folder}, which holds no {POINT}<threshold>.tsv; give the folder that "
+            "the test of a model wrote them to"
         )
-    from lab.data.annotations import read_events
-
-    return {threshold: read_events(path) for threshold, path in files.items()}, unused
-
-
-def threshold_of(path: Path) -> float | None:
-    """The threshold that a table's name gives, or None.
-
-    Example:
-        >>> threshold_of(Path("predictions_th_1e-05.tsv"))
-        1e-05
-    """
-    name = re.fullmatch(r"predictions_th_(.+)", path.stem)
-    try:
-        threshold = float(name[1]) if name else math.nan
-    except ValueError:
-        return None
-    return threshold if math.isfinite(threshold) else None
-
-
-def score_table(scores: dict[str, Scores]) -> pd.DataFrame:
-    """Averages in percent; strict counts a class that is never detected as 0."""
-    import pandas as pd
-
-    rows = {name: [one.macro_f1, one.micro_f1, one.strict_macro_f1] for name, one in scores.items()}
-    columns = ["macro", "micro", "macro, strict"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return table.apply(lambda column: column.map(lambda value: f"{100 * value:.2f}"))
-
-
-def class_table(scores: dict[str, Scores]) -> pd.DataFrame:
-    """F1 of each class in percent; a dash where the official evaluation leaves it out."""
-    import pandas as pd
-
-    from lab.evaluation.tables import percent
-
-    table = pd.concat({n.split(" F1")[0]: one.classwise["f1"] for n, one in scores.items()}, axis=1)
-    return table.apply(lambda column: column.map(percent))
+    return files, unused
 
 
 if __name__ == "__main__":

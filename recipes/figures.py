@@ -1,51 +1,102 @@
 """What two models do at the boundaries of events: the paper's Figures 2 to 4, and more.
 
-Takes the checkpoints of the baseline and of the coherence model; both are run over the validation
-set (and the public set where there is one), and the figures and numbers written as PNG, SVG, JSON
-and a report.
+Takes two checkpoints, or the folders of two trials of compare.py or train_sed_coherence.py; both
+models are run over the validation set (and the public set where there is one), and the figures and
+numbers written as PNG, SVG, JSON and a report.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.errors import InputError, command
 from lab.packages import NETWORK, require
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODELS = ("baseline", "coherence")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("checkpoints", nargs=2, help="of the baseline and of the coherence model")
+    parser.add_argument(
+        "checkpoints",
+        nargs=2,
+        help="of the model to compare with and of the other: files, or "
+        "folders of finished trials (.../SETTING/trial_N)",
+    )
     parser.add_argument(
         "--conf_file", help="YAML of both trainings (default: the settings in the checkpoints)"
     )
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument("--log_dir", default="exp/boundaries", help="folder of the results")
-    parser.add_argument("--names", nargs=2, default=MODELS, help="of the models, in the figures")
-    parser.add_argument("--model", choices=["teacher", "student"], help="default: teacher if any")
-    parser.add_argument("--path", default="cnn", help="submodule whose output is z")
+    parser.add_argument(
+        "--data",
+        help="DESED tree in the official layout, audio/ and metadata/ (default: the data of the "
+        "first training)",
+    )
+    parser.add_argument(
+        "--log_dir", default="exp/boundaries", help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--names",
+        nargs=2,
+        help="of the models, in the figures (default: the settings of two trials; else baseline "
+        "and coherence)",
+    )
+    parser.add_argument(
+        "--model",
+        choices=["teacher", "student"],
+        help="of each checkpoint (default: teacher if any)",
+    )
+    parser.add_argument(
+        "--path", default="cnn", help="submodule whose output is z (default: %(default)s)"
+    )
     parser.add_argument(
         "--classes", nargs="+", help="of the segment F1 (default: those that gained)"
     )
     parser.add_argument("--clip", help="of the posteriors (default: the one with the largest gain)")
     parser.add_argument("--class", dest="label", help="of the posteriors (default: the same)")
-    parser.add_argument("--gpus", help="index, or cpu")
-    parser.add_argument("--fast_dev_run", action="store_true", help="the first clips only")
+    parser.add_argument("--gpus", help="index, or cpu (default: the first GPU if any)")
+    parser.add_argument(
+        "--fast_dev_run", action="store_true", help="the first clips only (default: all)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress (default: shown)")
     args = parser.parse_args(argv)
+    folders = [Path(path) for path in args.checkpoints]
+    args.checkpoints = [checkpoint_of(path) for path in folders]
+    if args.names is None:
+        trials = all(folder.is_dir() for folder in folders)
+        args.names = [folder.resolve().parent.name for folder in folders] if trials else MODELS
     if args.names[0] == args.names[1]:
-        raise InputError(f"--names are both {args.names[0]!r}; give two names")
+        raise InputError(f"both models are named {args.names[0]!r}; give two --names")
     return args
+
+
+def checkpoint_of(path: Path) -> Path:
+    """A checkpoint; of the folder of a trial the one that was tested.
+
+    Raises:
+        InputError: the folder holds no finished trial.
+    """
+    if not path.is_dir():
+        return path
+    record = path / "trial.json"
+    name = json.loads(record.read_text()).get("checkpoint") if record.is_file() else None
+    if name is None:
+        raise InputError(f"{path} is no folder of a finished trial; give one, or a checkpoint")
+    return path / name
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     require(*NETWORK)
+    from lab.baseline.checkpoints import load_checkpoint
     from lab.baseline.config import load_config
     from lab.baseline.detect import load_detector
     from lab.baseline.place import place_data
@@ -66,8 +117,10 @@ def main(argv: list[str] | None = None) -> None:
             "were trained with the same features and the same classes"
         )
     if config is None:
-        config = {"data": dict(held_data(args.checkpoints[0])), "soundscapes": {"strong": 0}}
-    place_data(config, args.data, Path("data", Path(args.conf_file or "").stem), public=True)
+        data = load_checkpoint(args.checkpoints[0])["hyper_parameters"]["data"]
+        config = {"data": dict(data), "soundscapes": {"strong": 0}}
+    generated = Path("data", Path(args.conf_file or "").stem)
+    place_data(config, args.data, generated, public=True, progress=not args.quiet)
     sets = {"validation": examine(detectors, config["data"], "test", args)}
     if Path(config["data"].get("public_tsv", "")).is_file():
         sets["public"] = examine(detectors, config["data"], "public", args)
@@ -77,36 +130,24 @@ def main(argv: list[str] | None = None) -> None:
     print(f"report.md, figures and boundaries.json in {args.log_dir}")
 
 
-def held_data(checkpoint: str) -> dict:
-    """Paths of the data that a checkpoint was trained with."""
-    from lab.baseline.checkpoints import load_checkpoint
-
-    return load_checkpoint(checkpoint)["hyper_parameters"]["data"]
-
-
 def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) -> dict:
-    """Run both models over one set: posteriors, z, labels, and all scores."""
+    """Run both models over one set: posteriors, z, labels, detections and all scores."""
     import torch
 
     from dcase_coherence.tap import FeatureTap
     from lab.data.annotations import read_durations, read_reference
     from lab.data.datasets import LengthBatchSampler, StronglyAnnotatedSet
-    from lab.evaluation import decode, scores
+    from lab.evaluation.decode import decode
+    from lab.evaluation.scores import THRESHOLDS, Scorer
 
     encoder = next(iter(detectors.values())).encoder
     reference = read_reference(data[f"{part}_tsv"], encoder.labels)
-    durations = read_durations(data[f"{part}_dur"])
     if args.fast_dev_run:
         reference = reference[reference["filename"].isin(reference["filename"].unique()[:8])]
-    clips = StronglyAnnotatedSet(
-        data[f"{part}_folder"],
-        reference,
-        encoder,
-        pad_to=encoder.audio_len,
-        fs=encoder.fs,
-        whole=True,
-    )
-    batches = LengthBatchSampler(clips, 16, round(encoder.audio_len * encoder.fs))
+    scorer = Scorer(reference, read_durations(data[f"{part}_dur"]), encoder.labels)
+    folder, length = data[f"{part}_folder"], encoder.audio_len
+    clips = StronglyAnnotatedSet(folder, reference, encoder, length, encoder.fs, whole=True)
+    batches = LengthBatchSampler(clips, 16, round(length * encoder.fs))
     names = [clips.names[item] for batch in batches for item in batch]
     seconds: list = []
     posteriors: dict = {name: [] for name in detectors}
@@ -114,26 +155,26 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
     labels: list = []
     for batch in torch.utils.data.DataLoader(clips, batch_sampler=batches):
         labels.extend(batch[1].transpose(1, 2).numpy())
-        frames = batch[1].shape[2]
         seconds += [batch[0].shape[1] / encoder.fs] * len(batch[0])
         for name, detector in detectors.items():
             with FeatureTap(detector.network, args.path) as tap:
                 posteriors[name].extend(detector.posteriors(batch[0].numpy()))
-                z[name].extend(tap.pop()[:, :frames].float().cpu().numpy())
+                z[name].extend(tap.pop()[:, : batch[1].shape[2]].float().cpu().numpy())
     evaluated, events = {}, {}
-    for name, values in posteriors.items():
-        settings = {
-            "median_window": detectors[name].median_window,
-            "frame_seconds": encoder.frame_seconds,
-            "clip_seconds": seconds,
-        }
-        evaluated[name] = scores.evaluate(
-            values, names, reference, durations, encoder.labels, **settings
+    for name, detector in detectors.items():
+        points = decode(
+            posteriors[name],
+            names,
+            encoder.labels,
+            thresholds=[0.5, *THRESHOLDS],
+            median_window=detector.median_window,
+            frame_seconds=encoder.frame_seconds,
+            clip_seconds=seconds,
         )
-        # Nothing is found after the end of a clip that is shorter than others.
-        posteriors[name] = stacked(values)
-        events[name] = decode.decode(posteriors[name], names, encoder.labels, **settings)[0.5]
+        events[name] = points.pop(0.5)
+        evaluated[name] = scorer.evaluate(events[name], points)
     return {
+        "folder": folder,
         "posteriors": posteriors,
         "z": z,
         "labels": labels,
@@ -145,129 +186,105 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
     }
 
 
-def stacked(clips: list):
-    """One array `(clips, frames, classes)` of clips, with zeros after the end of shorter ones."""
-    import numpy as np
-
-    longest = max(map(len, clips))
-    return np.stack([np.pad(clip, ((0, longest - len(clip)), (0, 0))) for clip in clips])
-
-
 def write(sets: dict, args: argparse.Namespace) -> None:
     """Draw the figures, print the numbers, write the report and boundaries.json."""
+    import numpy as np
     import pandas as pd
 
     from lab.data.classes import are_desed
-    from lab.evaluation import boundaries, plots
-    from lab.evaluation.profile import (
-        ALL,
-        NOTE,
-        OFFICIAL_NOTE,
-        error_profile,
-        of_systems,
-        profile_table,
-        profile_text,
-    )
+    from lab.evaluation import boundaries, plots, profile
     from lab.evaluation.report import Report
     from lab.evaluation.tables import to_json
     from lab.files import write_whole
 
     report = Report("At the boundaries of events", command=shlex.join(sys.argv))
     found = sets["validation"]
-    models, encoder = found["posteriors"], found["encoder"]
-    frame_seconds = encoder.frame_seconds
+    models, encoder, reference = found["posteriors"], found["encoder"], found["reference"]
+    frames = {"frame_seconds": encoder.frame_seconds}
+    numbers: dict = {"models": dict(zip(args.names, map(str, args.checkpoints)))}
 
-    figure = plots.classwise_f1(classwise(sets, "event"))
-    report.figure("Event F1 by class", figure, "Figure 2.")
+    report.figure("Event F1 by class", plots.classwise_f1(classwise(sets, "event")), "Figure 2.")
     segments = classwise(sets, "segment")
-    gained = gains(*segments["validation"].values())
+    before, after = (table["f1"] for table in segments["validation"].values())
+    gained = (after - before)[after > before].sort_values(ascending=False)
     shown = args.classes or list(gained.index)
     if shown:
         figure = plots.classwise_f1(segments, ylabel="segment-based F1", show=shown)
         words = "Figure 3a." + ("" if args.classes else " The classes that gained on validation.")
         report.figure("Segment F1", figure, words)
-    numbers: dict = {"models": dict(zip(args.names, map(str, args.checkpoints)))}
 
-    for title, relative, words in (
-        ("Change of z inside events", False, "Figure 3b: z of the network in evaluation mode."),
-        ("Relative change of z inside events", True, "Divided by the mean L1 norm of z."),
-    ):
-        change = boundaries.histogram(
-            {
-                name: boundaries.inside_change(z, found["labels"], relative=relative)
-                for name, z in found["z"].items()
-            }
-        )
-        axis = "L1 norm of the change of z" + ", relative to |z|" * relative
-        report.figure(title, plots.change_histogram(change, xlabel=axis), words)
-        numbers[title] = {"mean": change.mean, "variance": change.variance}
+    changes, relative = {}, {}
+    for name, z in found["z"].items():
+        changes[name] = boundaries.inside_change(z, found["labels"])
+        relative[name] = changes[name] / np.abs(np.concatenate(z)).sum(axis=1).mean()
+    axis, words = "L1 norm of the change of z", "Figure 3b: z of the network in evaluation mode."
+    for title, values in (("Change", changes), ("Relative change", relative)):
+        title += " of z inside events"
+        report.figure(title, plots.change_histogram(values, xlabel=axis), words)
+        numbers[title] = pd.DataFrame(
+            {name: {"mean": one.mean(), "variance": one.var()} for name, one in values.items()}
+        ).to_dict(orient="index")
+        axis, words = f"{axis}, relative to |z|", "Divided by the mean L1 norm of z."
 
-    stable = boundaries.stable_events(
-        models, found["names"], found["reference"], encoder.labels, frame_seconds=frame_seconds
-    )
-    rows: dict = {name: {} for name in models}
+    stable = boundaries.stable_events(models, found["names"], reference, encoder.labels, **frames)
     common = "Events that both models detect in their stable region"
     try:
-        edges = [
-            boundaries.profile(models, stable, edge, frame_seconds=frame_seconds)
-            for edge in ("onset", "offset")
-        ]
+        edges = [boundaries.profile(models, stable, e, **frames) for e in ("onset", "offset")]
         figure = plots.edge_profiles(*edges)
         report.figure("Mean posterior around boundaries", figure, f"Figures 4a and 4b. {common}.")
     except InputError as error:
         print(f"no Figure 4a and 4b: {error}")
-    for name, values in models.items():
-        times = boundaries.rise_times(values, stable, frame_seconds=frame_seconds)
-        rows[name]["events in common"] = len(stable)
-        rows[name]["rise (s), median"] = times["rise"].dropna().median()
-        rows[name]["fall (s), median"] = times["fall"].dropna().median()
-    errors = {
-        name: boundaries.edge_errors(found["reference"], found["events"][name]) for name in models
-    }
-    for name, table in errors.items():
-        rows[name]["events found"] = len(table)
-        for edge in ("onset", "offset"):
-            error = table[f"{edge}_error"]
-            rows[name][f"{edge} error (s), median"] = error.dropna().median()
-            rows[name][f"{edge} error (s), median size"] = error.dropna().abs().median()
-    profiles = {name: error_profile(found["reference"], found["events"][name]) for name in models}
-    official = are_desed(encoder.labels)
-    counts = of_systems(profiles, official=official)
-    print(f"\n{profile_text(counts)}")
-    words = NOTE + OFFICIAL_NOTE * official
-    report.table("Reference events (%)", profile_table(counts), words)
-    report.table("Estimated events (%)", profile_table(counts, "estimated"))
-    figure = plots.error_profiles(profiles, official=official)
-    report.figure("Error profile", figure, "Of the reference events.")
-    try:
-        figure = plots.edge_error_boxes(errors)
-        words = "Late is positive. Median, quartiles, 5th and 95th percentile."
-        report.figure("Errors of onsets and offsets", figure, words)
-    except InputError as error:
-        print(f"no figure of the errors: {error}")
-
+    rows: dict = {}
+    errors, profiles, distances = {}, {}, {}
     for name, z in found["z"].items():
-        ratios = boundaries.growth_ratios(z, found["labels"])
-        rows[name]["boundary / inside, all of z"], rows[name]["along its best direction"] = ratios
+        times = boundaries.rise_times(models[name], stable, **frames)
+        errors[name] = boundaries.edge_errors(reference, found["events"][name])
+        profiles[name] = profile.error_profile(reference, found["events"][name])
+        distances[name] = boundaries.step_distances(z, found["labels"])
+        overall, along = boundaries.growth_ratios(z, found["labels"])
+        rows[name] = {
+            "events in common": len(stable),
+            **{f"{edge} (s), median": times[edge].dropna().median() for edge in ("rise", "fall")},
+            "events found": len(errors[name]),
+            "boundary / inside, all of z": overall,
+            "along its best direction": along,
+        }
+        for edge in ("onset error", "offset error"):
+            error = errors[name][edge.replace(" ", "_")].dropna()
+            rows[name][f"{edge} (s), median"] = error.median()
+            rows[name][f"{edge} (s), median size"] = error.abs().median()
 
-    distances = pd.concat(
-        {name: boundaries.step_distances(z, found["labels"]) for name, z in found["z"].items()},
-        axis=1,
-    )
+    official = are_desed(encoder.labels)
+    counts = profile.of_systems(profiles, official=official)
+    words = profile.NOTE + profile.OFFICIAL_NOTE * official
+    report.table("Reference events (%)", profile.profile_table(counts), words)
+    report.table("Estimated events (%)", profile.profile_table(counts, "estimated"))
+    figure = plots.error_profiles(profiles, errors, official=official)
+    words = "Of the reference events; below, the errors of those that were found."
+    report.figure("Error profile", figure, words)
 
     clip, label = chosen(found, args)
-    number, reference = found["names"].index(clip), found["reference"]
+    number = found["names"].index(clip)
     figure = plots.posteriors(
         {name: values[number] for name, values in models.items()},
         reference[reference["filename"] == clip],
         encoder.labels,
-        frame_seconds=frame_seconds,
+        audio=Path(found["folder"], clip),
         show=[label],
         title=clip,
+        **frames,
     )
-    words = f"Figure 4c: {label} in {clip}."
-    report.figure("Posteriors of a clip", figure, words)
+    report.figure("Posteriors of a clip", figure, f"Figure 4c: {label} in {clip}.")
 
+    words = f"{common}: rise and fall, 10 % to 90 %. Late is positive. Boundary / inside: summed "
+    words += "squared change of z at label changes over that elsewhere (evaluation mode); above "
+    words += "alpha2 / alpha1 (the paper's: 0.3) the exact loss falls without bound as z grows."
+    table = pd.DataFrame(rows).rename_axis("")
+    report.table("Boundaries", table, words)
+    by_lag = pd.concat(distances, axis=1)
+    words = "Means over pairs of frames across a label change and elsewhere, of centred unit-norm "
+    words += "z in evaluation mode, without dropout: at most 4."
+    report.table("Squared distances of z", by_lag.set_axis(map(", ".join, by_lag), axis=1), words)
     scores = pd.DataFrame(
         {
             f"{model}, {name}": scored.summary()
@@ -275,28 +292,23 @@ def write(sets: dict, args: argparse.Namespace) -> None:
             for model, scored in one["scores"].items()
         }
     ).rename_axis("score")
-    table = pd.DataFrame(rows).rename_axis("")
-    print(f"\n{scores.round(4).to_string()}\n\n{table.round(3).to_string()}")
-    print(f"\nsquared distances of centred unit-norm z\n{distances.round(3).to_string()}")
-    words = f"{common}: rise and fall, 10 % to 90 %. Late is positive. Boundary / inside: summed "
-    words += "squared change of z at label changes over that elsewhere (evaluation mode); above "
-    words += "alpha2 / alpha1 (the paper's: 0.3) the exact loss falls without bound as z grows."
-    report.table("Boundaries", table, words)
-    words = "Means over pairs of frames across a label change and elsewhere, of centred unit-norm "
-    words += "z in evaluation mode, without dropout: at most 4."
-    report.table(
-        "Squared distances of z", distances.set_axis(map(", ".join, distances), axis=1), words
-    )
     report.table("Scores", scores)
-    numbers.update(events=rows, scores=scores.to_dict(), gained=gained.to_dict())
-    numbers["distances"] = {name: distances[name].to_dict(orient="index") for name in found["z"]}
-    numbers["posteriors"] = {"clip": clip, "class": label}
-    numbers["profiles"] = {name: table.loc[ALL].to_dict() for name, table in profiles.items()}
+    print(f"\n{profile.profile_text(counts)}")
+    print(f"\n{scores.round(4).to_string()}\n\n{table.round(3).to_string()}")
+    print(f"\nsquared distances of centred unit-norm z\n{by_lag.round(3).to_string()}")
+    numbers.update(
+        events=rows,
+        scores=scores.to_dict(),
+        gained=gained.to_dict(),
+        distances={name: one.to_dict(orient="index") for name, one in distances.items()},
+        posteriors={"clip": clip, "class": label},
+        profiles={name: one.loc[profile.ALL].to_dict() for name, one in profiles.items()},
+    )
     write_whole(Path(args.log_dir, "boundaries.json"), to_json(numbers))
     report.write(args.log_dir)
 
 
-def classwise(sets: dict, kind: str) -> dict:
+def classwise(sets: dict, kind: str) -> dict[str, dict[str, pd.DataFrame]]:
     """F1 of each class by set and model; a class that is there and never predicted has 0."""
     tables: dict = {}
     for name, one in sets.items():
@@ -308,36 +320,29 @@ def classwise(sets: dict, kind: str) -> dict:
     return tables
 
 
-def gains(before, after):
-    """Classes that gained, by how much, the largest first."""
-    gain = (after["f1"] - before["f1"]).dropna()
-    return gain[gain > 0].sort_values(ascending=False)
-
-
 def chosen(found: dict, args: argparse.Namespace) -> tuple[str, str]:
     """Clip and class whose posteriors are shown: by default where the second model gains most.
 
     The gain is the drop of the mean distance between posterior and label.
     """
-    import numpy as np
+    import pandas as pd
 
-    first, second = found["posteriors"].values()
-    labels, classes = stacked(found["labels"]), found["encoder"].labels
-    frames = min(labels.shape[1], first.shape[1])
-    labels, first, second = (values[:, :frames] for values in (labels, first, second))
-    gain = (np.abs(first - labels) - np.abs(second - labels)).mean(axis=1)
-    possible = labels.any(axis=1)
-    if args.clip is not None:
-        possible[[name != args.clip for name in found["names"]]] = False
-    if args.label is not None:
-        possible[:, [label != args.label for label in classes]] = False
-    if not possible.any():
+    gains = []
+    for label, *both in zip(found["labels"], *found["posteriors"].values()):
+        frames = min(map(len, (label, *both)))
+        first, second = (abs(values[:frames] - label[:frames]) for values in both)
+        gains.append((first - second).mean(axis=0))
+    named = {"index": found["names"], "columns": found["encoder"].labels}
+    present = pd.DataFrame([label.any(axis=0) for label in found["labels"]], **named)
+    gain = pd.DataFrame(gains, **named).where(present)
+    clips = gain.index == (args.clip or gain.index)
+    gain = gain.loc[clips, gain.columns == (args.label or gain.columns)]
+    if not gain.notna().any(axis=None):
         raise InputError(
             f"no clip of the validation set fits --clip {args.clip} --class {args.label}; give "
-            f"one of its clips, and a class that is in it, of {', '.join(classes)}"
+            f"one of its clips, and a class that is in it, of {', '.join(named['columns'])}"
         )
-    clip, label = np.unravel_index(np.where(possible, gain, -np.inf).argmax(), gain.shape)
-    return found["names"][clip], classes[label]
+    return gain.stack().idxmax()
 
 
 if __name__ == "__main__":

@@ -276,7 +276,7 @@ def draw_curves(log_dir: Path, folders: dict[str, Path], model: str) -> None:
     from lab.evaluation import plots
 
     score = f"val/synth/{model}/event_f1_macro"
-    names = {"loss": "training loss", score: f"validation: event F1 of the {model}, macro"}
+    names = {"loss": "training loss", score: f"validation: macro event F1 of the {model} (%)"}
     epochs = {
         arm: pd.read_csv(folders[arm] / "epochs.tsv", sep="\t", index_col="epoch")
         .rename(index=lambda epoch: epoch + 1)

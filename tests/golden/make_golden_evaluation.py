@@ -20,7 +20,7 @@ from desed_task.evaluation import evaluation_measures as original  # noqa: E402
 
 CLIPS = 40
 THRESHOLDS = [0.01, 0.05, 0.11, 0.21, 0.31, 0.41, 0.51, 0.61, 0.81, 0.95]
-target = Path(__file__).parent / "golden"
+target = Path(__file__).parent / "evaluation"
 warnings.simplefilter("ignore")
 
 reference = pd.read_csv(source / "desed_metadata/validation.tsv", sep="\t")

@@ -16,13 +16,19 @@ from lab.files import PathLike, write_whole
 
 
 def draw_posteriors(
-    target: PathLike, name: str, posteriors: np.ndarray, encoder: ManyHotEncoder, threshold: float
+    target: PathLike,
+    name: str,
+    audio: PathLike,
+    posteriors: np.ndarray,
+    encoder: ManyHotEncoder,
+    threshold: float,
 ) -> None:
     """Draw the posteriors of a recording, as PNG and SVG.
 
     Args:
         target: path of the files, without suffix.
         name: of the recording, the title.
+        audio: the recording, whose spectrogram is drawn above.
         posteriors: `(frames, classes)`.
         encoder: frames and classes of the posteriors.
         threshold: of the posteriors.
@@ -32,6 +38,7 @@ def draw_posteriors(
         pd.DataFrame(),
         encoder.labels,
         frame_seconds=encoder.frame_seconds,
+        audio=audio,
         threshold=threshold,
         title=one_field(name),
     )

@@ -1,7 +1,8 @@
-"""What every score shares: the settings of DCASE Task 4, checked tables, F1 from counts.
+"""What every score shares: the settings of DCASE Task 4, tables of events, F1 from counts.
 
 References and estimates are DataFrames with the columns filename, onset, offset (seconds) and
-event_label, as in the DESED tsv files. A row without a label stands for a clip without events.
+event_label, as `lab.data.annotations` reads them. A row without a label stands for a clip without
+events.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from typing import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from lab.errors import InputError
 
 COLUMNS = ["filename", "onset", "offset", "event_label"]
+#: How far the onset and the offset of an event may be off, in seconds.
+COLLAR = 0.2
+#: The part of an event's length that its offset may also be off.
+OFFSET_RATIO = 0.2
 #: Criteria of the intersection-based F1.
 INTERSECTION = {"dtc": 0.5, "gtc": 0.5, "cttc": 0.3}
-#: Criteria and weights of the two PSDS scenarios of DCASE 2021 Task 4.
+#: Criteria and weights of the two PSDS scenarios of DCASE 2021 Task 4: 1 wants fast reactions, 2
+#: no confusion.
 SCENARIOS = {
     1: ({"dtc": 0.7, "gtc": 0.7, "cttc": 0.3}, {"alpha_ct": 0.0, "alpha_st": 1.0}),
     2: ({"dtc": 0.1, "gtc": 0.1, "cttc": 0.3}, {"alpha_ct": 0.5, "alpha_st": 1.0}),
@@ -45,22 +53,6 @@ class Scores:
     micro_f1: float
     strict_macro_f1: float
     classwise: pd.DataFrame
-
-
-def scenario_settings(scenario: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Criteria (dtc, gtc, cttc) and weights (alpha_ct, alpha_st) of PSDS scenario 1 or 2."""
-    if scenario not in SCENARIOS:
-        raise InputError(f"scenario is {scenario!r}; give 1 or 2")
-    return SCENARIOS[scenario]
-
-
-def check_collar(collar: float, offset_ratio: float) -> None:
-    """Raise unless the collar is above 0 seconds and the ratio lies in [0, 1]."""
-    if not (collar > 0 and 0 <= offset_ratio <= 1):
-        raise InputError(
-            f"collar is {collar} and offset_ratio {offset_ratio}; give a time above 0 seconds "
-            "and a ratio in [0, 1]"
-        )
 
 
 def scores_from_counts(counts: pd.DataFrame, undefined: Sequence[bool]) -> Scores:
@@ -97,127 +89,48 @@ def scores_from_counts(counts: pd.DataFrame, undefined: Sequence[bool]) -> Score
     )
 
 
-def check_events(table: pd.DataFrame, name: str) -> tuple[list[str], pd.DataFrame]:
-    """Check a table of events.
-
-    Args:
-        table: columns filename, onset, offset, event_label.
-        name: what the table is, for the error message.
-
-    Returns:
-        The filenames in order of appearance, and a new table of the rows with a label.
-
-    Raises:
-        InputError: a column lacks, a time is not a number, or an onset lies after its offset.
-    """
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise InputError(
-            f"{name} lacks the column {missing[0]!r} (it has {', '.join(map(str, table.columns))});"
-            f" give {', '.join(COLUMNS)}"
-        )
-    if table["filename"].isna().any():
-        raise InputError(f"{name} has a row without filename; every row names its clip")
-    events = table.loc[table["event_label"].notna(), COLUMNS].reset_index(drop=True)
-    for column in ("onset", "offset"):
-        seconds = pd.to_numeric(events[column], errors="coerce").astype(float)
-        wrong = ~np.isfinite(seconds) | (seconds < 0)
-        if wrong.any():
-            row = events[wrong].iloc[0]
-            raise InputError(
-                f"{name}: {row['event_label']} in {row['filename']} has the {column} "
-                f"{row[column]}; give seconds >= 0"
-            )
-        events[column] = seconds
-    late = events[events["onset"] > events["offset"]]
-    if len(late):
-        row = late.iloc[0]
-        raise InputError(
-            f"{name}: {row['event_label']} in {row['filename']} has its onset {row['onset']} s "
-            f"after its offset {row['offset']} s"
-        )
-    return list(table["filename"].unique()), events
-
-
-def reference_and_durations(
-    reference: pd.DataFrame, durations: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Check a reference against the durations of its clips, for intersection-based metrics.
-
-    Returns:
-        The events of the reference without those of length zero, which nothing can intersect,
-        and filename and duration of every clip.
-
-    Raises:
-        InputError: a table cannot be used, events of one class overlap in a clip, a clip of the
-            reference has no duration, or there is no event at all.
-    """
-    files, events = check_events(reference, "the reference")
-    for column in ("filename", "duration"):
-        if column not in durations.columns:
-            raise InputError(f"the durations lack the column {column!r}; give filename, duration")
-    lengths = durations[["filename", "duration"]].drop_duplicates().reset_index(drop=True)
-    lengths["duration"] = pd.to_numeric(lengths["duration"], errors="coerce").astype(float)
-    wrong = ~(np.isfinite(lengths["duration"]) & (lengths["duration"] > 0))
-    if wrong.any():
-        row = durations.drop_duplicates().reset_index(drop=True)[wrong].iloc[0]
-        raise InputError(
-            f"the duration of {row['filename']} is {row['duration']}; give a time above 0 seconds"
-        )
-    twice = lengths["filename"][lengths["filename"].duplicated()]
-    if len(twice):
-        raise InputError(f"{twice.iloc[0]} has two durations; give each clip one")
-    unknown = set(files) - set(lengths["filename"])
-    if unknown:
-        raise InputError(f"{min(unknown)} of the reference has no duration; add it to the table")
-    refuse_overlap(events, "the reference")
-    events = events[events["onset"] < events["offset"]].reset_index(drop=True)
-    if events.empty:
-        raise InputError("the reference holds no event; intersection-based scores need one")
-    return events, lengths
-
-
-def detections(table: pd.DataFrame, lengths: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Detected events longer than zero seconds, checked against the clips with a duration."""
+def split(table: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """Filenames of a table in order of appearance, and a new table of its rows with a label."""
     if table.empty:
-        return pd.DataFrame(columns=COLUMNS)
-    files, events = check_events(table, name)
-    unknown = set(files) - set(lengths["filename"])
-    if unknown:
-        raise InputError(f"{min(unknown)} of {name} has no duration; add it to the table")
-    refuse_overlap(events, name)
-    return events[events["onset"] < events["offset"]].reset_index(drop=True)
-
-
-def refuse_overlap(events: pd.DataFrame, name: str) -> None:
-    """Raise when events of one class overlap in a clip: intersections would count twice."""
-    ordered = events.sort_values(["filename", "event_label", "onset", "offset"])
-    previous = ordered.shift()
-    overlap = (
-        (ordered["filename"] == previous["filename"])
-        & (ordered["event_label"] == previous["event_label"])
-        & (ordered["onset"] < previous["offset"])
-    )
-    if overlap.any():
-        row = ordered[overlap].iloc[0]
-        raise InputError(
-            f"{name}: {row['event_label']} in {row['filename']} overlaps itself at "
-            f"{row['onset']} s; merge overlapping events of one class"
-        )
+        return [], pd.DataFrame(columns=COLUMNS).astype({"onset": float, "offset": float})
+    events = table.loc[table["event_label"].notna(), COLUMNS].reset_index(drop=True)
+    return list(table["filename"].unique()), events.astype({"onset": float, "offset": float})
 
 
 def reference_and_estimates(
     reference: pd.DataFrame, estimated: pd.DataFrame
-) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
-    """Clips of the reference, its events, and the estimated events."""
-    files, references = check_events(reference, "the reference")
-    if estimated.empty:
-        return files, references, pd.DataFrame(columns=COLUMNS)
-    found, estimates = check_events(estimated, "the estimates")
-    unknown = set(found) - set(files)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Events of the reference, and estimated events.
+
+    Raises:
+        InputError: the estimates hold a clip that the reference lacks.
+    """
+    files, references = split(reference)
+    found, estimates = split(estimated)
+    refuse_unknown(found, files)
+    return references, estimates
+
+
+def refuse_unknown(clips: Sequence[str], files: Sequence[str]) -> None:
+    """Raise for the first clip that is not among the files of a reference."""
+    unknown = sorted(set(clips) - set(files))
     if unknown:
         raise InputError(
-            f"{min(unknown)} of the estimates is not in the reference; a clip without events "
-            "needs a row there with its filename alone"
+            f"{unknown[0]} is not in the reference; a clip without events needs a row there with "
+            "its filename alone"
         )
-    return files, references, estimates
+
+
+def matched(ref: np.ndarray, est: np.ndarray, sizes: tuple[int, int]) -> np.ndarray:
+    """Estimates of a largest matching: each event takes one estimate, each estimate one event.
+
+    Args:
+        ref: numbers of the reference events, one a pair that fits.
+        est: of the estimated event of each pair.
+        sizes: numbers of reference events and of estimated ones.
+    """
+    if not len(ref):
+        return ref
+    graph = csr_array((np.ones(len(ref), dtype=bool), (ref, est)), shape=sizes)
+    taken = maximum_bipartite_matching(graph, perm_type="column")
+    return taken[taken >= 0]

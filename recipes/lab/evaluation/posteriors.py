@@ -40,23 +40,15 @@ class Posteriors:
         self, encoder: ManyHotEncoder, thresholds: Sequence[float], median_window: int
     ) -> dict[float, pd.DataFrame]:
         """Events at each threshold, up to the end of each clip; clips may differ in length."""
-        seconds = dict(zip(self.filenames, self.seconds))
-        parts = [
-            decode.decode(
-                clips,
-                names,
-                encoder.labels,
-                thresholds=thresholds,
-                median_window=median_window,
-                frame_seconds=encoder.frame_seconds,
-                clip_seconds=[seconds[name] for name in names],
-            )
-            for clips, names in decode.by_length(self.strong, self.filenames, encoder.labels)
-        ]
-        return {
-            threshold: pd.concat([part[threshold] for part in parts], ignore_index=True)
-            for threshold in map(float, thresholds)
-        }
+        return decode.decode(
+            self.strong,
+            self.filenames,
+            encoder.labels,
+            thresholds=thresholds,
+            median_window=median_window,
+            frame_seconds=encoder.frame_seconds,
+            clip_seconds=self.seconds,
+        )
 
     def save(self, path: Path, classes: Sequence[str]) -> None:
         """Write an npz: filenames, classes, seconds, lengths (frames), strong (joined in time)."""
@@ -90,14 +82,6 @@ def load_posteriors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     except Exception as error:  # numpy and zipfile raise whatever a damaged file runs into
         reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(f"{path} holds no posteriors ({reason}); test the model again") from None
-
-
-def load_seconds(path: Path, otherwise: float) -> list[float]:
-    """Length of each clip that :meth:`Posteriors.save` wrote; `otherwise` in older files."""
-    with np.load(path, allow_pickle=False) as file:
-        if "seconds" in file:
-            return file["seconds"].tolist()
-        return [otherwise] * len(file["filenames"])
 
 
 class WeakScore:

@@ -10,10 +10,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from lab.errors import InputError
 from lab.evaluation import metrics
 from lab.evaluation.tables import percent
 
@@ -61,8 +58,8 @@ def error_profile(
     reference: pd.DataFrame,
     estimated: pd.DataFrame,
     *,
-    collar: float = 0.2,
-    offset_ratio: float = 0.2,
+    collar: float = metrics.COLLAR,
+    offset_ratio: float = metrics.OFFSET_RATIO,
 ) -> pd.DataFrame:
     """Count what became of each reference event and what each estimated event is.
 
@@ -102,8 +99,7 @@ def error_profile(
         :data:`OF_ESTIMATES`, which add up to that.
 
     Raises:
-        InputError: a table or setting cannot be used, or the estimates hold a clip the
-            reference lacks.
+        InputError: the estimates hold a clip that the reference lacks.
 
     Example:
         >>> columns = ["filename", "onset", "offset", "event_label"]
@@ -117,8 +113,7 @@ def error_profile(
         >>> found.loc["Dog", ["events", "hit", "onset_wrong", "est_boundary_wrong"]].tolist()
         [2, 1, 1, 1]
     """
-    metrics.check_collar(collar, offset_ratio)
-    _, references, estimates = metrics.reference_and_estimates(reference, estimated)
+    references, estimates = metrics.reference_and_estimates(reference, estimated)
     labels = sorted({*references["event_label"], *estimates["event_label"]})
     counts = {
         "events": references["event_label"].value_counts(),
@@ -167,7 +162,7 @@ def _judge(
         "missed": ~found,
     }
 
-    matched = _present(_matched(ref[exact], est[exact], sizes), sizes[1])
+    matched = _present(metrics.matched(ref[exact], est[exact], sizes), sizes[1])
     could_hit, wanted, own, any_class = (
         _present(est[these], sizes[1]) for these in (exact, met & ~hit[ref], met, overlap)
     )
@@ -187,23 +182,8 @@ def _present(numbers: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(numbers, minlength=size) > 0
 
 
-def _matched(ref: np.ndarray, est: np.ndarray, sizes: tuple[int, int]) -> np.ndarray:
-    """Estimates of a largest matching: each event takes one estimate, each estimate one event."""
-    if not len(ref):
-        return ref
-    graph = csr_array((np.ones(len(ref), dtype=bool), (ref, est)), shape=sizes)
-    taken = maximum_bipartite_matching(graph, perm_type="column")
-    return taken[taken >= 0]
-
-
 def pooled(profiles: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Sum of the profiles of several trials on the same clips, a row a class and :data:`ALL`.
-
-    Raises:
-        InputError: there is no profile.
-    """
-    if not len(profiles):
-        raise InputError("profiles is empty; give the profile of at least one trial")
+    """Sum of the profiles of several trials on the same clips, a row a class and :data:`ALL`."""
     total = pd.concat(list(profiles)).groupby(level=0).sum()
     return total.loc[[*total.index.drop(ALL), ALL]]
 
@@ -212,7 +192,7 @@ def of_systems(profiles: Mapping[str, pd.DataFrame], *, official: bool = True) -
     """Counts over all classes, one row a system.
 
     Args:
-        profiles: as :func:`error_profile` or :func:`pooled` returns them, by name of the system.
+        profiles: by name of the system.
         official: add the row :data:`OFFICIAL`, a yardstick for DESED's classes.
     """
     rows: dict[str, Mapping] = {name: profile.loc[ALL] for name, profile in profiles.items()}

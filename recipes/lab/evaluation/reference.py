@@ -1,22 +1,25 @@
 """The scores of DCASE Task 4 by the libraries that define them, sed_eval and psds_eval.
 
 Slow, and the reference of the fast ones in :mod:`scores`, which every test of a model is held
-against where the libraries are installed. They are imported when they are called.
+against where the libraries are installed. They are imported when they are called, with tables that
+a :class:`scores.Scorer` has taken.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import warnings
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Mapping
 
 import numpy as np
 import pandas as pd
 
-from lab.errors import InputError
 from lab.evaluation import metrics
 from lab.evaluation.metrics import Scores, scores_from_counts
+
+#: In front of the name of each class: sed_eval takes "none" for no class, and psds_eval has a
+#: class of its own.
+PREFIX = "class "
 
 
 def missing() -> str:
@@ -32,70 +35,31 @@ def missing() -> str:
     return ""
 
 
-def event_based(
-    reference: pd.DataFrame,
-    estimated: pd.DataFrame,
-    *,
-    collar: float = 0.2,
-    offset_ratio: float = 0.2,
-) -> Scores:
-    """Event-based F1: an event counts when label, onset and offset agree.
+def event_based(reference: pd.DataFrame, estimated: pd.DataFrame) -> Scores:
+    """Event-based F1: an event counts when label, onset and offset agree (200 ms, 20 %).
 
-    Args:
-        reference: annotated events; its filenames are the clips that are evaluated.
-        estimated: detected events.
-        collar: allowed difference of onsets, and of offsets, in seconds.
-        offset_ratio: an offset may also be off by this part of the reference event's length.
-
-    Raises:
-        InputError: a table cannot be used, or the estimates hold a clip the reference lacks.
+    The filenames of the reference are the clips that are evaluated.
 
     Source: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016.
     """
-    metrics.check_collar(collar, offset_ratio)
-    import sed_eval
-
-    files, references, estimates = metrics.reference_and_estimates(reference, estimated)
-    labels, (references, estimates) = _numbered(references, estimates)
-    metric = sed_eval.sound_event.EventBasedMetrics(
-        event_label_list=list(labels),
-        t_collar=float(collar),
-        percentage_of_length=float(offset_ratio),
+    counts = _sed_eval_counts(
+        "EventBasedMetrics",
+        reference,
+        estimated,
+        t_collar=metrics.COLLAR,
+        percentage_of_length=metrics.OFFSET_RATIO,
         empty_system_output_handling="zero_score",
     )
-    counts = _sed_eval_counts(metric, files, references, estimates).rename(index=labels)
     return scores_from_counts(counts, undefined=counts["n_ref"] == 0)
 
 
-def segment_based(
-    reference: pd.DataFrame, estimated: pd.DataFrame, *, resolution: float = 1.0
-) -> Scores:
-    """Segment-based F1: activity of each class compared in segments of fixed length.
+def segment_based(reference: pd.DataFrame, estimated: pd.DataFrame) -> Scores:
+    """Segment-based F1: activity of each class compared in segments of a second.
 
     The official evaluation leaves a class that is never predicted out of the macro average;
-    `strict_macro_f1` counts it as 0.
-
-    Args:
-        reference: annotated events; its filenames are the clips that are evaluated.
-        estimated: detected events.
-        resolution: length of a segment in seconds.
-
-    Raises:
-        InputError: a table cannot be used, or the estimates hold a clip the reference lacks.
-
-    Source: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016.
+    `strict_macro_f1` counts it as 0. Source as of :func:`event_based`.
     """
-    if not resolution > 0:
-        raise InputError(f"resolution is {resolution}; give a time above 0 seconds")
-    import sed_eval
-
-    files, references, estimates = metrics.reference_and_estimates(reference, estimated)
-    labels, (references, estimates) = _numbered(references, estimates)
-    metric = sed_eval.sound_event.SegmentBasedMetrics(
-        event_label_list=list(labels),
-        time_resolution=float(resolution),
-    )
-    counts = _sed_eval_counts(metric, files, references, estimates).rename(index=labels)
+    counts = _sed_eval_counts("SegmentBasedMetrics", reference, estimated, time_resolution=1.0)
     return scores_from_counts(counts, undefined=(counts["n_ref"] == 0) | (counts["n_est"] == 0))
 
 
@@ -104,39 +68,26 @@ def intersection_based(
 ) -> Scores:
     """Intersection-based F1 with dtc = gtc = 0.5 and cttc = 0.3.
 
-    The official evaluation leaves a class without a true positive out of the macro average;
-    `strict_macro_f1` counts it as 0.
-
-    Args:
-        reference: annotated events.
-        estimated: detected events; classes that the reference lacks do not count.
-        durations: columns filename and duration (seconds), one row a clip.
-
-    Raises:
-        InputError: a table cannot be used, events of one class overlap in a clip, or a clip has
-            no duration.
+    Classes that the reference lacks do not count. The official evaluation leaves a class without a
+    true positive out of the macro average; `strict_macro_f1` counts it as 0.
 
     Source: Bilen et al., "A framework for the robust evaluation of sound event detection", 2020.
     """
-    references, lengths = metrics.reference_and_durations(reference, durations)
-    estimates = metrics.detections(estimated, lengths, "the estimates")
-    names, (references, estimates) = _numbered(references, estimates)
-    labels = sorted(set(references["event_label"]))
+    evaluator = _evaluate([estimated], reference, durations, metrics.INTERSECTION)
+    references, estimates = (_solid(table)["event_label"] for table in (reference, estimated))
+    labels = sorted(set(references))
     confusion = np.zeros((len(labels) + 1, len(labels) + 1))
-    if not estimates.empty:
-        with _quiet():
-            evaluator = _evaluator(references, lengths, **metrics.INTERSECTION)
-            evaluator.add_operating_point(estimates)
+    if evaluator.num_operating_points():
         confusion = evaluator.operating_points["counts"][0]
     counts = pd.DataFrame(
         {
-            "n_ref": references["event_label"].value_counts().reindex(labels),
-            "n_est": estimates["event_label"].value_counts().reindex(labels, fill_value=0),
+            "n_ref": references.value_counts().reindex(labels),
+            "n_est": estimates.value_counts().reindex(labels, fill_value=0),
             "tp": np.diag(confusion)[:-1],
             "fp": confusion[:-1, -1],
         },
         index=labels,
-    ).rename(index=names)
+    ).rename(index=lambda label: label[len(PREFIX) :])
     return scores_from_counts(counts, undefined=counts["tp"] == 0)
 
 
@@ -154,105 +105,77 @@ def psds(
             not count.
         reference: annotated events.
         durations: columns filename and duration (seconds), one row a clip.
-        scenario: 1 (fast reaction: dtc = gtc = 0.7) or 2 (no confusion: dtc = gtc = 0.1,
-            cttc = 0.3, alpha_ct = 0.5); both with alpha_st = 1 and at most 100 effective false
-            positives an hour.
+        scenario: a key of :data:`metrics.SCENARIOS`.
 
     Returns:
         PSDS in [0, 1]; 0.0 when nothing is detected at any threshold.
 
-    Raises:
-        InputError: a table cannot be used, events of one class overlap in a clip, a clip has no
-            duration, or there is no operating point.
-
     Source: Bilen et al., "A framework for the robust evaluation of sound event detection", 2020.
     """
-    criteria, weights = metrics.scenario_settings(scenario)
-    if not operating_points:
-        raise InputError("operating_points is empty; give detections for at least one threshold")
-    references, lengths = metrics.reference_and_durations(reference, durations)
-    points = [
-        metrics.detections(table, lengths, f"the estimates at threshold {threshold}")
-        for threshold, table in operating_points.items()
-    ]
-    _, (references, *points) = _numbered(references, *points)
-    with _quiet():
-        evaluator = _evaluator(references, lengths, **criteria)
-        for estimates in points:
-            # No detection is the point (0, 0), which every curve holds already.
-            if not estimates.empty:
-                evaluator.add_operating_point(estimates)
-        if not evaluator.num_operating_points():
-            return 0.0
-        if len(evaluator.class_names) == 2:
-            # One class beside the "world": there is nothing to take it for, so no cross-trigger;
-            # psds_eval would average over none of them and return NaN.
-            curve = evaluator.operating_points
-            curve["ctr"] = [np.zeros((1, 1)) for _ in range(len(curve))]
+    criteria, weights = metrics.SCENARIOS[scenario]
+    evaluator = _evaluate(operating_points.values(), reference, durations, criteria)
+    if not evaluator.num_operating_points():
+        return 0.0
+    if len(evaluator.class_names) == 2:
+        # One class beside the "world": there is nothing to take it for, so no cross-trigger;
+        # psds_eval would average over none of them and return NaN.
+        curve = evaluator.operating_points
+        curve["ctr"] = [np.zeros((1, 1)) for _ in range(len(curve))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return float(evaluator.psds(max_efpr=metrics.MAX_EFPR, **weights).value)
 
 
-def _numbered(*tables: pd.DataFrame) -> tuple[dict[str, str], list[pd.DataFrame]]:
-    """Names that no library reads as its own in the place of the classes', and the tables so named.
+def _events(table: pd.DataFrame) -> pd.DataFrame:
+    """Events of a table, with :data:`PREFIX` before their classes."""
+    _, events = metrics.split(table)
+    return events.assign(event_label=PREFIX + events["event_label"].astype(str))
 
-    sed_eval takes "none" for no class, and psds_eval has a class of its own.
 
-    Returns:
-        Each class by its new name, in the classes' order, and the tables.
-    """
-    classes = sorted(set().union(*(table["event_label"] for table in tables)))
-    numbers = {label: f"class {number:06d}" for number, label in enumerate(classes)}
-    renamed = [table.assign(event_label=table["event_label"].map(numbers)) for table in tables]
-    return {number: label for label, number in numbers.items()}, renamed
+def _solid(table: pd.DataFrame) -> pd.DataFrame:
+    """Events longer than zero seconds, for others nothing can intersect."""
+    return _events(table).query("onset < offset").reset_index(drop=True)
 
 
 def _sed_eval_counts(
-    metric: Any,
-    files: Sequence[str],
-    references: pd.DataFrame,
-    estimates: pd.DataFrame,
+    kind: str, reference: pd.DataFrame, estimated: pd.DataFrame, **settings: Any
 ) -> pd.DataFrame:
     """Counts of each class after sed_eval has seen every clip."""
-    groups = [
-        {name: rows.to_dict("records") for name, rows in table.groupby("filename", sort=False)}
-        for table in (references, estimates)
+    import sed_eval
+
+    tables = [_events(reference), _events(estimated)]
+    labels = sorted(set(pd.concat(tables)["event_label"]))
+    metric = getattr(sed_eval.sound_event, kind)(event_label_list=labels, **settings)
+    by_clip = [
+        {name: rows.to_dict("records") for name, rows in table.groupby("filename")}
+        for table in tables
     ]
-    for name in files:
-        metric.evaluate(
-            reference_event_list=groups[0].get(name, []),
-            estimated_event_list=groups[1].get(name, []),
-        )
-    names = {"Nref": "n_ref", "Nsys": "n_est", "Ntp": "tp", "Nfp": "fp"}
-    return pd.DataFrame(
-        [[counts[key] for key in names] for counts in metric.class_wise.values()],
-        index=list(metric.class_wise),
-        columns=list(names.values()),
-    )
+    for name in reference["filename"].unique():
+        metric.evaluate(*(events.get(name, []) for events in by_clip))
+    counts = pd.DataFrame.from_dict(metric.class_wise, orient="index")
+    counts = counts.rename(columns={"Nref": "n_ref", "Nsys": "n_est", "Ntp": "tp", "Nfp": "fp"})
+    return counts.rename(index=lambda label: label[len(PREFIX) :])
 
 
-def _evaluator(
-    references: pd.DataFrame, lengths: pd.DataFrame, *, dtc: float, gtc: float, cttc: float
+def _evaluate(
+    points: Any, reference: pd.DataFrame, durations: pd.DataFrame, criteria: Mapping[str, float]
 ) -> Any:
+    """The evaluator of psds_eval after it has seen detections at every operating point.
+
+    What psds_eval 0.5.3 makes pandas and numpy say about its own code is hidden: deprecated calls,
+    means over no class, and operating points that are alike. None of it changes a value.
+    """
     import psds_eval
 
-    return psds_eval.PSDSEval(
-        ground_truth=references,
-        metadata=lengths,
-        dtc_threshold=dtc,
-        gtc_threshold=gtc,
-        cttc_threshold=cttc,
-    )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what psds_eval 0.5.3 makes pandas and numpy say about its own code.
-
-    Deprecated calls, means over classes that cannot be cross-triggers, and thresholds that give
-    the same metrics.detections twice: none of it changes a value.
-    """
     with warnings.catch_warnings():
-        for category in (FutureWarning, DeprecationWarning, RuntimeWarning):
-            warnings.simplefilter("ignore", category)
-        warnings.filterwarnings("ignore", message="A similar operating point exists")
-        yield
+        warnings.simplefilter("ignore")
+        evaluator = psds_eval.PSDSEval(
+            ground_truth=_solid(reference),
+            metadata=durations[["filename", "duration"]],
+            **{f"{name}_threshold": value for name, value in criteria.items()},
+        )
+        for estimates in map(_solid, points):
+            # No detection is the point (0, 0), which every curve holds already.
+            if not estimates.empty:
+                evaluator.add_operating_point(estimates)
+    return evaluator

@@ -9,84 +9,51 @@ import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lab.errors import InputError
 from lab.evaluation import plots
+from lab.evaluation.tables import markdown
 from lab.files import PathLike, write_whole
 
 PACKAGES = (
-    "dcase-coherence",
-    "torch",
-    "torchaudio",
-    "pytorch-lightning",
-    "numpy",
-    "scipy",
-    "pandas",
-    "sed_eval",
-    "psds_eval",
-    "sed_scores_eval",
+    *("dcase-coherence", "torch", "torchaudio", "pytorch-lightning", "numpy", "scipy", "pandas"),
+    *("sed_eval", "psds_eval"),
 )
-
-DASH = "\N{EN DASH}"
 
 
 class Report:
-    """Collects the results of a run; :meth:`write` writes them.
+    """Collects tables and figures under titles; :meth:`write` writes them.
 
     Args:
         title: of the report.
         command: the command line that made the run.
-        summary: what came out, in a sentence or two.
 
     Example:
         >>> import tempfile
         >>> report = Report("A run", command="python train.py")
-        >>> report.settings({"alpha1": 0.1})
         >>> report.table("Scores", pd.DataFrame({"F1": ["40.1 %"]}, index=["baseline"]))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sorted(path.name for path in report.write(folder))
         ['report.md', 'scores.tex']
     """
 
-    def __init__(self, title: str, *, command: str, summary: str = "") -> None:
+    def __init__(self, title: str, *, command: str) -> None:
         self.title = title
         self.command = command
-        self.summary = summary
-        self._parts: list[tuple[str, str, Any, str]] = []
-
-    def settings(self, values: Mapping[str, Any], title: str = "Settings") -> None:
-        """Add settings; nested ones are named with dots, as `training.batch_size`."""
-        flat = pd.Series(dict(_flatten(values)), dtype=object)
-        self._add("settings", title, flat.map(str).to_frame("value").rename_axis("setting"), "")
+        self._parts: list[tuple[str, Any, str]] = []
 
     def table(self, title: str, values: pd.DataFrame, note: str = "") -> None:
-        """Add a table: its index is the first column; floats are shown with three decimals.
-
-        Args:
-            title: heading; also the name of the LaTeX file.
-            values: cells are strings or numbers; a missing number is shown as a dash.
-            note: what the reader should know, for example how an interval was made.
-        """
-        self._add("table", title, values, note)
+        """Add a table: its index is the first column; floats are shown with three decimals."""
+        cells = values.apply(lambda column: column.map(_text))
+        cells = cells.reset_index(names=str(values.index.name or "")).astype(str)
+        self._parts.append((title, cells, note))
 
     def figure(self, title: str, figure: Figure, note: str = "") -> None:
-        """Add a figure.
-
-        Args:
-            title: heading; also the name of the files.
-            figure: as the functions of :mod:`plots` return it.
-            note: caption.
-        """
-        self._add("figure", title, figure, note)
-
-    def text(self, title: str, words: str) -> None:
-        """Add a sentence, for example on what the run cannot show."""
-        self._add("text", title, words, "")
+        """Add a figure of :mod:`plots`."""
+        self._parts.append((title, figure, note))
 
     def write(self, folder: PathLike) -> list[Path]:
         """Write `report.md`, then tables (LaTeX) and figures (PNG, SVG) beside it.
@@ -94,53 +61,35 @@ class Report:
         Returns:
             The paths, the report first.
         """
-        folder = Path(folder)
-        written = [folder / "report.md"]
+        written = [Path(folder, "report.md")]
         write_whole(written[0], self._markdown())
-        for title, content in self._of("table"):
-            path = folder / "tables" / f"{_slug(title)}.tex"
-            write_whole(path, latex(content))
-            written.append(path)
-        for title, content in self._of("figure"):
-            written += plots.save(content, folder / "figures" / _slug(title))
+        for title, content, _ in self._parts:
+            if isinstance(content, Figure):
+                written += plots.save(content, Path(folder, "figures", _slug(title)))
+            else:
+                written.append(Path(folder, "tables", f"{_slug(title)}.tex"))
+                write_whole(written[-1], latex(content))
         return written
 
-    def _of(self, wanted: str) -> list[tuple[str, Any]]:
-        return [(title, content) for kind, title, content, _ in self._parts if kind == wanted]
-
-    def _add(self, kind: str, title: str, content: Any, note: str) -> None:
-        if _slug(title) in {_slug(part[1]) for part in self._parts}:
-            raise InputError(f"the report has a part {title!r} already; give each its own title")
-        self._parts.append((kind, title, content, note))
-
     def _markdown(self) -> str:
-        lines = [f"# {self.title}", ""]
-        if self.summary:
-            lines += [self.summary, ""]
-        lines += ["```", self.command, "```", ""]
-        for kind, title, content, note in [*self._parts, _environment_part()]:
-            lines += [f"## {title}", ""]
-            if kind == "figure":
-                lines.append(f"![{title}](figures/{_slug(title)}.png)")
-            elif kind == "text":
-                lines.append(content)
+        parts = [f"# {self.title}", f"```\n{self.command}\n```"]
+        machine = pd.DataFrame(environment().items(), columns=["environment", "value"])
+        for title, content, note in [*self._parts, ("Environment", machine, "")]:
+            if isinstance(content, Figure):
+                shown = f"![{title}](figures/{_slug(title)}.png)"
             else:
-                header, rows = _cells(content)
-                lines.append("| " + " | ".join(_pipes(header)) + " |")
-                lines.append("|:--|" + "--:|" * (len(header) - 1))
-                lines += ["| " + " | ".join(_pipes(row)) + " |" for row in rows]
-            lines += ["", note, ""] if note else [""]
-        return "\n".join(lines)
+                rows = [[*content], *content.to_numpy().tolist()]
+                header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+                shown = markdown(header, rows)
+            parts += [f"## {title}", shown, *filter(None, [note])]
+        return "\n\n".join(parts) + "\n"
 
 
-def latex(values: pd.DataFrame) -> str:
-    r"""Write a table with booktabs rules (`\usepackage{booktabs}`).
-
-    Args:
-        values: as for :meth:`Report.table`.
+def latex(cells: pd.DataFrame) -> str:
+    r"""Write a table of text with booktabs rules (`\usepackage{booktabs}`).
 
     Example:
-        >>> print(latex(pd.DataFrame({"F1 (%)": [40.1234]}, index=["a_b"])))
+        >>> print(latex(pd.DataFrame({"": ["a_b"], "F1 (%)": ["40.123"]})))
         \begin{tabular}{lr}
         \toprule
          & F1 (\%) \\
@@ -150,17 +99,8 @@ def latex(values: pd.DataFrame) -> str:
         \end{tabular}
         <BLANKLINE>
     """
-    header, rows = _cells(values)
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-        r"\toprule",
-        " & ".join(map(_latex_text, header)) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(_latex_text, row)) + r" \\" for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
+    columns = "l" + "r" * (cells.shape[1] - 1)
+    return cells.to_latex(index=False, escape=True, column_format=columns)
 
 
 def environment() -> dict[str, str]:
@@ -182,49 +122,13 @@ def environment() -> dict[str, str]:
     return versions
 
 
-def _environment_part() -> tuple[str, str, pd.DataFrame, str]:
-    table = pd.Series(environment()).to_frame("value").rename_axis("environment")
-    return "settings", "Environment", table, ""
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat += _flatten(value, f"{prefix}{key}.")
-        else:
-            flat.append((f"{prefix}{key}", value))
-    return flat
-
-
-def _cells(values: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text, the index first."""
-    header = [str(values.index.name or ""), *map(str, values.columns)]
-    rows = [
-        [str(name), *map(_text, row)]
-        for name, row in zip(values.index, values.itertuples(index=False, name=None))
-    ]
-    return header, rows
-
-
 def _text(value: Any) -> str:
-    if not isinstance(value, (float, np.floating)):
-        return DASH if value is None else str(value)
-    number = float(value)
-    if np.isnan(number):
-        return DASH
-    return f"{number:.1e}" if 0 < abs(number) < 5e-4 else f"{number:.3f}"
-
-
-def _pipes(cells: Sequence[str]) -> list[str]:
-    return [cell.replace("|", "\\|") for cell in cells]
-
-
-def _latex_text(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special.update({char: f"\\{char}" for char in "&%$#_{}"})
-    special.update({"\N{PLUS-MINUS SIGN}": r"$\pm$", DASH: "--"})
-    return "".join(special.get(char, char) for char in text)
+    """A cell: three decimals, two digits of what is nearly zero, a dash for no number."""
+    if not isinstance(value, float):
+        return str(value)
+    if pd.isna(value):
+        return "-"
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
 
 
 def _slug(title: str) -> str:

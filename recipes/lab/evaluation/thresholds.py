@@ -36,29 +36,13 @@ def choose_thresholds(events: Mapping[float, pd.DataFrame], scorer: Scorer) -> T
         scorer: of the validation clips.
     """
     order = sorted(events, key=lambda threshold: abs(threshold - 0.5))
-    scores = {threshold: scorer.event_based(events[threshold]) for threshold in order}
-    macro = [scores[threshold].macro_f1 for threshold in order]
-    by_class = {}
-    for label in scorer.classes:
-        f1 = [scores[threshold].classwise["f1"].fillna(0.0).get(label, 0.0) for threshold in order]
-        by_class[label] = order[int(np.argmax(f1))]
-    return Thresholds(order[int(np.argmax(macro))], by_class)
-
-
-def events_by_class(
-    events: Mapping[float, pd.DataFrame], by_class: Mapping[str, float]
-) -> pd.DataFrame:
-    """Detections of each class at its own threshold.
-
-    Args:
-        events: detections at each threshold.
-        by_class: threshold of each class.
-
-    Returns:
-        A table like each of `events`.
-    """
-    parts = [events[at][events[at]["event_label"] == label] for label, at in by_class.items()]
-    return pd.concat(parts, ignore_index=True)
+    scores = [scorer.event_based(events[threshold]) for threshold in order]
+    f1 = pd.DataFrame([one.classwise["f1"] for one in scores]).reindex(columns=scorer.classes)
+    best = f1.fillna(0.0).to_numpy().argmax(axis=0)
+    return Thresholds(
+        order[int(np.argmax([one.macro_f1 for one in scores]))],
+        {label: order[place] for label, place in zip(scorer.classes, best)},
+    )
 
 
 def threshold_scores(
@@ -76,7 +60,8 @@ def threshold_scores(
         `shared_threshold`.
     """
     shared = scorer.event_based(events[thresholds.shared])
-    own = scorer.event_based(events_by_class(events, thresholds.by_class))
+    parts = [events[at].query("event_label == @label") for label, at in thresholds.by_class.items()]
+    own = scorer.event_based(pd.concat(parts))
     return {
         "shared_threshold": thresholds.shared,
         "shared_threshold_f1_macro": shared.macro_f1,

@@ -28,8 +28,9 @@ from lab.runs.profiles import counts_of_trials, has_detections
 from lab.runs.trials import Trial
 
 MACRO = "event_f1_macro"
+VALIDATION = "validation (%)"
 #: Curves of the training, where the tables of the epochs have them.
-CURVES = ["val/obj_metric", "loss", "z_norm", "d_boundary", "d_inside"]
+CURVES = [VALIDATION, "loss", "z_norm", "d_boundary", "d_inside"]
 
 
 def write_report(
@@ -54,7 +55,11 @@ def write_report(
         setting: tables_of([trial.folder for trial in trials if trial.setting == setting])
         for setting in settings
     }
-    means = {setting: mean_epochs(several) for setting, several in epochs.items() if several}
+    means = {
+        setting: mean_epochs(several).rename(columns={"val/obj_metric": VALIDATION})
+        for setting, several in epochs.items()
+        if several
+    }
     panels = [name for name in CURVES if any(name in table for table in means.values())]
     if panels:
         plots.save(plots.curves(means, panels=panels), folder / "curves")
@@ -74,7 +79,7 @@ def tables(results: pd.DataFrame, reference: str, clips: Mapping[str, Bootstrap]
     """
     trials = {setting: table for setting, table in results.groupby(level="setting", sort=False)}
     known = {setting: table.dropna(subset=[MACRO]) for setting, table in trials.items()}
-    titles = {"validation": "validation (%)", **SCORES}
+    titles = {"validation": VALIDATION, **SCORES}
     rows = []
     for setting, table in known.items():
         count = str(len(table))

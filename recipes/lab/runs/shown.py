@@ -40,6 +40,7 @@ def draw_clip(folders: Mapping[str, Path], model: str, config: Mapping[str, Any]
         reference[reference["filename"] == name],
         classes,
         frame_seconds=make_encoder(config).frame_seconds,
+        audio=Path(data["test_folder"], name),
         title=name,
     )
 

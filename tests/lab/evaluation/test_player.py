@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from lab.errors import InputError
-from lab.evaluation.player import LONGEST, RATE, player, read_sound, spectrogram
+from lab.evaluation.player import player
+from lab.evaluation.sound import LONGEST, RATE, read_sound, spectrogram
 
 CLASSES = ["Dog", "</script><b>cat</b> $x_{$", "never"]
 EVENTS = pd.DataFrame(

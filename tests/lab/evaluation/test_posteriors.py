@@ -6,63 +6,40 @@ import pytest
 import torch
 
 from lab.data.labels import ManyHotEncoder
+from lab.errors import InputError
 from lab.evaluation.decode import decode
-from lab.evaluation.posteriors import (
-    Posteriors,
-    WeakScore,
-    load_seconds,
-    write_detections,
-)
+from lab.evaluation.posteriors import Posteriors, WeakScore, load_posteriors, write_detections
 
 
-@pytest.fixture
-def encoder():
-    return ManyHotEncoder(["Cat", "Dog"], 10, 2048, 256, 4)
-
-
-def test_batches_and_lengths_decode_as_one(encoder):
+def test_batches_decode_as_one_and_read_back(tmp_path):
+    encoder = ManyHotEncoder(["Cat", "Dog"], 10, 2048, 256, 4)
     strong = torch.rand(5, 2, 30, generator=torch.Generator().manual_seed(0))
     said = Posteriors()
     said.add(strong[:3], ["x/a.wav", "b.WAV", "c.flac"], 10.0)
     said.add(strong[3:], ["d.wav", "e.wav"], 10.0)
-    # As they are given, which is as the table has them.
-    assert said.filenames == ["x/a.wav", "b.WAV", "c.flac", "d.wav", "e.wav"]
-    found = said.decode(encoder, [0.3, 0.5], 3)
     expected = decode(
         strong.transpose(1, 2).numpy(),
-        said.filenames,
+        ["x/a.wav", "b.WAV", "c.flac", "d.wav", "e.wav"],
         encoder.labels,
         thresholds=[0.3, 0.5],
         median_window=3,
         frame_seconds=0.064,
         clip_seconds=10.0,
     )
+    found = said.decode(encoder, [0.3, 0.5], 3)
     for threshold, table in expected.items():
         pd.testing.assert_frame_equal(found[threshold], table)
-    said.add(torch.ones(1, 2, 7), ["f.wav"], 0.448)
-    longer = said.decode(encoder, [0.5], 3)[0.5]
-    last = longer[longer["filename"] == "f.wav"]
-    assert last["offset"].tolist() == pytest.approx([7 * 0.064] * 2)
-    assert len(longer) == len(expected[0.5]) + 2
-    # Each clip ends where it ends, before or after the length of the training clips.
-    said.add(torch.ones(1, 2, 400), ["long.wav"], 25.5)
-    found = said.decode(encoder, [0.5], 3)[0.5]
-    assert found[found["filename"] == "long.wav"]["offset"].tolist() == [25.5] * 2
-
-
-def test_saved_posteriors_read_back(tmp_path):
-    said = Posteriors()
-    said.add(torch.full((1, 2, 3), 0.25), ["a.wav"], 0.192)
-    said.add(torch.full((1, 2, 4), 0.5), ["b.wav"], 0.25)
+    said.add(torch.full((1, 2, 4), 0.5), ["f.wav"], 0.25)
     said.save(tmp_path / "posteriors.npz", ["Cat", "Dog"])
+    clips, classes = load_posteriors(tmp_path / "posteriors.npz")
+    assert classes == ["Cat", "Dog"]
+    assert list(clips) == said.filenames
+    assert all(map(np.array_equal, clips.values(), said.strong))
     with np.load(tmp_path / "posteriors.npz") as saved:
-        first, second = np.split(saved["strong"], np.cumsum(saved["lengths"])[:-1])
-        assert (first.shape, second.shape) == ((3, 2), (4, 2))
-        assert list(saved["classes"]) == ["Cat", "Dog"]
-        older = {name: saved[name] for name in saved.files if name != "seconds"}
-    assert load_seconds(tmp_path / "posteriors.npz", 10.0) == [0.192, 0.25]
-    np.savez(tmp_path / "older.npz", **older)
-    assert load_seconds(tmp_path / "older.npz", 10.0) == [10.0, 10.0]
+        assert saved["seconds"].tolist() == [10.0] * 5 + [0.25]
+    (tmp_path / "posteriors.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"posteriors\.npz holds no posteriors"):
+        load_posteriors(tmp_path / "posteriors.npz")
 
 
 def test_weak_score_counts_over_batches():
@@ -73,24 +50,14 @@ def test_weak_score_counts_over_batches():
     assert score.macro_f1() == pytest.approx((2 / 3 + 0 + 0) / 3)
 
 
-def test_detections_have_the_official_names(tmp_path):
+def test_detections_have_the_official_names_and_every_operating_point_its_file(tmp_path):
     table = pd.DataFrame(
         {"event_label": ["Cat"], "onset": [0.064], "offset": [1.5], "filename": ["a.wav"]}
     )
-    write_detections(tmp_path, "student", table, {0.01: table, 0.99: table.iloc[:0]})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "predictions_05_student.tsv",
-        "predictions_th_0.01.tsv",
-        "predictions_th_0.99.tsv",
-    ]
+    (tmp_path / "predictions_th_0.37.tsv").touch()  # of an earlier test
+    thresholds = [*np.arange(1 / 400, 1, 1 / 200), 1e-05, 1.0000000000000002e-05]
+    write_detections(tmp_path, "student", table, dict.fromkeys(thresholds, table.iloc[:0]))
     read = pd.read_csv(tmp_path / "predictions_05_student.tsv", sep="\t")
     pd.testing.assert_frame_equal(read, table)
-
-
-def test_every_operating_point_has_a_file_and_no_other_is_left(tmp_path):
-    events = pd.DataFrame({"event_label": [], "onset": [], "offset": [], "filename": []})
-    (tmp_path / "predictions_th_0.37.tsv").touch()
-    points = dict.fromkeys([*np.arange(1 / 400, 1, 1 / 200), 1e-05, 1.0000000000000002e-05], events)
-    write_detections(tmp_path, "student", events, points)
     names = {path.stem[len("predictions_th_") :] for path in tmp_path.glob("predictions_th_*")}
-    assert sorted(map(float, names)) == sorted(points)
+    assert sorted(map(float, names)) == sorted(thresholds)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -89,38 +88,36 @@ def test_classes_and_clips_do_not_mix():
     assert profile.loc[ALL, ["events", "estimated"]].tolist() == [2, 3]
 
 
-def test_one_estimate_may_serve_two_events_and_is_counted_once():
-    profile = error_profile(dogs((2.0, 4.0), (2.1, 4.1)), dogs((2.05, 4.05)))
-    assert outcomes(profile.loc[ALL]) == {"hit": 2, "est_hit": 1}
-
-
-def test_estimates_are_paired_with_as_many_events_as_possible():
-    # The first estimate hits both events, the second only one of them.
-    profile = error_profile(dogs((2.0, 4.0), (2.3, 4.0)), dogs((2.15, 4.0), (1.9, 4.0)))
-    assert outcomes(profile.loc[ALL]) == {"hit": 2, "est_hit": 2}
-
-
-def test_a_duplicate_is_one_without_which_nothing_is_lost():
-    reference = dogs((2.0, 4.0), (6.0, 8.0))
-    across = error_profile(reference, dogs((2.0, 4.0), (3.0, 7.0)))
-    assert outcomes(across.loc[ALL]) == {
-        "hit": 1,
-        "both_wrong": 1,
-        "est_hit": 1,
-        "est_boundary_wrong": 1,
-    }
-    both = error_profile(reference, dogs((2.0, 4.0), (6.0, 8.0), (3.0, 7.0)))
-    assert outcomes(both.loc[ALL]) == {"hit": 2, "est_hit": 2, "est_duplicate": 1}
+@pytest.mark.parametrize(
+    ("reference", "estimated", "expected"),
+    [
+        # One estimate may serve two events, and is counted once.
+        ([(2.0, 4.0), (2.1, 4.1)], [(2.05, 4.05)], {"hit": 2, "est_hit": 1}),
+        # As many pairs as possible: the first estimate hits both events, the second only one.
+        ([(2.0, 4.0), (2.3, 4.0)], [(2.15, 4.0), (1.9, 4.0)], {"hit": 2, "est_hit": 2}),
+        # A duplicate is one without which nothing is lost.
+        (
+            [(2.0, 4.0), (6.0, 8.0)],
+            [(2.0, 4.0), (3.0, 7.0)],
+            {"hit": 1, "both_wrong": 1, "est_hit": 1, "est_boundary_wrong": 1},
+        ),
+        (
+            [(2.0, 4.0), (6.0, 8.0)],
+            [(2.0, 4.0), (6.0, 8.0), (3.0, 7.0)],
+            {"hit": 2, "est_hit": 2, "est_duplicate": 1},
+        ),
+    ],
+)
+def test_two_events(reference, estimated, expected):
+    assert outcomes(error_profile(dogs(*reference), dogs(*estimated)).loc[ALL]) == expected
 
 
 def test_collar_and_ratio():
     reference, estimated = dogs((0.0, 10.0)), dogs((0.4, 8.5))
     assert error_profile(reference, estimated).loc[ALL, "onset_wrong"] == 1
     assert error_profile(reference, estimated, collar=0.5).loc[ALL, "hit"] == 1
-    assert (
-        error_profile(reference, estimated, collar=0.5, offset_ratio=0.1).loc[ALL, "offset_wrong"]
-        == 1
-    )
+    both = error_profile(reference, estimated, collar=0.5, offset_ratio=0.1)
+    assert both.loc[ALL, "offset_wrong"] == 1
 
 
 @pytest.mark.parametrize("rows", [[], [["a.wav", None, None, None]]])
@@ -130,28 +127,14 @@ def test_tables_without_events(rows):
     assert outcomes(error_profile(dogs((0.0, 1.0)), empty).loc[ALL]) == {"missed": 1}
 
 
-def test_a_class_may_be_named_as_the_sum_was():
-    profile = error_profile(dogs((0, 1), label="all"), dogs())
-    assert profile.index.tolist() == ["all", ALL]
-    assert profile["missed"].tolist() == [1, 1]
-    # No class is named as the sum is.
+def test_no_class_is_named_as_the_sum_is():
+    assert error_profile(dogs((0, 1), label="all"), dogs()).index.tolist() == ["all", ALL]
     assert wrong_name(ALL)
 
 
-@pytest.mark.parametrize(
-    ("reference", "estimated", "options", "words"),
-    [
-        (dogs((0, 1)).drop(columns="onset"), dogs((0, 1)), {}, "the reference lacks .* 'onset'"),
-        (dogs((0, 1)), dogs((0, 1)).drop(columns="offset"), {}, "estimates lacks .* 'offset'"),
-        (dogs((0, 1)), dogs((2, 1)), {}, "onset 2.0 s after its offset 1.0 s"),
-        (dogs((0, 1)), dogs((0, 1), name="b.wav"), {}, "b.wav of the estimates is not in the ref"),
-        (dogs((0, 1)), dogs(), {"collar": 0}, "collar is 0"),
-        (dogs((0, 1)), dogs(), {"offset_ratio": -1}, "offset_ratio -1"),
-    ],
-)
-def test_bad_input_is_named(reference, estimated, options, words):
-    with pytest.raises(InputError, match=words):
-        error_profile(reference, estimated, **options)
+def test_detections_in_an_unknown_clip_are_named():
+    with pytest.raises(InputError, match=r"b\.wav is not"):
+        error_profile(dogs((0, 1)), dogs((0, 1), name="b.wav"))
 
 
 def overlap(one, other):
@@ -239,15 +222,6 @@ def test_the_fast_profile_is_the_slow_one(reference, estimated):
     assert (profile.drop(ALL).sum() == profile.loc[ALL]).all()
 
 
-@settings(deadline=None, max_examples=50)
-@given(reference=events)
-def test_the_reference_against_itself_is_all_hits(reference):
-    reference = with_clip(reference[reference["onset"] < reference["offset"]])
-    profile = error_profile(reference, reference)
-    assert (profile["hit"] == profile["events"]).all()
-    assert (profile["est_hit"] == profile["estimated"]).all()
-
-
 @pytest.fixture(scope="module")
 def official(shared):
     """Reference and predictions of the official 2021 teacher."""
@@ -280,8 +254,6 @@ def test_trials_are_summed():
     assert total.index.tolist() == ["Dog", "Zebra", ALL]
     assert outcomes(total.loc[ALL]) == {"hit": 1, "missed": 1, "est_hit": 1, "est_other_class": 1}
     assert total.loc[ALL, "events"] == 2
-    with pytest.raises(InputError, match="profiles is empty"):
-        pooled([])
 
 
 def test_systems_in_percent_beside_the_official_one():
@@ -297,9 +269,3 @@ def test_systems_in_percent_beside_the_official_one():
     text = profile_text(counts)
     assert "What the estimated events are (%)" in text
     assert text.count("ours") == 2
-
-
-def test_a_class_of_a_profile_in_percent():
-    profile = error_profile(dogs((2.0, 4.0)), dogs((2.0, 3.0)))
-    assert profile_table(profile).loc["Dog", "offset wrong"] == "100.0"
-    assert np.isfinite(profile.to_numpy()).all()

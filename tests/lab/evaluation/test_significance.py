@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.errors import InputError
 from lab.evaluation import significance
-from lab.evaluation.significance import compare, f1_of_counts, paired_bootstrap
+from lab.evaluation.significance import compare, paired_bootstrap
 
 
 def counts_of(seed, clips, quality, trials=1):
@@ -19,16 +18,12 @@ def counts_of(seed, clips, quality, trials=1):
     return np.stack([n_ref, tp + random.integers(0, 2, shape), tp], axis=-1)
 
 
-def test_f1_of_counts_leaves_out_what_the_reference_lacks():
-    counts = np.array([[2, 2, 2], [4, 0, 0], [0, 3, 0]])
-    np.testing.assert_array_equal(f1_of_counts(counts), [1.0, 0.0, np.nan])
-
-
 def slow_bootstrap(first, second, draws):
     """Resample clips one draw after the other."""
 
     def macro(counts, clips):
-        return np.nanmean([np.nanmean(f1_of_counts(t[clips].sum(axis=0))) for t in counts])
+        n_ref, n_est, tp = np.moveaxis(counts[:, clips].sum(axis=1), -1, 0)
+        return (2 * tp / (n_ref + n_est))[n_ref > 0].mean()
 
     return np.array([macro(second, clips) - macro(first, clips) for clips in draws])
 
@@ -73,19 +68,6 @@ def test_a_class_without_reference_events_does_not_count():
     assert both == paired_bootstrap(first[..., :1, :], second[..., :1, :], resamples=50)
 
 
-@pytest.mark.parametrize(
-    ("first", "words"),
-    [
-        (np.ones((1, 3, 2, 3)), "same clips"),
-        (np.ones((20, 2, 3)), "shapes"),
-        (np.zeros((1, 20, 2, 3)), "no class"),
-    ],
-)
-def test_counts_that_do_not_fit_are_refused(first, words):
-    with pytest.raises(InputError, match=words):
-        paired_bootstrap(first, counts_of(1, 20, 0.4))
-
-
 def test_paired_tests_are_those_of_scipy_and_see_what_pairs_share():
     first = [0.40, 0.50, 0.60, 0.45, 0.55]
     second = [0.42, 0.51, 0.63, 0.47, 0.56]
@@ -104,11 +86,6 @@ def test_no_paired_test_without_a_spread(same):
     test = significance.paired_test(same, [score + 0.1 for score in same])
     assert test.difference == pytest.approx(0.1)
     assert np.isnan(test.p_t) or test.p_t < 1e-6
-
-
-def test_pairs_must_fit():
-    with pytest.raises(InputError, match="the same seeds"):
-        significance.paired_test([0.1, 0.2], [0.1])
 
 
 def test_settings_are_compared_over_the_seeds_of_both():

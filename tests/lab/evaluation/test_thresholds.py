@@ -2,13 +2,7 @@ import pandas as pd
 import pytest
 
 from lab.evaluation.scores import Scorer
-from lab.evaluation.thresholds import (
-    GRID,
-    Thresholds,
-    choose_thresholds,
-    events_by_class,
-    threshold_scores,
-)
+from lab.evaluation.thresholds import Thresholds, choose_thresholds, threshold_scores
 
 COLUMNS = ["filename", "onset", "offset", "event_label"]
 
@@ -51,14 +45,3 @@ def test_each_class_takes_its_best_and_all_share_the_best_macro(scorer):
 def test_a_class_that_is_never_right_stays_at_half(scorer):
     thresholds = choose_thresholds({0.4: WRONG, 0.5: WRONG, 0.6: WRONG}, scorer)
     assert thresholds == Thresholds(0.5, {"Cat": 0.5, "Dog": 0.5})
-
-
-def test_events_at_own_thresholds_are_those_of_their_tables():
-    events = {0.2: pd.concat([CAT, DOGS]), 0.5: WRONG}
-    joined = events_by_class(events, {"Cat": 0.5, "Dog": 0.2})
-    pd.testing.assert_frame_equal(joined, pd.concat([WRONG, DOGS], ignore_index=True))
-
-
-def test_the_grid_holds_half():
-    assert 0.5 in GRID
-    assert len(set(GRID)) == 19

@@ -7,16 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from libraries import needs_verify
 
 from evaluate import main
-from lab.evaluation import reference as reference_scores
 from lab.evaluation.profile import ALL
 
 ROOT = Path(__file__).parents[3]
-GOLDEN = ROOT / "tests" / "golden" / "evaluation"
 HEAD = "filename\tonset\toffset\tevent_label\n"
 REFERENCE = f"{HEAD}a.wav\t1\t3\tDog\na.wav\t5\t6\tWolf\nb.wav\t\t\t\n"
 DURATIONS = "filename\tduration\na.wav\t10\nb.wav\t10\n"
@@ -48,39 +44,6 @@ def row(said, name):
     """Cells of the first row of that name."""
     line = next(line for line in said.splitlines() if line.startswith(name))
     return line[len(name) :].split()
-
-
-@needs_verify
-@pytest.mark.slow
-def test_every_score_of_real_predictions(tmp_path, capsys):
-    tables = {
-        name: pd.read_csv(GOLDEN / f"{name}.tsv", sep="\t")
-        for name in ("reference", "predictions", "durations", "operating_points")
-    }
-    points = {t: part for t, part in tables["operating_points"].groupby("threshold")}
-    for threshold, part in points.items():
-        part.to_csv(tmp_path / f"predictions_th_{threshold:.2f}.tsv", sep="\t", index=False)
-    (tmp_path / "predictions_05_teacher.tsv").write_text("not an operating point")
-    arguments = [str(GOLDEN / "reference.tsv"), str(GOLDEN / "predictions.tsv")]
-    arguments += ["--durations", str(GOLDEN / "durations.tsv"), "--points", str(tmp_path)]
-    main(arguments)
-    said = capsys.readouterr().out
-    reference, estimated, durations = (
-        tables[name] for name in ("reference", "predictions", "durations")
-    )
-    for name, scores in (
-        ("event F1 (200 ms, 20 %)", reference_scores.event_based(reference, estimated)),
-        ("segment F1 (1 s)", reference_scores.segment_based(reference, estimated)),
-        ("intersection F1", reference_scores.intersection_based(reference, estimated, durations)),
-    ):
-        expected = (scores.macro_f1, scores.micro_f1, scores.strict_macro_f1)
-        assert row(said, name) == [f"{100 * value:.2f}" for value in expected]
-    first, second = (
-        reference_scores.psds(points, reference, durations, scenario=n) for n in (1, 2)
-    )
-    assert f"PSDS 1 {first:.3f}, PSDS 2 {second:.3f}, from {len(points)} operating points" in said
-    f1 = 100 * reference_scores.event_based(reference, estimated).classwise["f1"]["Speech"]
-    assert row(said, "Speech")[0] == f"{f1:.1f}"
 
 
 @pytest.mark.slow
@@ -140,14 +103,10 @@ def test_a_system_that_finds_nothing(files, write, tmp_path, capsys):
     ("place", "text", "words"),
     [
         (0, "filename\tonset\toffset\na.wav\t1\t2\n", "reference.tsv has no column 'event_label'"),
-        (0, "", "reference.tsv is not a tab-separated table"),
         (0, HEAD, "reference.tsv holds no event"),
         (0, f"{REFERENCE}a.wav\t2\t4\tDog\n", "the reference: Dog in a.wav overlaps itself at 2.0"),
-        (0, f"{REFERENCE}c.wav\t2\t4\tDog\n", "c.wav of the reference has no duration"),
-        (1, "filename\tonset\toffset\na.wav\t1\t2\n", "estimates.tsv has no column 'event_label'"),
         (1, "", "estimates.tsv is not a tab-separated table"),
         (1, f"{HEAD}a.wav\t3\t2\tDog\n", "estimates.tsv, line 2: the onset 3 is not before the"),
-        (1, f"{HEAD}a.wav\tx\t2\tDog\n", "estimates.tsv, line 2: onset is 'x'"),
         (1, f"{HEAD}c.wav\t1\t2\tDog\n", "c.wav is not in the reference"),
         (1, f"{HEAD}a.wav\t1\t3\tDog\na.wav\t2\t4\tDog\n", "the estimates: Dog in a.wav overlaps"),
         (2, "filename\tduration\na.wav\t10\n", "b.wav of the reference has no duration"),
@@ -179,57 +138,41 @@ def test_names_may_differ_by_folder_or_suffix(files, write, capsys, name, how):
     assert row(capsys.readouterr().out, "Dog")[0] == "100.0"
 
 
-def test_names_that_become_one_are_refused(files, write, capsys):
+def test_names_that_become_one_or_look_alike_are_refused(files, write, capsys):
     estimates = write("others.tsv", f"{HEAD}x/a.wav\t1\t3\tDog\ny/a.wav\t1\t3\tDog\n")
     words = "x/a.wav and y/a.wav are one clip by --names name"
     refused([files[0], estimates, "--names", "name"], words, capsys)
-
-
-def test_names_that_look_alike_are_told_apart(files, write, capsys):
     reference = write("nfc.tsv", f"{HEAD}\u00fc.wav\t1\t3\tDog\n")
     estimates = write("nfd.tsv", f"{HEAD}u\u0308.wav\t1\t3\tDog\n")
     refused([reference, estimates], "looks alike and has other bytes", capsys)
 
 
-def points_of(tmp_path, tables):
-    folder = tmp_path / "points"
-    folder.mkdir(exist_ok=True)
-    for name, text in tables.items():
-        (folder / name).write_text(text)
-    return folder
-
-
 def test_operating_points_have_any_threshold_and_unused_tables_are_named(write, tmp_path, capsys):
-    clips = range(10)
-    rows = [f"c{n}.wav\t1\t2\tdog\nc{n}.wav\t4\t5\tcat\n" for n in clips]
+    rows = [f"c{n}.wav\t1\t2\tdog\nc{n}.wav\t4\t5\tcat\n" for n in range(10)]
     reference = write("all.tsv", HEAD + "".join(rows))
-    lengths = "".join(f"c{n}.wav\t10\n" for n in clips)
+    lengths = "".join(f"c{n}.wav\t10\n" for n in range(10))
     durations = write("lengths.tsv", f"filename\tduration\n{lengths}")
-    tables = {"predictions_th_1e-05.tsv": HEAD + "".join(rows), "predictions_05_x.tsv": HEAD}
-    tables.update(
-        {"predictions_th_0.5.tsv": HEAD + "".join(rows[:4]), "predictions_th_nan.tsv": ""}
-    )
-    options = [reference, reference, "--durations", durations, "--points"]
-    main([*options, str(points_of(tmp_path, tables))])
+    write("points/predictions_th_1e-05.tsv", HEAD + "".join(rows))
+    write("points/predictions_th_0.5.tsv", HEAD + "".join(rows[:4]))
+    for name in ("predictions_05_x.tsv", "predictions_th_nan.tsv", "0.3.tsv"):
+        write(f"points/{name}", "")
+    options = [reference, reference, "--durations", durations, "--points", str(tmp_path / "points")]
+    main(options)
     said = capsys.readouterr().out
     assert "PSDS 1 1.000, PSDS 2 1.000, from 2 operating points; not used of" in said
-    assert said.splitlines()[7].endswith(": predictions_05_x.tsv, predictions_th_nan.tsv")
-    folder = points_of(tmp_path, {"predictions_th_0.50.tsv": HEAD})
-    refused([*options, str(folder)], "and predictions_th_0.50.tsv have the same threshold", capsys)
+    assert ": 0.3.tsv, predictions_05_x.tsv, predictions_th_nan.tsv" in said
+    write("points/predictions_th_0.50.tsv", HEAD)
+    refused(options, "and predictions_th_0.50.tsv have the same threshold", capsys)
 
 
 def test_bad_arguments(files, write, tmp_path, capsys):
     refused(["nowhere.tsv", files[1]], "nowhere.tsv does not exist", capsys)
-    refused([files[0], str(tmp_path)], "is not a file", capsys)
     refused([*files[:2], "--points", str(tmp_path)], "--points needs --durations", capsys)
     options = [*files[:2], "--durations", files[2], "--points"]
     refused([*options, str(tmp_path)], "holds no predictions_th_<threshold>.tsv", capsys)
-    write("points/predictions_th_0.50.tsv", "nothing")
-    refused([*options, str(tmp_path / "points")], "predictions_th_0.50.tsv has no col", capsys)
     overlap = f"{HEAD}a.wav\t1\t3\tDog\na.wav\t2\t4\tDog\n"
     write("points/predictions_th_0.50.tsv", overlap)
-    said = refused([*options, str(tmp_path / "points")], "at threshold 0.5: Dog in a.wav", capsys)
-    assert "overlaps itself" in said
+    refused([*options, str(tmp_path / "points")], "at threshold 0.5: Dog in a.wav overl", capsys)
 
 
 def refused(arguments, words, capsys):
@@ -242,4 +185,3 @@ def refused(arguments, words, capsys):
     assert said.err.startswith("error: ")
     assert said.err.count("\n") == 1
     assert words in said.err
-    return said.err

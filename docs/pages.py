@@ -50,7 +50,9 @@ def main():
     shutil.copytree(DOCS, PAGES, ignore=shutil.ignore_patterns("*.py", "*.lock"))
     for name in re.findall(r"reference/(\w+)\.md", (ROOT / "mkdocs.yml").read_text("utf-8")):
         module = "dcase_coherence.settings" if name == "Settings" else "dcase_coherence"
-        (PAGES / "reference" / f"{name}.md").write_text(f"# {name}\n\n::: {module}.{name}\n", "utf-8")
+        (PAGES / "reference" / f"{name}.md").write_text(
+            f"# {name}\n\n::: {module}.{name}\n", "utf-8"
+        )
     for source, page in {**{path: path for path in DOCS.rglob("*.md")}, **ELSEWHERE}.items():
         place = PAGES / page.relative_to(DOCS)
         place.write_text(laid_out(source.read_text("utf-8"), source, page), "utf-8")

@@ -146,7 +146,7 @@ def examine(detectors: dict, data: dict, part: str, args: argparse.Namespace) ->
         reference = reference[reference["filename"].isin(reference["filename"].unique()[:8])]
     scorer = Scorer(reference, read_durations(data[f"{part}_dur"]), encoder.labels)
     folder, length = data[f"{part}_folder"], encoder.audio_len
-    clips = StronglyAnnotatedSet(folder, reference, encoder, length, encoder.fs, whole=True)
+    clips = StronglyAnnotatedSet(folder, reference, encoder, length, whole=True)
     batches = LengthBatchSampler(clips, 16, round(length * encoder.fs))
     names = [clips.names[item] for batch in batches for item in batch]
     seconds: list = []

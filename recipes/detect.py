@@ -41,19 +41,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "its events, posteriors and a player",
     )
     parser.add_argument("--gpus", help="index, or cpu")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.page = str(args.figure).lower().endswith((".html", ".htm"))
+    return args
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    require(*NETWORK, *(["plotly"] if str(args.figure).lower().endswith((".html", ".htm")) else []))
+    require(*NETWORK, *["plotly"] * args.page)
     from lab.baseline.detections import Detections, recordings_by_name
     from lab.baseline.output import Output
 
     recordings = recordings_by_name(args.audio)
-    page = args.figure and Path(args.figure).suffix.lower() in (".html", ".htm")
-    if page and len(recordings) > 1:
+    if args.page and len(recordings) > 1:
         raise InputError(
             f"--figure {args.figure} is a page of one recording, and there are {len(recordings)}; "
             "give a folder, or one recording"
@@ -62,17 +63,17 @@ def main(argv: list[str] | None = None) -> None:
         list(recordings),
         format=args.format,
         out=args.out,
-        figures=None if page else args.figure,
-        page=args.figure if page else None,
+        figures=None if args.page else args.figure,
+        page=args.figure if args.page else None,
         settings=settings(args, recordings),
     )
-    if page:
+    sound = None
+    if args.page:
         from lab.evaluation.player import read_sound
 
         sound = read_sound(*recordings.values())
     from lab.baseline.config import load_config
     from lab.baseline.detect import find_events, load_detector, posteriors_of
-    from lab.baseline.pictures import draw_posteriors, write_page
     from lab.devices import choose_devices
 
     accelerator, devices = choose_devices(args.gpus)
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     window = detector.median_window if args.median_window is None else args.median_window
     refusals = []
     with resumable() if output.progress else nullcontext():
-        for name in [name for name in recordings if name not in output.finished]:
+        for name in [name for name in recordings if name not in output.done]:
             try:
                 posteriors, seconds = posteriors_of(detector, recordings[name])
             except InputError as error:
@@ -95,20 +96,39 @@ def main(argv: list[str] | None = None) -> None:
             events = find_events(
                 detector, posteriors, seconds, threshold=args.threshold, median_window=window
             )
-            detections = Detections(name, seconds, events)
             # Before any picture: one that fails loses no detections.
-            output.add(detections)
-            shown = (posteriors, detector.encoder, args.threshold)
-            if output.figures:
-                draw_posteriors(output.figures / name, name, *shown)
-            elif output.page:
-                chosen = {"checkpoint": Path(args.checkpoint).name, "median window": window}
-                write_page(output.page, detections, sound, *shown, chosen)
+            output.add(Detections(name, seconds, events))
+            if args.figure:
+                shown = {"checkpoint": Path(args.checkpoint).name, "median window": window}
+                target = Path(args.figure) if args.page else Path(args.figure, name)
+                draw(target, name, sound, posteriors, events, detector, args.threshold, shown)
         output.close()
     for sentence in refusals[:-1]:
         print(f"error: {sentence}", file=sys.stderr)
     if refusals:
         raise InputError(refusals[-1])
+
+
+def draw(target, name, sound, posteriors, events, detector, threshold, settings) -> None:
+    """Draw the posteriors of a recording, as PNG and SVG; with its sound as a page."""
+    import pandas as pd
+
+    from lab.data.annotations import one_field
+    from lab.evaluation import plots
+    from lab.files import write_whole
+
+    labels = detector.encoder.labels
+    scale = {"frame_seconds": detector.encoder.frame_seconds, "threshold": threshold}
+    if sound is None:
+        said = {"posterior": posteriors}
+        figure = plots.posteriors(said, pd.DataFrame(), labels, title=one_field(name), **scale)
+        plots.save(figure, target)
+        return
+    from lab.evaluation.player import player
+
+    title = one_field(Path(name).name)
+    page = player(title, sound, posteriors, events, labels, settings=settings, **scale)
+    write_whole(target, page)
 
 
 def settings(args: argparse.Namespace, recordings: dict[str, Path]) -> dict:

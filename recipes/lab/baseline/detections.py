@@ -19,17 +19,11 @@ COLUMNS = ["event_label", "onset", "offset"]
 
 
 class Detections(NamedTuple):
-    """The events of one recording.
+    """The events of one recording."""
 
-    Attributes:
-        filename: name of the recording, see :func:`recordings_by_name`.
-        duration: in seconds.
-        events: event_label, onset, offset (seconds).
-    """
-
-    filename: str
-    duration: float
-    events: pd.DataFrame
+    filename: str  # see :func:`recordings_by_name`
+    duration: float  # in seconds
+    events: pd.DataFrame  # event_label, onset, offset (seconds)
 
 
 def recordings_by_name(paths: Sequence[PathLike]) -> dict[str, Path]:
@@ -42,8 +36,6 @@ def recordings_by_name(paths: Sequence[PathLike]) -> dict[str, Path]:
         InputError: a folder holds no audio, or a recording comes twice.
 
     Example:
-        >>> recordings_by_name(["rec/test/a.wav", "rec/test/b.wav"])
-        {'a.wav': PosixPath('rec/test/a.wav'), 'b.wav': PosixPath('rec/test/b.wav')}
         >>> list(recordings_by_name(["site_1/0600.wav", "site_2/0600.wav"]))
         ['site_1/0600.wav', 'site_2/0600.wav']
     """

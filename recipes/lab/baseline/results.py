@@ -62,14 +62,9 @@ def validation_scores(
 def validation_thresholds(
     config: Mapping[str, Any], encoder: ManyHotEncoder, strong: Mapping[str, Posteriors]
 ) -> dict[str, Thresholds]:
-    """Thresholds that the strong validation clips choose, by model.
+    """Thresholds that the strong validation clips choose, by model; see :func:`validation_scores`.
 
     None where there are no such clips, or where they are the test clips.
-
-    Args:
-        config: of the training.
-        encoder: frames and classes of the posteriors.
-        strong: posteriors of each model on the strongly labelled clips.
     """
     data, training = config["data"], config["training"]
     if training.get("select_on") == "test":
@@ -81,22 +76,6 @@ def validation_thresholds(
         for name, clips in strong.items()
         if clips.filenames
     }
-
-
-def objective_title(training: Mapping[str, Any]) -> str:
-    """Title of `val/obj_metric` in a table: which score it is, or which two it is the sum of.
-
-    Args:
-        training: the section of the configuration.
-
-    Example:
-        >>> objective_title({"obj_metric_synth_type": "event", "batch_size": [12, 12, 24]})
-        'validation, sum of event F1 and weak F1 (%)'
-    """
-    name = "event" if training.get("obj_metric_synth_type") == "event" else "intersection"
-    if training["batch_size"][1]:
-        return f"validation, sum of {name} F1 and weak F1 (%)"
-    return f"validation, {name} F1 (%)"
 
 
 def thresholds_of(config: Mapping[str, Any]) -> list[float]:
@@ -177,8 +156,7 @@ def verify(
         truth: annotated events.
         durations: of the clips.
         events: detections at the one threshold.
-        points: detections at the operating points, for PSDS, which takes psds_eval minutes; None
-            to leave it out.
+        points: detections at the operating points, for PSDS; None to leave it out.
 
     Raises:
         RuntimeError: a score differs by more than 1e-6.

@@ -29,7 +29,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         log_dir="checkpoints and report (default: exp/compare_<configuration>)",
         trials="seeds of each setting",
     )
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="leave out N seeds")
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seeds to leave out (default: %(default)s)",
+    )
     parser.add_argument("--reference", help="setting to hold the others against (default: first)")
     parser.add_argument(
         "--grid",
@@ -37,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="SECTION.KEY=A,B,C",
         help="in the place of each setting but the reference, one a value laid over it; again for "
-        "the product of several",
+        "the product of several (default: none)",
     )
     parser.add_argument("--results", type=Path, help="table (default: results.csv in --log_dir)")
     parser.add_argument("--set_name", help="of these trials in it (default: the name of --log_dir)")

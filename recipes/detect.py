@@ -1,8 +1,10 @@
 """Detect events in recordings of any length, rate and format, with a trained checkpoint.
 
-Prints a table (tab-separated), JSON or Audacity labels, or writes them with --out. The name of a
-recording is its path from the folder that all recordings share. The same command goes on with a run
-that was stopped. Of the checkpoint only the weights and settings are read; no code in it is run.
+Prints a table (tab-separated), JSON or Audacity labels, or writes them with --out. Each detection
+but an Audacity label has a confidence: the mean over its frames of the class's posterior, after the
+median window. The name of a recording is its path from the folder that all recordings share. The
+same command goes on with a run that was stopped. Of the checkpoint only the weights and settings
+are read; no code in it is run.
 """
 
 from __future__ import annotations
@@ -23,24 +25,37 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("audio", nargs="+", help="wav, flac, ogg, mp3, ... files, or folders")
     parser.add_argument("--checkpoint", required=True, help="of ours or of the official baseline")
     parser.add_argument("--conf_file", help="YAML of its training (default: what it holds itself)")
-    parser.add_argument("--model", choices=["teacher", "student"], help="default: teacher if any")
-    parser.add_argument("--threshold", type=float, default=0.5, help="of the posterior")
+    parser.add_argument(
+        "--model", choices=["teacher", "student"], help="default: the teacher if any"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="of the posterior (default: %(default)s)"
+    )
     parser.add_argument("--median_window", type=int, help="in frames (default: as in training)")
     parser.add_argument(
         "--minmax_from",
         type=int,
         choices=[0, -1],
-        help="lower end of the features, for official checkpoints of 2023 and later",
+        help="lower end of the features, which official checkpoints of 2023 and later do not tell "
+        "(default: 0 of all others)",
     )
-    parser.add_argument("--format", choices=["tsv", "json", "audacity"], default="tsv")
-    parser.add_argument("--out", help="file (tsv, json) or folder (audacity: one file a recording)")
+    parser.add_argument(
+        "--format", choices=["tsv", "json", "audacity"], default="tsv", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--out",
+        help="file (tsv, json) or folder (audacity: one file a recording) (default: printed)",
+    )
     parser.add_argument(
         "--figure",
         metavar="DIR|FILE.html",
         help="also draw the posteriors into this folder; or, of one recording, write a page with "
-        "its events, posteriors and a player",
+        "its events, posteriors and a player (default: none)",
     )
-    parser.add_argument("--gpus", help="index, or cpu")
+    parser.add_argument("--gpus", help="index, or cpu (default: a GPU if there is one)")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no bar (default: with --out, on a terminal)"
+    )
     args = parser.parse_args(argv)
     args.page = str(args.figure).lower().endswith((".html", ".htm"))
     return args
@@ -50,6 +65,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     require(*NETWORK, *["plotly"] * args.page)
+    from tqdm import tqdm
+
     from lab.baseline.detections import Detections, recordings_by_name
     from lab.baseline.output import Output
 
@@ -86,7 +103,10 @@ def main(argv: list[str] | None = None) -> None:
     window = detector.median_window if args.median_window is None else args.median_window
     refusals = []
     with resumable() if output.progress else nullcontext():
-        for name in [name for name in recordings if name not in output.done]:
+        left = [name for name in recordings if name not in output.done]
+        # What is printed would meet the bar.
+        disable = None if args.out and not args.quiet else True
+        for name in tqdm(left, unit="recording", disable=disable):
             try:
                 posteriors, seconds = posteriors_of(detector, recordings[name])
             except InputError as error:

@@ -32,10 +32,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         trials="trials of each arm, a seed each",
         gpus=" (with --set training.backend=ddp for one training at a time on all of them)",
     )
-    parser.add_argument("--resume_from_checkpoint", help="go on from the last.ckpt of one trial")
-    parser.add_argument("--test_from_checkpoint", help="only test this checkpoint")
-    parser.add_argument("--eval_from_checkpoint", help="only detect events in data.eval_folder")
-    parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
+    parser.add_argument(
+        "--resume_from_checkpoint",
+        help="go on from the last.ckpt of one trial (default: with all trials in --log_dir)",
+    )
+    parser.add_argument("--test_from_checkpoint", help="only test this checkpoint (default: none)")
+    parser.add_argument(
+        "--eval_from_checkpoint", help="only detect events in data.eval_folder (default: none)"
+    )
+    parser.add_argument(
+        "--arm", choices=[*ARMS, "both"], help="default: both; with --baseline coherence"
+    )
     parser.add_argument(
         "--preset",
         choices=["transitions", "steps", "exact"],
@@ -44,15 +51,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "clips (default: steps where the configuration has no section coherence)",
     )
     parser.add_argument(
-        "--setting", metavar="FILE", help="YAML laid over the configuration, as in confs/settings"
+        "--setting",
+        metavar="FILE",
+        help="YAML laid over the configuration, as in confs/settings (default: none)",
     )
     official = parser.add_argument_group("on the official code")
     official.add_argument(
-        "--baseline", help="a checkout of DESED_task: its own script is run, with its own flags"
+        "--baseline",
+        help="a checkout of DESED_task: its own script is run, with its own flags (default: none)",
     )
-    official.add_argument("--recipe", default="dcase2021_task4_baseline")
-    official.add_argument("--trainer", help="sed_trainer or sed_trainer_pretrained")
-    official.add_argument("--allow-drift", action="store_true", help="train on any version of it")
+    recipe = "dcase2021_task4_baseline"
+    official.add_argument("--recipe", default=recipe, help="of the checkout (default: %(default)s)")
+    official.add_argument(
+        "--trainer", help="sed_trainer or sed_trainer_pretrained (default: the only one)"
+    )
+    official.add_argument(
+        "--allow_drift", action="store_true", help="train on any version of it (default: no)"
+    )
+    # The spelling of before.
+    official.add_argument(
+        "--allow-drift", dest="allow_drift", action="store_true", help=argparse.SUPPRESS
+    )
     args, args.others = parser.parse_known_args(argv)
     if args.others and not args.baseline:
         parser.error(f"unknown arguments: {' '.join(args.others)}")

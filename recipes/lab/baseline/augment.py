@@ -20,13 +20,8 @@ def mixup(data: Tensor, target: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     The share is drawn with `np.random.beta`, then the permutation with `torch.randperm`, once a
     batch and in the order of the DCASE 2021 Task 4 baseline: with the same seeds, the same mix.
 
-    Args:
-        data: `(batch, ...)`.
-        target: `(batch, ...)`, in [0, 1].
-        kind: "soft" mixes the labels in the same shares, "hard" unites them.
-
-    Returns:
-        Mixed data and mixed target, new tensors of the shapes given.
+    Data and target `(batch, ...)` are left as they are; "soft" mixes the labels in the same shares,
+    "hard" unites them.
     """
     share = np.random.beta(0.2, 0.2)
     order = torch.randperm(data.size(0))
@@ -99,10 +94,8 @@ def equalise(mels: Tensor, most: float) -> Tensor:
 def frequency_mask(features: Tensor, most: int) -> Tensor:
     """Set neighbouring mel bands of each clip to the clip's mean (Park et al., SpecAugment, 2019).
 
-    Args:
-        features: normalised log-mels `(batch, mels, frames)`.
-        most: largest number of bands; each clip's number is drawn from 0 to it, then the lowest
-            of them.
+    Of `(batch, mels, frames)` each clip's number of bands is drawn from 0 to `most`, then the
+    lowest of them.
     """
     batch, bands, _ = features.shape
     count = torch.randint(most + 1, (batch, 1), device="cpu")

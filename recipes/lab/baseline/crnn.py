@@ -147,8 +147,6 @@ class CRNN(nn.Module):
         attention: attention pooling for the weak output; otherwise the mean over frames.
         dropout: after each convolutional block and before the dense layer.
         n_RNN_cell: units of each direction.
-        train_cnn: False keeps the convolutional weights as they are.
-        freeze_bn: True keeps the batch normalisation's statistics and weights as they are.
         **cnn: of :class:`CNN`. Of `n_in_channel`, `rnn_type` and `rnn_layers` the configuration
             allows one value.
 

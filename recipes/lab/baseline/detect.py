@@ -200,7 +200,10 @@ def find_events(
     threshold: float = 0.5,
     median_window: int | None = None,
 ) -> pd.DataFrame:
-    """Events of a recording: event_label, onset, offset.
+    """Events of a recording: event_label, onset, offset, confidence.
+
+    The confidence is the mean of the class's posterior over the frames of the event, after the
+    median window: of what the threshold was applied to, so it is above the threshold.
 
     Args:
         detector: the network.
@@ -212,16 +215,22 @@ def find_events(
     Raises:
         InputError: the threshold or the window cannot be used.
     """
-    events = decode.decode(
-        posteriors[None],
-        ["recording"],
-        detector.encoder.labels,
-        thresholds=[threshold],
-        median_window=detector.median_window if median_window is None else median_window,
-        frame_seconds=detector.encoder.frame_seconds,
-        clip_seconds=seconds,
-    )[float(threshold)]
-    return events.drop(columns="filename").sort_values(["onset", "offset"], ignore_index=True)
+    decode.check_thresholds([threshold])
+    window = detector.median_window if median_window is None else median_window
+    smoothed = decode.smooth(posteriors[None], window)
+    _, labels, first, stop = decode.runs(smoothed, threshold)
+    frame = detector.encoder.frame_seconds
+    events = pd.DataFrame(
+        {
+            "event_label": [detector.encoder.labels[label] for label in labels],
+            "onset": decode.frame_times(first, frame, seconds),
+            "offset": decode.frame_times(stop, frame, seconds),
+            "confidence": [
+                smoothed[0, k, a:b].mean(dtype=float) for k, a, b in zip(labels, first, stop)
+            ],
+        }
+    )
+    return events.sort_values(["onset", "offset"], ignore_index=True)
 
 
 def read_blocks(path: PathLike, fs: int, seconds: float = 10.0) -> Iterator[np.ndarray]:

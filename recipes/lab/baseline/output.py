@@ -58,7 +58,7 @@ class Output:
         self.table = None if out is None or self.labels else Path(out)
         self.figures = None if figures is None else Path(figures)
         self.page = None if page is None else Path(page)
-        self.settings = json.loads(json.dumps({"format": format, **settings}))
+        self.settings = json.loads(json.dumps({"format": format, "columns": COLUMNS, **settings}))
         beside = out or figures
         self.progress = None if beside is None else Path(f"{os.path.abspath(beside)}.progress")
         self.done: dict[str, Detections] = {}

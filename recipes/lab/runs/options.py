@@ -17,28 +17,34 @@ def add_options(
 ) -> None:
     """Add the flags that every recipe that trains takes, with helps of its own."""
     parser.add_argument("--conf_file", help=conf_file)
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
-    parser.add_argument("--log_dir", help=log_dir)
-    parser.add_argument("--trials", type=int, default=1, help=trials)
     parser.add_argument(
-        "--gpus", help=f"index, several (0,1) for trials side by side{gpus}, or cpu"
+        "--data",
+        help="DESED tree in the official layout: audio/, metadata/ (default: generated clips)",
+    )
+    parser.add_argument("--log_dir", help=log_dir)
+    parser.add_argument("--trials", type=int, default=1, help=f"{trials} (default: %(default)s)")
+    parser.add_argument(
+        "--gpus",
+        help=f"index, several (0,1) for trials side by side{gpus}, or cpu (default: the first GPU, "
+        "or the CPU where there is none)",
     )
     parser.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="values in the place of the configuration's, for instance coherence.normalize=true",
+        help="values in the place of the configuration's, for instance coherence.normalize=true "
+        "(default: none)",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="hold the PSDS of each test against psds_eval too, which takes minutes",
+        help="hold the PSDS of each test against psds_eval too, which takes minutes (default: no)",
     )
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help="database by which machines share the trials (docs/operations.md)",
+        help="database by which machines share the trials, see docs/operations.md (default: none)",
     )
     parser.add_argument(
         "--study", metavar="NAME", help="of the trials in it (default: that of the results)"
@@ -46,9 +52,9 @@ def add_options(
     parser.add_argument(
         "--fast_dev_run",
         action="store_true",
-        help="three epochs of two batches, on a few clips where they are generated",
+        help="three epochs of two batches, on a few clips where they are generated (default: no)",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="no progress (default: progress)")
 
 
 def check_libraries(verify: bool = False) -> None:

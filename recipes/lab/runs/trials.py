@@ -110,11 +110,6 @@ def read_record(trial: Trial) -> dict[str, Any]:
     return record
 
 
-def is_finished(trial: Trial, record: Mapping[str, Any]) -> bool:
-    """Whether a record has the scores on all test sets of the trial."""
-    return all(SCORES_OF[name] in record for name in tests_of(trial))
-
-
 def tests_of(trial: Trial) -> list[str]:
     """Names of the test sets of a trial."""
     return ["test", *["public"] * trial.public]
@@ -151,7 +146,7 @@ def run_trial(
     """
     digest.cache_clear()
     record = read_record(trial)
-    if is_finished(trial, record):
+    if all(SCORES_OF[name] in record for name in tests_of(trial)):
         return record
     if own_rank() == 0:
         remove_left_over(trial.folder)

@@ -20,7 +20,6 @@ from lab.baseline.config import load_config
 from lab.baseline.experiment import build, make_strategy
 from lab.data.datasets import ConcatDatasetBatchSampler
 from lab.devices import Processes
-from lab.runs.trials import Trial, run_trial
 
 ROOT = Path(__file__).parents[3]
 
@@ -193,31 +192,6 @@ def test_a_term_that_is_not_finite_in_one_process_stops_both_with_the_sentence(c
     config["scaler"]["statistic"] = "instance"
     for said in in_two_processes(fail, tmp_path / "two", config, tmp_path / "two"):
         assert "the features have diverged; lower alpha1" in said
-
-
-def run_and_listen(config, folder):
-    """Scores of a trial, and what this process wrote into its folder."""
-    written = []
-
-    def hear(event, details):
-        opened = event == "open" and details[2] & (os.O_WRONLY | os.O_RDWR)
-        if opened or event in ("os.mkdir", "os.rename", "os.remove"):
-            written.append(str(details[0]))
-
-    sys.addaudithook(hear)
-    scores = run_trial(Trial("trial", config, True, 0, folder), "cpu")
-    return scores, [path for path in written if path.startswith(str(folder))]
-
-
-@pytest.mark.slow
-def test_rank_zero_alone_writes(config, tmp_path):
-    config["training"].update(batch_size=SHARE, n_epochs=1)
-    config["scaler"]["savepath"] = str(tmp_path / "trial" / "scaler.ckpt")
-    folder = tmp_path / "trial"
-    zero, one = in_two_processes(run_and_listen, tmp_path / "said", config, folder)
-    assert one == (zero[0], [])
-    for name in ("trial", "epochs", "last", "posteriors", "metrics", "scaler"):
-        assert any(f".{name}-partial-" in path for path in zero[1]), name
 
 
 @pytest.mark.slow

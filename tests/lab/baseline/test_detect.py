@@ -10,6 +10,7 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch.nn import BCELoss
 
 from lab.baseline.config import load_config
@@ -193,6 +194,21 @@ def test_any_length(checkpoint, tmp_path, seconds):
     events = find_events(detector, found, duration, threshold=0.0)
     assert set(events["event_label"]) == set(detector.encoder.labels)
     assert events["offset"].max() <= duration
+
+
+def test_the_confidence_is_the_mean_of_what_was_thresholded(checkpoint):
+    detector = load_detector(checkpoint)
+    frame = detector.encoder.frame_seconds
+    posteriors = np.random.default_rng(0).random((40, 10)) ** 2
+    events = find_events(detector, posteriors, 40 * frame, threshold=0.3, median_window=5)
+    assert len(events) > 20
+    assert set(events["event_label"]) > {"Dog", "Speech"}
+    smoothed = ndimage.median_filter(posteriors, size=(5, 1))
+    for event in events.itertuples():
+        rows = slice(round(event.onset / frame), round(event.offset / frame))
+        expected = smoothed[rows, detector.encoder.labels.index(event.event_label)].mean()
+        assert event.confidence == pytest.approx(expected)
+        assert event.confidence > 0.3
 
 
 @given(

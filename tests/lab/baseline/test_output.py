@@ -14,7 +14,7 @@ SETTINGS = {"threshold": 0.5, "model": None}
 
 
 def detections(name):
-    events = [["Dog", 0.1 * n, 1 / 3 + n] for n in range(len(name) % 3)]
+    events = [["Dog", 0.1 * n, 1 / 3 + n, 2 / 3] for n in range(len(name) % 3)]
     return Detections(name, 7 / 3, pd.DataFrame(events, columns=COLUMNS))
 
 

@@ -61,19 +61,31 @@ def test_a_table_is_printed_and_is_an_input_of_the_evaluation(
     found = tmp_path / "found.tsv"
     found.write_text(capsys.readouterr().out)
     table = pd.read_csv(found, sep="\t")
-    assert list(table.columns) == ["filename", "onset", "offset", "event_label"]
+    assert list(table.columns) == ["filename", "onset", "offset", "event_label", "confidence"]
     # Above 0 every class is active all the time.
     assert table["filename"].value_counts().to_dict() == {"one.flac": 10, "two.wav": 10}
     assert (table["onset"] == 0).all()
     assert table.groupby("filename")["offset"].max().tolist() == [2.5, 0.8]
+    assert table["confidence"].between(0.001, 0.999).all()
     truth = tmp_path / "truth.tsv"
+    table = table.drop(columns="confidence")
     table[table["event_label"] == "Speech"].to_csv(truth, sep="\t", index=False)
     main("evaluate.py", truth, found)
     assert re.search(r"^Speech +100.0 +100.0$", capsys.readouterr().out, re.MULTILINE)
     # Recordings without events are named.
     detect(*recordings, "--threshold", 1.0)
     rows = capsys.readouterr().out.splitlines()[1:]
-    assert rows == ["one.flac\t\t\t", "two.wav\t\t\t"]
+    assert rows == ["one.flac\t\t\t\t", "two.wav\t\t\t\t"]
+
+
+def test_quiet_shows_no_progress(detect, recordings, tmp_path, monkeypatch, capsys):
+    said = {}
+    for name, quiet in (("bar", []), ("quiet", ["--quiet"])):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        detect(*recordings, "--out", tmp_path / f"{name}.tsv", *quiet)
+        said[name] = capsys.readouterr().err
+    assert "2/2" in said["bar"]
+    assert said["quiet"] == ""
 
 
 def test_json(detect, recordings, tmp_path):
@@ -82,6 +94,7 @@ def test_json(detect, recordings, tmp_path):
     content = json.loads(out.read_text())
     assert [found["duration"] for found in content] == [2.5, 0.8]
     event = content[1]["events"][0]
+    assert 0 < event.pop("confidence") < 1
     assert event == {"event_label": "Alarm_bell_ringing", "onset": 0, "offset": 0.8}
 
 
@@ -106,7 +119,9 @@ def test_a_page_of_one_recording(detect, recordings, tmp_path, capsys):
     detect(recordings[0], "--threshold", 0.0, "--figure", target)
     text = target.read_text()
     assert "<title>one.flac</title>" in text
-    assert "<td>Alarm_bell_ringing</td><td>0.000</td><td>2.500</td>" in text
+    assert re.search(
+        r"<td>Alarm_bell_ringing</td><td>0.000</td><td>2.500</td><td>0\.\d{3}</td>", text
+    )
     assert str(tmp_path) not in text
     assert [path.name for path in target.parent.iterdir()] == ["page.html"]
     assert capsys.readouterr().out.count("one.flac") == 10
@@ -132,7 +147,7 @@ def test_bad_input_is_one_sentence(
     assert Path("kept.tsv").read_text() == "kept"
 
 
-def test_tables_are_utf8_with_four_fields_whatever_the_locale_and_the_name(
+def test_tables_are_utf8_with_all_fields_whatever_the_locale_and_the_name(
     checkpoint, recordings, run, tmp_path, monkeypatch
 ):
     name = "ü\tb\n.wav"
@@ -143,7 +158,7 @@ def test_tables_are_utf8_with_four_fields_whatever_the_locale_and_the_name(
     run("detect.py", *arguments, "--out", "out.tsv", cwd=tmp_path)
     assert (tmp_path / "out.tsv").read_text(encoding="utf-8") == printed
     rows = [line.split("\t") for line in printed.splitlines()]
-    assert {len(row) for row in rows} == {4}
+    assert {len(row) for row in rows} == {5}
     assert {row[0] for row in rows[1:]} == {"ü\\tb\\n.wav"}
 
 
@@ -194,7 +209,7 @@ def test_a_run_without_output_promises_nothing(checkpoint, recordings, tmp_path)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout.readline() == b"filename\tonset\toffset\tevent_label\n"
+    assert process.stdout.readline() == b"filename\tonset\toffset\tevent_label\tconfidence\n"
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1].decode()
     assert process.returncode in (0, 75)

@@ -159,6 +159,18 @@ def test_another_machine_reports_what_this_one_trained(main, finished, folder, m
     assert not list((folder / "exp" / "elsewhere").rglob("*.ckpt"))
 
 
+def test_the_loss_stays_in_bounds_unless_the_papers_is_asked_for(run, finished, folder):
+    def settings(log_dir):
+        record = folder / "exp" / log_dir / "coherence" / "trial_0" / "trial.json"
+        return json.loads(record.read_text())["settings"]["config"]["coherence"]
+
+    assert settings("tiny")["lags"] == [1, 2, 4, 8]
+    flags = ("--preset", "exact", "--arm", "coherence", "--fast_dev_run")
+    run(RECIPE, *OPTIONS, *flags, cwd=folder)
+    assert settings("tiny_exact_fast_dev_run") == DEFAULTS
+    assert "unknown arguments: --hop" in run(RECIPE, "--hop", cwd=folder, code=2).stderr
+
+
 def test_the_official_test_and_evaluation_flags(run, finished, folder):
     best = next((folder / "exp" / "tiny" / "coherence" / "trial_0").glob("epoch=*.ckpt"))
     said = run(RECIPE, *OPTIONS, "--test_from_checkpoint", best, cwd=folder).stdout
@@ -209,18 +221,3 @@ def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(run, fold
     last = record.parent / "last.ckpt"
     run(RECIPE, *options, "--resume_from_checkpoint", last, cwd=folder)
     assert scores(folder, log_dir) == before
-
-
-def test_the_loss_stays_in_bounds_unless_the_papers_is_asked_for(run, finished, folder):
-    def settings(log_dir):
-        record = folder / "exp" / log_dir / "coherence" / "trial_0" / "trial.json"
-        return json.loads(record.read_text())["settings"]["config"]["coherence"]
-
-    assert settings("tiny")["lags"] == [1, 2, 4, 8]
-    flags = ("--preset", "exact", "--arm", "coherence", "--fast_dev_run")
-    run(RECIPE, *OPTIONS, *flags, cwd=folder)
-    assert settings("tiny_exact_fast_dev_run") == DEFAULTS
-
-
-def test_unknown_flags_are_refused_without_the_official_code(run, folder):
-    assert "unknown arguments: --hop" in run(RECIPE, "--hop", cwd=folder, code=2).stderr

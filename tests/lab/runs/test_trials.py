@@ -12,7 +12,7 @@ from lab.baseline.config import load_config
 from lab.data.desed import official_layout
 from lab.errors import InputError
 from lab.runs import trials
-from lab.runs.trials import Trial, is_finished, read_record, run_trial, write_record
+from lab.runs.trials import Trial, read_record, run_trial, write_record
 
 
 @pytest.fixture
@@ -116,7 +116,6 @@ def test_a_trial_in_this_process(trial):
     assert reports[-1][:2] == (1, 1)
     assert "test/student/event_f1_macro" in record["scores"].keys() & record["public_scores"].keys()
     assert read_record(one) == record
-    assert is_finished(one, record)
     assert (one.folder / record["checkpoint"]).exists()
     assert record["processes"] == 1
     assert record["processor"] == torch.backends.cpu.get_cpu_capability()
@@ -129,7 +128,7 @@ def test_a_trial_in_this_process(trial):
     del record["public_scores"]
     write_record(one, record)
     written = (one.folder / "last.ckpt").stat().st_mtime_ns
-    assert is_finished(one, run_trial(one, "cpu"))
+    assert "public_scores" in run_trial(one, "cpu")
     assert (one.folder / "last.ckpt").stat().st_mtime_ns == written
 
 

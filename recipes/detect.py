@@ -43,8 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--format", choices=["tsv", "json", "audacity"], default="tsv", help="default: %(default)s"
     )
     parser.add_argument(
-        "--out",
-        help="file (tsv, json) or folder (audacity: one file a recording) (default: printed)",
+        "--out", help="file, or for audacity folder of a file a recording (default: printed)"
     )
     parser.add_argument(
         "--figure",

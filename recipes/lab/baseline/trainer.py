@@ -232,7 +232,7 @@ class MeanTeacher(pl.LightningModule):
             return
         # Less stays at the start, where a true average does better.
         kept = min(1 - 1 / (self.warmup.step_num + 1), self.hparams["training"]["ema_factor"])
-        pairs = [*zip(teacher.parameters(), student.parameters())]
+        pairs: list[tuple[Tensor, Tensor]] = [*zip(teacher.parameters(), student.parameters())]
         if self.averages:
             pairs += zip(teacher.buffers(), student.buffers())
         with torch.no_grad():

@@ -227,7 +227,8 @@ def test_the_recipe_under_torchrun_leaves_the_files_of_one_process(config_file, 
             [
                 *("trial.json", "epochs.tsv", "hparams.yaml", "metrics.json", "last.ckpt", best),
                 *["events.out.tfevents"] * 3,  # of the training, the thresholds and the test
-                *("posteriors.npz", "posteriors.npz", *detections, *detections[:2]),
+                *["posteriors.npz"] * 4,  # of both models, of the validation and of the test
+                *(*detections, *detections[:2]),
             ]
         )
     )

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dcase_coherence.lightning import DEFAULTS
+from dcase_coherence.settings import DEFAULTS
 from lab.errors import RESUME_ME
 from lab.soundscapes import generate
 

@@ -15,13 +15,7 @@ from typing import Any
 
 from lab.errors import InputError, command
 from lab.packages import NETWORK, require
-from lab.runs.options import (
-    add_options,
-    check_libraries,
-    results_folder,
-    results_name,
-    running,
-)
+from lab.runs.options import add_options, check_libraries, results_name, running
 
 CONFS = Path(__file__).resolve().parent / "confs"
 
@@ -31,10 +25,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("settings", nargs="*", help="YAML files (default: those in confs/settings)")
     add_options(
         parser,
+        conf_file="YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)",
         log_dir="checkpoints and report (default: exp/compare_<configuration>)",
         trials="seeds of each setting",
     )
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="leave out N seeds")
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seeds to leave out (default: %(default)s)",
+    )
     parser.add_argument("--reference", help="setting to hold the others against (default: first)")
     parser.add_argument(
         "--grid",
@@ -42,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="SECTION.KEY=A,B,C",
         help="in the place of each setting but the reference, one a value laid over it; again for "
-        "the product of several",
+        "the product of several (default: none)",
     )
     parser.add_argument("--results", type=Path, help="table (default: results.csv in --log_dir)")
     parser.add_argument("--set_name", help="of these trials in it (default: the name of --log_dir)")
@@ -50,7 +51,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.first < 0:
         raise InputError(f"--first is {args.first}; give 0 or more")
     args.conf_file = args.conf_file or CONFS / ("table1.yaml" if args.data else "table1_mini.yaml")
-    args.log_dir = results_folder(args, "compare_")
+    args.name = results_name(args, "compare_")
+    args.log_dir = Path(args.log_dir or Path("exp", args.name))
     args.results = args.results or args.log_dir / "results.csv"
     args.set_name = args.set_name or args.log_dir.name
     return args
@@ -60,10 +62,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What each setting lays over the configuration, the reference first."""
     from lab.baseline.config import nest_overrides, parse_overrides, read_yaml
 
-    names = ["baseline.yaml"] if args.grid else ["*.yaml"]
-    files = [Path(file) for file in args.settings] or sorted(
-        file for name in names for file in (CONFS / "settings").glob(name)
-    )
+    chosen = "baseline.yaml" if args.grid else "*.yaml"
+    files = [Path(file) for file in args.settings] or sorted((CONFS / "settings").glob(chosen))
     settings = {file.stem: nest_overrides(read_yaml(file)) for file in files}
     reference = args.reference or next(iter(settings))
     if reference not in settings:
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     from lab.runs.results import add_rows, join_set, read_results, rows_of
     from lab.runs.trials import Trial, TrialFailed, without_paths
 
-    options = running(args, results_name(args, "compare_"))
+    options = running(args, args.name)
     settings = settings_of(args)
     overrides = parse_overrides(args.set)
     configs = {}
@@ -109,15 +109,8 @@ def main(argv: list[str] | None = None) -> None:
         layers = (overrides, overlay)
         configs[name] = load_config(args.conf_file, *layers)
         generated = Path("data", Path(args.conf_file).stem)
-        place_data(
-            configs[name],
-            args.data,
-            generated,
-            *layers,
-            public=True,
-            few=args.fast_dev_run,
-            progress=not args.quiet,
-        )
+        made = {"public": True, "few": args.fast_dev_run, "progress": not args.quiet}
+        place_data(configs[name], args.data, generated, *layers, **made)
     public = all(Path(config["data"]["public_tsv"]).exists() for config in configs.values())
     base = configs.pop("")
     digests = set_digests(base, public=public)

@@ -1,8 +1,10 @@
 """Detect events in recordings of any length, rate and format, with a trained checkpoint.
 
-Prints a table (tab-separated), JSON or Audacity labels, or writes them with --out. The name of a
-recording is its path from the folder that all recordings share. The same command goes on with a run
-that was stopped. Of the checkpoint only the weights and settings are read; no code in it is run.
+Prints a table (tab-separated), JSON or Audacity labels, or writes them with --out. Each detection
+but an Audacity label has a confidence: the mean over its frames of the class's posterior, after the
+median window. The name of a recording is its path from the folder that all recordings share. The
+same command goes on with a run that was stopped. Of the checkpoint only the weights and settings
+are read; no code in it is run.
 """
 
 from __future__ import annotations
@@ -23,37 +25,52 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("audio", nargs="+", help="wav, flac, ogg, mp3, ... files, or folders")
     parser.add_argument("--checkpoint", required=True, help="of ours or of the official baseline")
     parser.add_argument("--conf_file", help="YAML of its training (default: what it holds itself)")
-    parser.add_argument("--model", choices=["teacher", "student"], help="default: teacher if any")
-    parser.add_argument("--threshold", type=float, default=0.5, help="of the posterior")
+    parser.add_argument(
+        "--model", choices=["teacher", "student"], help="default: the teacher if any"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="of the posterior (default: %(default)s)"
+    )
     parser.add_argument("--median_window", type=int, help="in frames (default: as in training)")
     parser.add_argument(
         "--minmax_from",
         type=int,
         choices=[0, -1],
-        help="lower end of the features, for official checkpoints of 2023 and later",
+        help="lower end of the features, which official checkpoints of 2023 and later do not tell "
+        "(default: 0 of all others)",
     )
-    parser.add_argument("--format", choices=["tsv", "json", "audacity"], default="tsv")
-    parser.add_argument("--out", help="file (tsv, json) or folder (audacity: one file a recording)")
+    parser.add_argument(
+        "--format", choices=["tsv", "json", "audacity"], default="tsv", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--out", help="file, or for audacity folder of a file a recording (default: printed)"
+    )
     parser.add_argument(
         "--figure",
         metavar="DIR|FILE.html",
         help="also draw the posteriors into this folder; or, of one recording, write a page with "
-        "its events, posteriors and a player",
+        "its events, posteriors and a player (default: none)",
     )
-    parser.add_argument("--gpus", help="index, or cpu")
-    return parser.parse_args(argv)
+    parser.add_argument("--gpus", help="index, or cpu (default: a GPU if there is one)")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no bar (default: with --out, on a terminal)"
+    )
+    args = parser.parse_args(argv)
+    args.page = str(args.figure).lower().endswith((".html", ".htm"))
+    return args
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    require(*NETWORK, *(["plotly"] if str(args.figure).lower().endswith((".html", ".htm")) else []))
+    require(*NETWORK, *["plotly"] * args.page)
+    from tqdm import tqdm
+
     from lab.baseline.detections import Detections, recordings_by_name
     from lab.baseline.output import Output
 
     recordings = recordings_by_name(args.audio)
-    page = args.figure and Path(args.figure).suffix.lower() in (".html", ".htm")
-    if page and len(recordings) > 1:
+    if args.page and len(recordings) > 1:
         raise InputError(
             f"--figure {args.figure} is a page of one recording, and there are {len(recordings)}; "
             "give a folder, or one recording"
@@ -62,17 +79,17 @@ def main(argv: list[str] | None = None) -> None:
         list(recordings),
         format=args.format,
         out=args.out,
-        figures=None if page else args.figure,
-        page=args.figure if page else None,
+        figures=None if args.page else args.figure,
+        page=args.figure if args.page else None,
         settings=settings(args, recordings),
     )
-    if page:
+    sound = None
+    if args.page:
         from lab.evaluation.sound import read_sound
 
         sound = read_sound(*recordings.values())
     from lab.baseline.config import load_config
     from lab.baseline.detect import find_events, load_detector, posteriors_of
-    from lab.baseline.pictures import draw_posteriors, write_page
     from lab.devices import choose_devices
 
     accelerator, devices = choose_devices(args.gpus)
@@ -85,7 +102,10 @@ def main(argv: list[str] | None = None) -> None:
     window = detector.median_window if args.median_window is None else args.median_window
     refusals = []
     with resumable() if output.progress else nullcontext():
-        for name in [name for name in recordings if name not in output.finished]:
+        left = [name for name in recordings if name not in output.done]
+        # What is printed would meet the bar.
+        disable = None if args.out and not args.quiet else True
+        for name in tqdm(left, unit="recording", disable=disable):
             try:
                 posteriors, seconds = posteriors_of(detector, recordings[name])
             except InputError as error:
@@ -95,20 +115,40 @@ def main(argv: list[str] | None = None) -> None:
             events = find_events(
                 detector, posteriors, seconds, threshold=args.threshold, median_window=window
             )
-            detections = Detections(name, seconds, events)
             # Before any picture: one that fails loses no detections.
-            output.add(detections)
-            shown = (posteriors, detector.encoder, args.threshold)
-            if output.figures:
-                draw_posteriors(output.figures / name, name, recordings[name], *shown)
-            elif output.page:
-                chosen = {"checkpoint": Path(args.checkpoint).name, "median window": window}
-                write_page(output.page, detections, sound, *shown, chosen)
+            output.add(Detections(name, seconds, events))
+            if args.figure:
+                shown = {"checkpoint": Path(args.checkpoint).name, "median window": window}
+                target = Path(args.figure) if args.page else Path(args.figure, name)
+                audio = recordings[name] if sound is None else sound
+                draw(target, name, audio, posteriors, events, detector, args.threshold, shown)
         output.close()
     for sentence in refusals[:-1]:
         print(f"error: {sentence}", file=sys.stderr)
     if refusals:
         raise InputError(refusals[-1])
+
+
+def draw(target, name, audio, posteriors, events, detector, threshold, settings) -> None:
+    """Draw the posteriors of a recording file, as PNG and SVG; of its sound, as a page."""
+    import pandas as pd
+
+    from lab.data.annotations import one_field
+    from lab.evaluation import plots
+    from lab.files import write_whole
+
+    labels = detector.encoder.labels
+    scale = {"frame_seconds": detector.encoder.frame_seconds, "threshold": threshold}
+    if isinstance(audio, Path):
+        models = {"posterior": posteriors}
+        scale.update(title=one_field(name), audio=audio)
+        plots.save(plots.posteriors(models, pd.DataFrame(), labels, **scale), target)
+        return
+    from lab.evaluation.player import player
+
+    title = one_field(Path(name).name)
+    page = player(title, audio, posteriors, events, labels, settings=settings, **scale)
+    write_whole(target, page)
 
 
 def settings(args: argparse.Namespace, recordings: dict[str, Path]) -> dict:

@@ -17,13 +17,7 @@ from pathlib import Path
 
 from lab.errors import InputError, command
 from lab.packages import NETWORK, require
-from lab.runs.options import (
-    add_options,
-    check_libraries,
-    results_folder,
-    results_name,
-    running,
-)
+from lab.runs.options import add_options, check_libraries, results_name, running
 
 CONFS = Path(__file__).resolve().parent / "confs"
 ARMS = ("baseline", "coherence")
@@ -34,14 +28,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_options(
         parser,
         conf_file="YAML (default: confs/mini.yaml; with --data confs/dcase2021.yaml)",
+        log_dir="folder of the results (default: exp/<configuration>)",
         trials="trials of each arm, a seed each",
-        gpus="index, several (0,1) for trials side by side (with --set training.backend=ddp for "
-        "one training at a time on all of them), or cpu",
+        gpus=" (with --set training.backend=ddp for one training at a time on all of them)",
     )
-    parser.add_argument("--resume_from_checkpoint", help="go on from the last.ckpt of one trial")
-    parser.add_argument("--test_from_checkpoint", help="only test this checkpoint")
-    parser.add_argument("--eval_from_checkpoint", help="only detect events in data.eval_folder")
-    parser.add_argument("--arm", choices=[*ARMS, "both"], help="default: both")
+    parser.add_argument(
+        "--resume_from_checkpoint",
+        help="go on from the last.ckpt of one trial (default: with all trials in --log_dir)",
+    )
+    parser.add_argument("--test_from_checkpoint", help="only test this checkpoint (default: none)")
+    parser.add_argument(
+        "--eval_from_checkpoint", help="only detect events in data.eval_folder (default: none)"
+    )
+    parser.add_argument(
+        "--arm", choices=[*ARMS, "both"], help="default: both; with --baseline coherence"
+    )
     parser.add_argument(
         "--preset",
         choices=["transitions", "steps", "exact"],
@@ -50,15 +51,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "clips (default: steps where the configuration has no section coherence)",
     )
     parser.add_argument(
-        "--setting", metavar="FILE", help="YAML laid over the configuration, as in confs/settings"
+        "--setting",
+        metavar="FILE",
+        help="YAML laid over the configuration, as in confs/settings (default: none)",
     )
     official = parser.add_argument_group("on the official code")
     official.add_argument(
-        "--baseline", help="a checkout of DESED_task: its own script is run, with its own flags"
+        "--baseline",
+        help="a checkout of DESED_task: its own script is run, with its own flags (default: none)",
     )
-    official.add_argument("--recipe", default="dcase2021_task4_baseline")
-    official.add_argument("--trainer", help="sed_trainer or sed_trainer_pretrained")
-    official.add_argument("--allow-drift", action="store_true", help="train on any version of it")
+    recipe = "dcase2021_task4_baseline"
+    official.add_argument("--recipe", default=recipe, help="of the checkout (default: %(default)s)")
+    official.add_argument(
+        "--trainer", help="sed_trainer or sed_trainer_pretrained (default: the only one)"
+    )
+    official.add_argument(
+        "--allow_drift", action="store_true", help="train on any version of it (default: no)"
+    )
+    # The spelling of before.
+    official.add_argument(
+        "--allow-drift", dest="allow_drift", action="store_true", help=argparse.SUPPRESS
+    )
     args, args.others = parser.parse_known_args(argv)
     if args.others and not args.baseline:
         parser.error(f"unknown arguments: {' '.join(args.others)}")
@@ -75,65 +88,27 @@ def main(argv: list[str] | None = None) -> None:
     check_libraries(args.verify)
     config = configuration(args)
     from lab.devices import own_rank
+    from lab.runs.pool import run_trials
 
     if own_rank() == 0 and not args.quiet:
         print("bundled baseline (--baseline CHECKOUT runs the official code instead)")
-    log_dir = results_folder(args, setting=args.setting or args.preset)
-    options = running(args, results_name(args, setting=args.setting or args.preset))
+    name = results_name(args, setting=args.setting or args.preset)
+    log_dir = Path(args.log_dir or Path("exp", name))
+    options = running(args, name)
     if args.test_from_checkpoint or args.eval_from_checkpoint:
         test_checkpoint(args, config, log_dir)
         return
-    from lab.data.annotations import read_reference
-    from lab.data.classes import are_desed
-    from lab.evaluation import plots
-    from lab.evaluation.profile import of_systems, profile_text
-    from lab.runs.pool import run_trials
-    from lab.runs.profiles import errors_of_trials, has_detections, profile_of_scores
-
     if args.resume_from_checkpoint and args.storage:
         raise InputError(
             "--resume_from_checkpoint goes on with one trial, and --storage shares all of them; "
             "leave out one of the two"
         )
-    trials = resumed(args, config) or planned(args, config, log_dir)
+    trials = planned(args, config, log_dir)
     start = time.time()
     records = run_trials(trials, **options)
-    if own_rank():
-        return  # one of several processes of each training: the first of them tells the results
-    scores = [record["scores"] for record in records]
-    model = tested(scores[0])
-    by_arm = {
-        arm: [(trial, one) for trial, one in zip(trials, scores) if ARMS[trial.coherence] == arm]
-        for arm in ARMS
-    }
-    by_arm = {arm: pairs for arm, pairs in by_arm.items() if pairs}
-    profiles = {
-        arm: profile_of_scores([one for _, one in pairs], model) for arm, pairs in by_arm.items()
-    }
-    reference = read_reference(config["data"]["test_tsv"], config["data"]["classes"])
-    errors = {
-        arm: errors_of_trials([trial.folder for trial, _ in pairs], model, reference)
-        for arm, pairs in by_arm.items()
-    }
-    official = are_desed(config["data"]["classes"])
-    counts = of_systems(profiles, official=official)
-    table = f"{comparison(by_arm, model)}\n\n{profile_text(counts)}"
-    print(f"\n{table}\n")
-    if not args.quiet:
-        print(f"trained and tested in {time.time() - start:.0f} s")
-    write_results(log_dir, table, trials, scores, profiles)
-    known = {arm: found for arm, found in errors.items() if found is not None}
-    plots.save(plots.error_profiles(profiles, known, official=official), log_dir / "profile")
-    if len(by_arm) == 2:
-        here = {(t.number, ARMS[t.coherence]) for t in trials if has_detections(t.folder, model)}
-        shown = [t for t in trials if {(t.number, arm) for arm in ARMS} <= here]
-        if shown:
-            folders = {ARMS[t.coherence]: t.folder for t in reversed(shown)}
-            draw_posteriors(log_dir, config, folders, model)
-            draw_curves(log_dir, folders, model)
-        else:
-            print("posteriors and curves of both models: none, as no seed was trained here")
-    print(f"results, checkpoints, logs and detections in {log_dir}")
+    if own_rank() == 0:  # of several processes of each training the first tells the results
+        seconds = None if args.quiet else time.time() - start
+        report(log_dir, config, trials, [record["scores"] for record in records], seconds)
 
 
 def configuration(args: argparse.Namespace) -> dict:
@@ -154,34 +129,22 @@ def configuration(args: argparse.Namespace) -> dict:
         # Only it is run: its classes count, whatever a table of training clips has.
         config["data"]["classes"] = classes_in(load_checkpoint(checkpoint))
     generated = Path("data", Path(args.conf_file).stem)
-    place_data(
-        config,
-        args.data,
-        generated,
-        overrides,
-        few=args.fast_dev_run,
-        progress=not args.quiet,
-    )
+    options = {"few": args.fast_dev_run, "progress": not args.quiet}
+    place_data(config, args.data, generated, overrides, **options)
     return config
 
 
 def planned(args: argparse.Namespace, config: dict, log_dir: Path) -> list:
+    """The trials of both arms, or the one that --resume_from_checkpoint names."""
     from lab.runs.trials import Trial
 
-    arms = [args.arm] if args.arm in ARMS else ARMS
-    return [
-        Trial(arm, config, arm == "coherence", n, log_dir / arm / f"trial_{n}")
-        for n in range(args.trials)
-        for arm in arms
-    ]
-
-
-def resumed(args: argparse.Namespace, config: dict) -> list:
-    """The one trial that --resume_from_checkpoint names, with the arm and seed it had."""
     if not args.resume_from_checkpoint:
-        return []
-    from lab.runs.trials import Trial
-
+        arms = [args.arm] if args.arm in ARMS else ARMS
+        return [
+            Trial(arm, config, arm == "coherence", n, log_dir / arm / f"trial_{n}")
+            for n in range(args.trials)
+            for arm in arms
+        ]
     last = Path(args.resume_from_checkpoint)
     record = last.parent / "trial.json"
     if last.name != "last.ckpt" or not last.is_file() or not record.is_file():
@@ -189,21 +152,20 @@ def resumed(args: argparse.Namespace, config: dict) -> list:
             f"--resume_from_checkpoint is {last}; give the last.ckpt in a trial's folder"
         )
     settings = json.loads(record.read_text())["settings"]
-    arm, number = ARMS[settings["coherence"]], settings["number"]
-    return [Trial(arm, config, settings["coherence"], number, last.parent)]
+    coherence = settings["coherence"]
+    return [Trial(ARMS[coherence], config, coherence, settings["number"], last.parent)]
 
 
 def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> None:
     from lab.baseline.experiment import build
 
-    evaluation = args.eval_from_checkpoint is not None
     experiment = build(
         config,
         coherence=False,
         log_dir=log_dir / "test",
         gpus=args.gpus,
         train=False,
-        evaluation=evaluation,
+        evaluation=args.eval_from_checkpoint is not None,
         fast_dev_run=args.fast_dev_run,
         verify_psds=args.verify,
     )
@@ -214,9 +176,57 @@ def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> No
         print(f"detections in {experiment.folder / 'metrics_test'}")
 
 
-def tested(scores: dict[str, float]) -> str:
-    """Name of the model that is judged: the student where there is no teacher."""
-    return "teacher" if "test/teacher/event_f1_macro" in scores else "student"
+def report(
+    log_dir: Path, config: dict, trials: list, scores: list[dict], seconds: float | None
+) -> None:
+    """Print, write and draw what the trials of the arms gave."""
+    from lab.data.annotations import read_reference
+    from lab.data.classes import are_desed
+    from lab.evaluation import plots
+    from lab.evaluation.profile import ALL, of_systems, profile_text
+    from lab.evaluation.tables import to_json
+    from lab.files import write_whole
+    from lab.runs.profiles import errors_of_trials, has_detections, profile_of_scores
+
+    # The student is judged where there is no teacher.
+    model = "teacher" if "test/teacher/event_f1_macro" in scores[0] else "student"
+    by_arm: dict[str, list] = {}
+    for trial, found in zip(trials, scores):
+        by_arm.setdefault(trial.setting, []).append((trial, found))
+    official = are_desed(config["data"]["classes"])
+    reference = read_reference(config["data"]["test_tsv"], config["data"]["classes"])
+    profiles, errors = {}, {}
+    for arm, pairs in by_arm.items():
+        profiles[arm] = profile_of_scores([found for _, found in pairs], model)
+        edges = errors_of_trials([trial.folder for trial, _ in pairs], model, reference)
+        errors.update({} if edges is None else {arm: edges})
+    counts = of_systems(profiles, official=official)
+    table = f"{comparison(by_arm, model)}\n\n{profile_text(counts)}"
+    print(f"\n{table}\n")
+    if seconds is not None:
+        print(f"trained and tested in {seconds:.0f} s")
+    content = {
+        "command": shlex.join(sys.argv),
+        "trials": [
+            {"arm": trial.setting, "folder": str(trial.folder), **found}
+            for trial, found in zip(trials, scores)
+        ],
+        "profiles": {arm: found.loc[ALL].to_dict() for arm, found in profiles.items()},
+    }
+    write_whole(log_dir / "metrics.json", to_json(content))
+    write_whole(log_dir / "comparison.txt", table + "\n")
+    plots.save(plots.error_profiles(profiles, errors, official=official), log_dir / "profile")
+    if len(by_arm) == 2:
+        here: dict[int, dict[str, Path]] = {}
+        for trial in trials:
+            if has_detections(trial.folder, model):
+                here.setdefault(trial.number, {})[trial.setting] = trial.folder
+        both = [folders for folders in here.values() if len(folders) == 2]
+        if both:
+            draw(log_dir, config, both[0], model)
+        else:
+            print("posteriors and curves of both models: none, as no seed was trained here")
+    print(f"results, checkpoints, logs and detections in {log_dir}")
 
 
 def comparison(by_arm: dict[str, list], model: str) -> str:
@@ -243,48 +253,22 @@ def comparison(by_arm: dict[str, list], model: str) -> str:
     return "\n".join([*lines, *(["", weight_of(tests)] if tests is not None else [])])
 
 
-def write_results(log_dir: Path, table: str, trials: list, scores: list, profiles: dict) -> None:
-    from lab.evaluation.profile import ALL
-    from lab.evaluation.tables import to_json
-    from lab.files import write_whole
-
-    content = {
-        "command": shlex.join(sys.argv),
-        "trials": [
-            {"arm": ARMS[trial.coherence], "folder": str(trial.folder), **found}
-            for trial, found in zip(trials, scores)
-        ],
-        "profiles": {arm: found.loc[ALL].to_dict() for arm, found in profiles.items()},
-    }
-    write_whole(log_dir / "metrics.json", to_json(content))
-    write_whole(log_dir / "comparison.txt", table + "\n")
-
-
-def draw_posteriors(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
-    """Posteriors of both models on a test clip."""
+def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
+    """Posteriors of both models on a test clip, and the curves of their training."""
     from lab.evaluation import plots
+    from lab.runs.epochs import read_epochs
     from lab.runs.shown import draw_clip
 
-    figure = draw_clip({arm: folders[arm] for arm in ARMS}, model, config)
-    print(f"posteriors of both models: {plots.save(figure, log_dir / 'posteriors')[0]}")
-
-
-def draw_curves(log_dir: Path, folders: dict[str, Path], model: str) -> None:
-    """Curves of the training of both models."""
-    import pandas as pd
-
-    from lab.evaluation import plots
-
+    clip = plots.save(draw_clip(folders, model, config), log_dir / "posteriors")[0]
+    print(f"posteriors of both models: {clip}")
     score = f"val/synth/{model}/event_f1_macro"
     names = {"loss": "training loss", score: f"validation: macro event F1 of the {model} (%)"}
     epochs = {
-        arm: pd.read_csv(folders[arm] / "epochs.tsv", sep="\t", index_col="epoch")
-        .rename(index=lambda epoch: epoch + 1)
-        .rename(columns=names)
-        for arm in ARMS
+        arm: read_epochs(folder).rename(index=lambda epoch: epoch + 1).rename(columns=names)
+        for arm, folder in folders.items()
     }
-    figure = plots.curves(epochs, panels=list(names.values()))
-    print(f"curves of the training: {plots.save(figure, log_dir / 'curves')[0]}")
+    curves = plots.save(plots.curves(epochs, panels=list(names.values())), log_dir / "curves")[0]
+    print(f"curves of the training: {curves}")
 
 
 def run_official_code(args: argparse.Namespace) -> None:
@@ -302,45 +286,34 @@ def run_official_code(args: argparse.Namespace) -> None:
         if getattr(args, name):
             flags += [f"--{name}", getattr(args, name)]
     flags += ["--fast_dev_run"] if args.fast_dev_run else []
-    arms = ARMS if args.arm == "both" else [args.arm or "coherence"]
     # The official script does not go on by itself: nothing here may say so.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     scores = {}
-    for arm in arms:
-        folder = args.log_dir
-        if folder and args.arm == "both":
-            folder = str(Path(folder, arm))
-        result = run_official(
+    for arm in ARMS if args.arm == "both" else [args.arm or "coherence"]:
+        folder = Path(args.log_dir, arm) if args.log_dir and args.arm == "both" else args.log_dir
+        scores[arm] = run_official(
             args.baseline,
             args.recipe,
-            flags + (["--log_dir", folder] if folder else []),
+            [*flags, *(["--log_dir", str(folder)] if folder else [])],
             arm=arm,
             trainer=args.trainer,
             allow_drift=args.allow_drift,
             preset=args.preset,
-        )
-        scores[arm] = result.scores
+        ).scores
     if len(scores) == 2 and all(scores.values()):
         print(f"\n{official_comparison(scores)}\n")
 
 
 def official_comparison(by_arm: dict[str, dict[str, float]]) -> str:
-    """Table of what the official test logged, under its own names, which differ from year to year.
+    """Table of what the official test logged, under its own names, which differ by year."""
+    import pandas as pd
 
-    The scores are fractions, as the official code logs them.
-    """
-    names = [name for name in by_arm["baseline"] if name in by_arm["coherence"]]
-    width = max(map(len, names)) + 2
-    heads = (*ARMS, "difference")
-    lines = ["test set, as the official code logs it", ""]
-    lines.append(" " * width + "".join(f"{head:>12}" for head in heads))
-    for name in names:
-        baseline, coherence = (by_arm[arm][name] for arm in ARMS)
-        cells = (f"{baseline:.4f}", f"{coherence:.4f}", f"{coherence - baseline:+.4f}")
-        lines.append(f"{name:{width}}" + "".join(f"{cell:>12}" for cell in cells))
-    lines += ["", "The differences rest on one seed and prove nothing."]
-    return "\n".join(lines)
+    table = pd.DataFrame(by_arm).dropna()
+    table["difference"] = (table[ARMS[1]] - table[ARMS[0]]).map("{:+.4f}".format)
+    text = table.to_string(float_format="{:.4f}".format)
+    note = "The differences rest on one seed and prove nothing."
+    return f"test set, as the official code logs it\n\n{text}\n\n{note}"
 
 
 if __name__ == "__main__":

@@ -319,7 +319,7 @@ def refuse_drift(recipe: str, module_name: str, config: Mapping[str, Any]) -> No
         raise InputError(
             f"this desed_task is not the one {recipe} was published with: "
             f"{' and '.join(reasons)}; check its folder out at the pinned commit "
-            f"(git checkout {PINNED_COMMIT[:7]} -- desed_task), or give --allow-drift "
+            f"(git checkout {PINNED_COMMIT[:7]} -- desed_task), or give --allow_drift "
             "(allow_drift=True) to go on with what there is"
         )
 

@@ -48,16 +48,10 @@ def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
 
 
 class Processes(NamedTuple):
-    """The processes that train one model.
+    """The processes that train one model."""
 
-    Attributes:
-        accelerator: "cpu" or "gpu".
-        devices: how many processes on each machine; for GPUs their indices, a process each.
-        machines: how many.
-    """
-
-    accelerator: str
-    devices: Union[int, list[int]]
+    accelerator: str  # "cpu" or "gpu"
+    devices: Union[int, list[int]]  # processes on each machine; for GPUs their indices
     machines: int = 1
 
     @property
@@ -73,13 +67,9 @@ class Processes(NamedTuple):
 
 
 def processor(device: torch.device) -> str:
-    """Name what a device computes with: the same trial ends elsewhere with another's rounding.
+    """Name what a device computes with, as another one rounds otherwise.
 
-    Args:
-        device: of the training.
-
-    Returns:
-        The GPU's name, or the vector instructions that torch uses, such as "AVX512".
+    The GPU's name, or the vector instructions that torch uses, such as "AVX512".
     """
     import torch
 
@@ -111,11 +101,7 @@ def started_together() -> tuple[int, int]:
 def choose_processes(gpus: str | None, backend: str | None) -> Processes:
     """Choose the processes that train one model, and their devices.
 
-    Those that torchrun or srun started; else one, or with `backend` "ddp" one for each GPU.
-
-    Args:
-        gpus: the official flag.
-        backend: `training.backend` of the configuration.
+    Those that torchrun or srun started; else one, or with `training.backend` "ddp" one a GPU.
 
     Raises:
         InputError: there are not as many GPUs as processes, or several without "ddp".
@@ -125,11 +111,8 @@ def choose_processes(gpus: str | None, backend: str | None) -> Processes:
     if here * machines > 1 and accelerator == "cpu":
         return Processes("cpu", here, machines)
     if here * machines > 1:
-        import torch
-
-        named = gpus is not None and isinstance(devices, list)
-        found: Any = devices if named else list(range(torch.cuda.device_count()))
-        if len(found) < here or (named and len(found) > here):
+        found: Any = choose_devices("-1")[1] if gpus is None else devices
+        if len(found) < here or (gpus is not None and len(found) > here):
             raise InputError(
                 f"{here} processes were started on this machine for {len(found)} GPUs; start one "
                 "for each GPU, or give --gpus cpu"
@@ -147,15 +130,11 @@ def keep_memory(keep: bool = True) -> None:
     """Let the C library keep freed memory for the next allocation, where it is glibc.
 
     By default it hands each large block back to the system, and a training step on the CPU spends
-    much of its time on having the same pages cleared again.
-
-    Args:
-        keep: False restores the default.
+    much of its time on having the same pages cleared again. `keep=False` restores the default.
     """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    mallopt(mmap_max, 0 if keep else 65536)
-    mallopt(trim_threshold, -1 if keep else 128 * 1024)  # -1: never
+    mallopt(-4, 0 if keep else 65536)  # M_MMAP_MAX of malloc.h
+    mallopt(-1, -1 if keep else 128 * 1024)  # M_TRIM_THRESHOLD: never

@@ -37,34 +37,17 @@ SIGNALS = {signal.SIGTERM: RESUME_ME, signal.SIGINT: 130}
 
 
 class Stopped(SystemExit):
-    """A signal ended the command, or a process of its own.
-
-    Args:
-        what: was stopped, or stopped it; shown to the user.
-        code: exit code.
-
-    Attributes:
-        resumable: the same command goes on where this one stopped, see :func:`resumable`.
-    """
+    """A signal ended the command, or a process of its own; `what` is shown to the user."""
 
     def __init__(self, what: str, code: int = RESUME_ME) -> None:
         super().__init__(code)
         self.what = what
-        self.resumable = False
+        self.resumable = False  # the same command goes on where this one stopped
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Mark work whose finished part is kept: a command that is stopped in it says so.
-
-    Example:
-        >>> try:
-        ...     with resumable():
-        ...         raise Stopped("stopped by SIGTERM")
-        ... except Stopped as stopped:
-        ...     print(stopped.resumable)
-        True
-    """
+    """Mark work whose finished part is kept: a command that is stopped in it says so."""
     try:
         yield
     except Stopped as stopped:
@@ -114,10 +97,7 @@ def _stoppable() -> Iterator[None]:
 
 @contextmanager
 def _any_console() -> Iterator[None]:
-    """Print to consoles of any encoding; end quietly when the reader of a pipe is gone.
-
-    Characters that a console lacks are printed as escapes.
-    """
+    """Print what a console lacks as escapes; end quietly when the reader of a pipe is gone."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
     for stream in streams:
         if hasattr(stream, "reconfigure"):
@@ -154,16 +134,6 @@ def command(main: Main) -> Main:
 
     2 for an :class:`InputError`, 75 for SIGTERM (start me again), 130 for Ctrl-C. It ends with 141,
     without a sentence, when the reader of its output is gone.
-
-    Example:
-        >>> @command
-        ... def main():
-        ...     raise InputError("--trials is 0; give at least 1")
-        >>> try:
-        ...     main()
-        ... except SystemExit as stop:
-        ...     print(stop.code)
-        2
     """
 
     @functools.wraps(main)

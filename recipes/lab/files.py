@@ -23,14 +23,6 @@ def whole_file(path: PathLike) -> Iterator[Path]:
 
     Raises:
         InputError: the folder cannot be written or the disk is full (any OSError of the block).
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with whole_file(f"{folder}/new/scores.txt") as temporary:
-        ...         _ = temporary.write_text("42")
-        ...     os.listdir(f"{folder}/new")
-        ['scores.txt']
     """
     target = Path(path)
     try:

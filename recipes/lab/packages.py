@@ -24,16 +24,10 @@ _INSTALLED_AS = {"yaml": "pyyaml"}
 
 
 def require(*modules: str) -> None:
-    """Import what the rest of a command takes.
-
-    Args:
-        modules: by name; :data:`SOUND`, :data:`SCORES` or :data:`NETWORK`.
+    """Import what the rest of a command takes, for example :data:`NETWORK`.
 
     Raises:
         InputError: one of them, or what it imports, is missing or does not load.
-
-    Example:
-        >>> require("numpy", "pandas")
     """
     for module in dict.fromkeys(modules):
         try:

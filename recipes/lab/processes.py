@@ -1,8 +1,7 @@
-"""Processes: a function of many files in several of them, and workers that train.
+"""A function of many files in several processes, by joblib's loky, and workers that train.
 
-A function of many files goes to joblib's loky. Workers that train are started one by one
-(:func:`start`): each has its own GPU or share of the cores, tells its progress, and leaves within a
-batch of being told to stop, which a pool that hands out calls does not give.
+The latter have a GPU or share of the cores each, tell their progress, and leave within a batch of
+being told to stop, which a pool that hands out calls does not give.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from typing import Any, Callable, Iterator, Sequence, TypeVar
+from typing import Callable, Iterator, Sequence, TypeVar
 
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
@@ -52,14 +50,10 @@ def over_files(
         >>> list(over_files(os.path.basename, ["a/b.wav", "a/c.wav"]))
         ['b.wav', 'c.wav']
     """
-    processes = cores() if processes is None else processes
-    processes = min(processes, len(items) // at_least)
-    with tqdm(
-        total=len(items), initial=0, desc=progress, unit="clip", disable=None if progress else True
-    ) as bar:
-        for result in _results(function, items, processes):
-            yield result
-            bar.update()
+    processes = min(cores() if processes is None else processes, len(items) // at_least)
+    results = _results(function, items, processes)
+    disable = None if progress else True
+    yield from tqdm(results, progress, len(items), unit="clip", disable=disable)
 
 
 def _results(
@@ -73,8 +67,12 @@ def _results(
         "loky", n_jobs=processes, inner_max_num_threads=1, idle_worker_timeout=ORPHANED
     ):
         workers = Parallel(return_as="generator")
-    with starting():
+    # Ctrl-C is not for them, who would each print a traceback: their parent ends them.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
         results = workers(delayed(function)(item) for item in items)
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         yield from results
     except BrokenProcessPool:
@@ -86,32 +84,8 @@ def _results(
         results.close()
 
 
-@contextmanager
-def starting() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: it is their parent that ends them.
-
-    A terminal sends it to the whole group, and each would print a traceback of its own.
-    """
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def start(target: Callable[..., object], *arguments: object) -> Any:
-    """Start a process that runs a function of a module; see :func:`end`."""
-    process = CONTEXT.Process(target=target, args=arguments)
-    with starting():
-        process.start()
-    return process
-
-
 def leave_with_parent() -> None:
-    """Leave a process whose parent was killed: nobody would end it any more.
-
-    A second writer in its folder would meet the run that goes on.
-    """
+    """Leave a process whose parent was killed: it would write into the run that goes on."""
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         os._exit(1)
@@ -127,10 +101,7 @@ def leave(number: int, frame: object = None) -> None:
 
 
 def end(processes: Sequence[BaseProcess]) -> None:
-    """End processes: they are asked to, and killed when they have not ended after a while.
-
-    A scheduler leaves half a minute or so, and no file is ever half written.
-    """
+    """Ask processes to end, and kill them when they have not ended after a while."""
     for process in processes:
         process.terminate()
     for process in processes:

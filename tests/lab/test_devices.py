@@ -6,7 +6,6 @@ import os
 import pytest
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from lab import devices
 from lab.devices import (
     Processes,
     choose_devices,
@@ -38,49 +37,26 @@ def gpus(monkeypatch):
     return gpus
 
 
-def affinity(monkeypatch, count):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(count)), raising=False)
-
-
-def test_cores_are_those_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    affinity(monkeypatch, 3)
-    assert cores() == 3
-
-
-@pytest.mark.parametrize(("counted", "expected"), [(6, 6), (None, 1)])
-def test_cores_of_a_system_without_affinity(monkeypatch, counted, expected):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: counted)
-    assert cores() == expected
-
-
-@pytest.mark.parametrize(("found", "expected"), [(5, 2), (1, 1)])
-def test_the_processes_of_torchrun_share_the_cores(monkeypatch, gpus, found, expected):
-    affinity(monkeypatch, found)
-    gpus(0, **TORCHRUN)
-    assert cores() == expected
-
-
-def test_srun_has_given_each_process_its_own_cores(monkeypatch, gpus):
-    affinity(monkeypatch, 5)
-    gpus(0, **SRUN)
-    assert cores() == 5
-
-
-@pytest.mark.parametrize("environment", [TORCHRUN, SRUN])
-def test_processes_a_machine_and_machines(gpus, environment):
-    assert started_together() == (1, 1)
+@pytest.mark.parametrize(
+    # The processes of torchrun share the cores; srun has given each its own.
+    ("found", "environment", "expected"),
+    [(3, {}, 3), (5, TORCHRUN, 2), (1, TORCHRUN, 1), (5, SRUN, 5)],
+)
+def test_cores_are_those_this_process_may_use(monkeypatch, gpus, found, environment, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(found)), raising=False)
     gpus(0, **environment)
-    assert started_together() == (2, 3)
+    assert cores() == expected
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: found)
+    assert cores() == expected
 
 
-def test_choice_of_devices(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+def test_choice_of_devices(gpus):
+    gpus(0)
     assert choose_devices(None) == choose_devices("0") == choose_devices("cpu") == ("cpu", 1)
     with pytest.raises(InputError, match="0 GPUs"):
         choose_devices("0,1")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    gpus(2)
     assert choose_devices(None) == choose_devices("0") == ("gpu", [0])
     assert choose_devices("-1") == ("gpu", [0, 1])
     for flag in ("two", "2", ""):
@@ -90,24 +66,27 @@ def test_choice_of_devices(monkeypatch):
 
 def test_processes_without_a_launcher(gpus):
     gpus(2)
+    assert started_together() == (1, 1)
     assert choose_processes(None, None) == Processes("gpu", [0])
     assert choose_processes("0,1", "ddp") == Processes("gpu", [0, 1])
     assert choose_processes("0,1", "ddp").total == 2
-    with pytest.raises(InputError, match=r"runs on one GPU.*training\.backend to ddp"):
+    with pytest.raises(InputError, match=r"--gpus is '0,1'.*training\.backend to ddp"):
         choose_processes("0,1", None)
 
 
 @pytest.mark.parametrize("environment", [TORCHRUN, SRUN])
 def test_processes_of_torchrun_and_srun(gpus, environment):
     gpus(4, **environment)
+    assert started_together() == (2, 3)
     assert choose_processes(None, None) == Processes("gpu", [0, 1], 3)
     assert choose_processes("2,3", None) == Processes("gpu", [2, 3], 3)
     assert choose_processes("cpu", None) == Processes("cpu", 2, 3)
     assert choose_processes("cpu", None).total == 6
-    with pytest.raises(InputError, match="2 processes were started on this machine for 1 GPUs"):
-        choose_processes("0", None)
+    for flag in ("0", "0,1,2"):
+        with pytest.raises(InputError, match="2 processes were started on this machine for"):
+            choose_processes(flag, None)
     gpus(1)
-    with pytest.raises(InputError, match="start one for each GPU"):
+    with pytest.raises(InputError, match="for 1 GPUs"):
         choose_processes(None, None)
 
 
@@ -120,50 +99,30 @@ def test_rank_is_the_launchers_and_0_for_one_process(monkeypatch):
 
 
 class MallInfo(ctypes.Structure):
-    """What glibc tells of its heap, in the order of malloc.h."""
+    """What glibc tells of its heap; the fourth is the number of blocks of their own."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-def blocks_of_their_own(libc, gigabytes=1):
-    """How many blocks of memory the system maps for a large one that nothing touches."""
-    libc.mallinfo2.restype = MallInfo
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    before = libc.mallinfo2().hblks
-    block = libc.malloc(gigabytes * 2**30)
-    assert block
-    after = libc.mallinfo2().hblks
-    libc.free(block)
-    return after - before
+    _fields_ = [("sizes", ctypes.c_size_t * 10)]
 
 
 def test_large_blocks_come_from_the_kept_heap_and_the_default_is_restored():
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallinfo2  # noqa: B018
+        libc.mallinfo2.restype = MallInfo
     except (OSError, AttributeError):
         pytest.skip("needs glibc 2.33")
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+
+    def blocks_of_its_own(gigabytes):
+        before = libc.mallinfo2().sizes[3]
+        block = libc.malloc(gigabytes * 2**30)
+        after = libc.mallinfo2().sizes[3]
+        libc.free(block)
+        return after - before
+
     try:
-        keep_memory(False)
-        assert blocks_of_their_own(libc) == 1
-        keep_memory()
-        assert blocks_of_their_own(libc) == 0
+        for keep, gigabytes in ((False, 1), (True, 1), (False, 2)):
+            keep_memory(keep)
+            assert blocks_of_its_own(gigabytes) == (not keep)
     finally:
         keep_memory(False)
-    # Larger than what the heap has kept.
-    assert blocks_of_their_own(libc, 2) == 1
-
-
-def test_another_c_library_is_left_alone(monkeypatch):
-    def missing(name):
-        raise OSError(name)
-
-    monkeypatch.setattr(devices.ctypes, "CDLL", missing)
-    keep_memory()

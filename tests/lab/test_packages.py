@@ -3,7 +3,6 @@
 import ast
 import importlib
 import importlib.metadata
-import re
 import sys
 from pathlib import Path
 
@@ -26,24 +25,17 @@ def complaint(*modules):
     return str(refused.value)
 
 
-@pytest.mark.parametrize(("module", "package"), [("scipy", "scipy"), ("yaml", "pyyaml")])
-def test_what_is_missing_is_named_as_pip_knows_it(monkeypatch, module, package):
-    monkeypatch.setitem(sys.modules, module, None)
-    assert complaint("numpy", module) == f"{package} is not installed{MENDING}"
-
-
-def test_what_a_package_needs_is_named_where_it_is_missing(monkeypatch, tmp_path):
-    (tmp_path / "needs_another.py").write_text("import nowhere_to_be_found.part\n")
+def test_what_is_missing_or_does_not_load_is_named_as_pip_knows_it(monkeypatch, tmp_path):
+    for name, content in (
+        ("needs_another", "import nowhere_to_be_found.part"),
+        ("ill_built", "raise AttributeError('no\\n  symbol')"),
+    ):
+        (tmp_path / f"{name}.py").write_text(f"{content}\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert complaint("numpy", "yaml") == f"pyyaml is not installed{MENDING}"
     assert complaint("needs_another") == f"nowhere_to_be_found is not installed{MENDING}"
-
-
-def test_a_package_that_does_not_load_is_named_with_its_reason(monkeypatch, tmp_path):
-    (tmp_path / "ill_built.py").write_text("raise AttributeError('no\\n  symbol')\n")
-    (tmp_path / "of_another_numpy.py").write_text("import numpy.nowhere\n")
-    monkeypatch.syspath_prepend(tmp_path)
     assert complaint("ill_built") == f"ill_built does not load (no symbol){MENDING}"
-    assert re.match(r"of_another_numpy does not load \(No .*numpy", complaint("of_another_numpy"))
 
 
 def test_a_torchaudio_of_another_torch_is_named_with_it(monkeypatch):
@@ -96,11 +88,7 @@ COMMANDS = {
 }
 
 
-def test_every_command_is_tried():
-    assert set(COMMANDS) == {path.name for path in (ROOT / "recipes").glob("*.py")}
-
-
-@pytest.mark.parametrize("recipe", COMMANDS)
+@pytest.mark.parametrize("recipe", sorted(p.name for p in (ROOT / "recipes").glob("*.py")))
 def test_a_command_says_it_before_any_work(recipe, tmp_path, monkeypatch, capsys):
     import runpy
 

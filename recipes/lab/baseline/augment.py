@@ -14,37 +14,22 @@ KNOTS = 6  # of an equaliser's curve
 
 
 @torch.no_grad()
-def mixup(
-    data: Tensor,
-    target: Tensor,
-    alpha: float = 0.2,
-    beta: float = 0.2,
-    mixup_label_type: str = "soft",
-) -> tuple[Tensor, Tensor]:
+def mixup(data: Tensor, target: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """Mix each row with a row of a random permutation (Zhang et al., mixup, ICLR 2018).
 
     The share is drawn with `np.random.beta`, then the permutation with `torch.randperm`, once a
     batch and in the order of the DCASE 2021 Task 4 baseline: with the same seeds, the same mix.
 
-    Args:
-        data: `(batch, ...)`.
-        target: `(batch, ...)`, in [0, 1].
-        alpha: first parameter of the beta distribution.
-        beta: second parameter of the beta distribution.
-        mixup_label_type: "soft" mixes the labels in the same shares, "hard" unites them.
-
-    Returns:
-        Mixed data and mixed target, new tensors of the shapes given.
+    Data and target `(batch, ...)` are left as they are; "soft" mixes the labels in the same shares,
+    "hard" unites them.
     """
-    share = np.random.beta(alpha, beta)
+    share = np.random.beta(0.2, 0.2)
     order = torch.randperm(data.size(0))
     mixed = share * data + (1 - share) * data[order]
-    if mixup_label_type == "soft":
+    if kind == "soft":
         target = share * target + (1 - share) * target[order]
-    elif mixup_label_type == "hard":
-        target = target + target[order]
     else:
-        raise ValueError(f"mixup_label_type is {mixup_label_type!r}; it must be soft or hard")
+        target = target + target[order]
     return mixed, target.clamp(0, 1)
 
 
@@ -64,9 +49,6 @@ def time_shift(
         most: largest shift, in label frames; each clip's is drawn from 0 to it.
         rows: those with strong labels; the labels of others do not move (weak labels stand in the
             first frame).
-
-    Returns:
-        Features and labels, new tensors of the shapes given.
     """
     frames = labels.size(-1)
     pooled = mels.size(-1) // frames
@@ -87,13 +69,10 @@ def _turn(values: Tensor, shifts: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gain(mels: Tensor, deviation: float) -> Tensor:
-    """Make each clip louder or softer, by a normally distributed number of dB.
+    """Make each clip of magnitudes `(batch, mels, frames)` louder or softer.
 
-    A scaler with the statistics of each clip takes most of it away again.
-
-    Args:
-        mels: magnitudes `(batch, mels, frames)`.
-        deviation: standard deviation in dB.
+    By a normally distributed number of dB, of this standard deviation. A scaler with the statistics
+    of each clip takes most of it away again.
     """
     decibels = deviation * torch.randn(len(mels), 1, 1, device="cpu")
     return mels * (10 ** (decibels / 20)).to(mels.device)
@@ -104,11 +83,7 @@ def equalise(mels: Tensor, most: float) -> Tensor:
     """Give each clip a frequency response of its own, as another microphone would.
 
     The linear filter of Nam et al. (FilterAugment, ICASSP 2022), with its knots at equal
-    distances: gains in dB are drawn at six of them and joined by lines.
-
-    Args:
-        mels: magnitudes `(batch, mels, frames)`.
-        most: largest gain and largest loss, in dB.
+    distances: gains up to `most` dB either way are drawn at six of them and joined by lines.
     """
     knots = most * (2 * torch.rand(len(mels), 1, KNOTS, device="cpu") - 1)
     decibels = interpolate(knots, size=mels.size(1), mode="linear", align_corners=True)
@@ -119,10 +94,8 @@ def equalise(mels: Tensor, most: float) -> Tensor:
 def frequency_mask(features: Tensor, most: int) -> Tensor:
     """Set neighbouring mel bands of each clip to the clip's mean (Park et al., SpecAugment, 2019).
 
-    Args:
-        features: normalised log-mels `(batch, mels, frames)`.
-        most: largest number of bands; each clip's number is drawn from 0 to it, then the lowest
-            of them.
+    Of `(batch, mels, frames)` each clip's number of bands is drawn from 0 to `most`, then the
+    lowest of them.
     """
     batch, bands, _ = features.shape
     count = torch.randint(most + 1, (batch, 1), device="cpu")

@@ -27,9 +27,6 @@ STAND_INS = [
     )
 ]
 
-#: What wrappers of a network put into the names of its weights.
-WRAPPERS = ("module", "_orig_mod")
-
 
 def load_checkpoint(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]:
     """Load a checkpoint without running any code that it may hold.
@@ -85,20 +82,15 @@ def bare_weights(state: Any, path: PathLike) -> Any:
     """
     if not isinstance(state, dict):
         return state
-    bare = {}
-    wrappers: dict[str, None] = {}
     for key, value in state.items():
         if isinstance(value, Tensor) and not torch.isfinite(value).all():
             raise InputError(
                 f"the checkpoint {path} holds weights that are not finite ({key}), as those of a "
                 "training that diverged; give one of an earlier epoch or of another training"
             )
-        parts = str(key).split(".")
-        wrappers.update(dict.fromkeys(part for part in parts if part in WRAPPERS))
-        bare[".".join(part for part in parts if part not in WRAPPERS)] = value
-    if wrappers:
-        taken = " and ".join(f"{name}." for name in wrappers)
-        print(f"{path}: {taken} is taken off the names of the weights", file=sys.stderr)
+    bare = {re.sub(r"\b(module|_orig_mod)\.", "", str(key)): value for key, value in state.items()}
+    if list(bare) != list(state):
+        print(f"{path}: a wrapper's prefix is taken off the names of the weights", file=sys.stderr)
     return bare
 
 
@@ -112,15 +104,11 @@ def _save(content: Mapping[str, Any], path: PathLike) -> None:
 class WholeFileIO(TorchCheckpointIO):
     """Write checkpoints to a temporary file beside their place, then move them there."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: PathLike, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: Any, path: PathLike, storage_options: Any = None) -> None:
         """Save; what was there stays until the new file is whole."""
         _save(checkpoint, path)
 
-    def load_checkpoint(
-        self, path: PathLike, map_location: Any = "cpu", weights_only: Any = True
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: PathLike, map_location: Any = "cpu", *_: Any, **__: Any) -> Any:
         """Load with :func:`load_checkpoint`."""
         return load_checkpoint(path, map_location)
 
@@ -146,10 +134,7 @@ class MovableCheckpoint(ModelCheckpoint):
 
 
 class OwnPatience(EarlyStopping):
-    """An EarlyStopping with the patience it is made with, not that of the checkpoint.
-
-    So a run that stopped goes on with more of it.
-    """
+    """An EarlyStopping that keeps its patience: a run that stopped goes on with more of it."""
 
     @property
     def state_key(self) -> str:
@@ -173,15 +158,11 @@ def load_statistics(path: PathLike, of: Mapping[str, Any]) -> tuple[Tensor, Tens
         InputError: they were computed with other settings than `of`.
     """
     saved = load_checkpoint(path)
-    statistics = saved.get("mean"), saved.get("mean_squared")
-    if not all(isinstance(value, Tensor) for value in statistics):
-        raise InputError(
-            f"scaler.savepath {path} holds no statistics; delete it or give another path"
-        )
+    mean, squares = saved.get("mean"), saved.get("mean_squared")
     other = [name for name, value in of.items() if saved.get(name) != value]
-    if other:
+    if other or not isinstance(mean, Tensor) or not isinstance(squares, Tensor):
         raise InputError(
-            f"scaler.savepath {path} holds statistics for other settings "
-            f"({', '.join(other)} differ); delete it or give another path"
+            f"scaler.savepath {path} holds no statistics for these settings (another "
+            f"{' and '.join(other) or 'file'}); delete it or give another path"
         )
-    return statistics  # type: ignore[return-value]
+    return mean, squares

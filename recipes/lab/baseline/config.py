@@ -28,15 +28,24 @@ class Kind(NamedTuple):
     test: Callable[[Any], bool]
 
 
-def _is_number(value: Any) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    # Not isfinite: it fails for an integer beyond any float.
-    return -sys.float_info.max <= value <= sys.float_info.max
+def _whole(least: int) -> Kind:
+    return Kind(
+        f"a whole number of at least {least}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
+    )
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _number(words: str, fits: Callable[[float], bool]) -> Kind:
+    most = sys.float_info.max  # isfinite fails for an integer beyond any float
+    return Kind(
+        f"a number {words}",
+        lambda value: (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and -most <= value <= most
+            and fits(value)
+        ),
+    )
 
 
 def _list_of(kind: Kind, words: str, length: int | None = None) -> Kind:
@@ -59,13 +68,12 @@ def _or_empty(kind: Kind) -> Kind:
     return Kind(f"{kind.words}, or empty", lambda value: value is None or kind.test(value))
 
 
-COUNT = Kind("a whole number of at least 1", lambda value: _is_whole(value) and value >= 1)
-WHOLE = Kind("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0)
-POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
-NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
-SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-PROBABILITY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
-DENSITY = Kind("a number from 1 to 3", lambda value: _is_number(value) and 1 <= value <= 3)
+COUNT, WHOLE = _whole(1), _whole(0)
+POSITIVE = _number("above 0", lambda value: value > 0)
+NOT_NEGATIVE = _number("of at least 0", lambda value: value >= 0)
+SHARE = _number("from 0 to 1", lambda value: 0 <= value <= 1)
+PROBABILITY = _number("from 0 to below 1", lambda value: 0 <= value < 1)
+DENSITY = _number("from 1 to 3", lambda value: 1 <= value <= 3)
 BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
 TEACHER = Kind(
     "true, false or average", lambda value: isinstance(value, bool) or value == "average"
@@ -75,10 +83,6 @@ NAMES = _list_of(
     TEXT, "a list of one or more names of classes (in quotes where YAML reads another thing)"
 )
 COUNTS = _list_of(COUNT, "a list of whole numbers of at least 1")
-DIFFERENT = Kind(
-    "a list of different whole numbers of at least 1",
-    lambda value: COUNTS.test(value) and 0 < len(value) == len(set(value)),
-)
 WHOLES = _list_of(WHOLE, "a list of whole numbers of at least 0")
 DIMS = _list_of(Kind("1 or 2", lambda value: value in (1, 2)), "a list of 1 (mels) and 2 (frames)")
 ANYTHING = Kind("any value", lambda value: True)
@@ -224,9 +228,6 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
         overrides: values that replace the file's, as sections (`{"training": {"seed": 1}}`) or
             under dotted names (`{"training.seed": 1}`); the last ones win.
 
-    Returns:
-        All sections with all keys, as plain data.
-
     Raises:
         InputError: the file cannot be read, a key is unknown, or a value cannot be used.
     """
@@ -263,10 +264,7 @@ def load_config(path: PathLike, *overrides: Mapping[str, Any]) -> dict[str, dict
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """Read overrides from a command line.
-
-    Args:
-        texts: `section.key=value` each, the value as in YAML.
+    """Read overrides `section.key=value` from a command line, the values as in YAML.
 
     Raises:
         InputError: one of them has no `=`, or a value that is no YAML.
@@ -341,7 +339,7 @@ def _show(value: Any) -> str:
     """Write a value as Python does, but shortened: a YAML file of a line can hold millions."""
     short = reprlib.Repr()
     short.maxlist, short.maxdict, short.maxlevel = 12, 12, 3
-    short.maxstring = short.maxlong = short.maxother = 100
+    short.maxstring = short.maxother = 100
     try:
         return short.repr(value)
     except ValueError:  # Python refuses to write an integer of more than 4300 digits
@@ -358,118 +356,82 @@ def _yaml_hint(value: Any) -> str:
 
 def _check_together(path: str, config: dict[str, dict[str, Any]]) -> None:
     """Raise where values that are right alone do not fit each other."""
-    training, net, feats, data = (config[s] for s in ("training", "net", "feats", "data"))
+    training, net, feats, data, opt = (
+        config[section] for section in ("training", "net", "feats", "data", "opt")
+    )
 
-    def require(fits: bool, sentence: str) -> None:
+    def require(fits: bool, names: str, fix: str) -> None:
         if not fits:
-            raise InputError(f"{path}: {sentence}")
+            keys = [(name, *name.split(".")) for name in names.split()]
+            held = [f"{name} is {_show(config[section][key])}" for name, section, key in keys]
+            raise InputError(f"{path}: {' and '.join(held)}; {fix}")
 
-    blocks = len(net["nb_filters"])
     for key in ("kernel_size", "padding", "stride", "pooling"):
-        require(
-            len(net[key]) == blocks,
-            f"net.{key} has {len(net[key])} entries and net.nb_filters {blocks}; "
-            "give one for each block",
-        )
-    require(
-        net["rnn_layers"] in (None, net["n_layers_RNN"]),
-        f"net.rnn_layers is {net['rnn_layers']}, which the official network ignores; "
-        f"give net.n_layers_RNN: {net['rnn_layers']}",
-    )
+        fits = len(net[key]) == len(net["nb_filters"])
+        require(fits, f"net.{key} net.nb_filters", "give one entry for each block")
+    fix = f"the official network ignores it; give net.n_layers_RNN: {net['rnn_layers']}"
+    require(net["rnn_layers"] in (None, net["n_layers_RNN"]), "net.rnn_layers", fix)
     bins = _left_after_pooling(net, feats["n_mels"], axis=1)
-    require(
-        bins == 1,
-        f"net.pooling leaves {bins} of feats.n_mels = {feats['n_mels']} bands; "
-        "choose its second values so that one is left",
-    )
+    fix = f"{bins} bands are left; choose the second values so that one is"
+    require(bins == 1, "feats.n_mels net.pooling", fix)
     pooled = math.prod(time * stride for (time, _), stride in zip(net["pooling"], net["stride"]))
-    require(
-        pooled == data["net_subsample"],
-        f"data.net_subsample is {data['net_subsample']} and net.pooling pools {pooled} frames "
-        "into one; make them equal",
-    )
+    fix = f"net.pooling pools {pooled} frames into one; make them equal"
+    require(pooled == data["net_subsample"], "data.net_subsample", fix)
     samples = int(data["audio_max_len"] * data["fs"])
     outputs = _left_after_pooling(net, samples // feats["hop_length"] + 1, axis=0)
     labelled = int(samples / feats["hop_length"] / data["net_subsample"])
-    require(
-        outputs == labelled,
-        f"feats.hop_length is {feats['hop_length']}, which gives the network {outputs} frames a "
-        f"clip and the labels {labelled}; change it or the pooling over time until they are equal",
-    )
-    require(
-        feats["sample_rate"] == data["fs"],
-        f"feats.sample_rate is {feats['sample_rate']} and data.fs {data['fs']}; make them equal",
-    )
+    fix = f"the network gives {outputs} frames a clip and the labels {labelled}; make them equal"
+    require(outputs == labelled, "feats.hop_length net.pooling", fix)
+    require(feats["sample_rate"] == data["fs"], "feats.sample_rate data.fs", "make them equal")
     require(
         feats["f_min"] < feats["f_max"] <= feats["sample_rate"] / 2,
-        f"feats.f_min is {feats['f_min']} and feats.f_max {feats['f_max']}; they must rise and "
-        f"stay within half the sampling rate, {feats['sample_rate'] / 2:g} Hz",
+        "feats.f_min feats.f_max",
+        f"they must rise and stay within half the sampling rate, {feats['sample_rate'] / 2:g} Hz",
     )
     require(
-        data["audio_max_len"] * data["fs"] >= feats["n_window"],
-        f"data.audio_max_len is {data['audio_max_len']} s, shorter than feats.n_window; "
+        samples >= feats["n_window"],
+        "data.audio_max_len data.fs feats.n_window",
         "give longer clips",
     )
-    require(
-        0.5 in training["val_thresholds"],
-        f"training.val_thresholds is {training['val_thresholds']}; it must contain 0.5, "
-        "at which the event-based F1 is computed",
-    )
+    fix = "it must contain 0.5, at which the event-based F1 is computed"
+    require(0.5 in training["val_thresholds"], "training.val_thresholds", fix)
     require(
         training["validation_interval"] <= training["n_epochs"],
-        f"training.validation_interval is {training['validation_interval']} and training.n_epochs "
-        f"{training['n_epochs']}; no epoch would be validated, lower the first",
+        "training.validation_interval training.n_epochs",
+        "no epoch would be validated, lower the first",
     )
+    fix = "the share of strongly labelled clips must be at least 1"
+    require(training["batch_size"][0] > 0, "training.batch_size", fix)
+    scaler = (config["scaler"]["statistic"], config["scaler"]["normtype"])
+    fix = "minmax is per instance; give standard or mean"
+    require(scaler != ("dataset", "minmax"), "scaler.statistic scaler.normtype", fix)
+    decays = [opt[key] is not None for key in ("decay_factor", "decay_epochs")]
+    require(len({*decays}) == 1, "opt.decay_factor opt.decay_epochs", "give both or neither")
+    cosine = opt["schedule"] is not None
+    require(not (cosine and any(decays)), "opt.schedule opt.decay_factor", "give one of them")
     require(
-        training["batch_size"][0] > 0,
-        f"training.batch_size is {training['batch_size']}; "
-        "the share of strongly labelled clips must be at least 1",
+        not cosine or training["n_epochs_warmup"] < training["n_epochs"],
+        "training.n_epochs_warmup training.n_epochs",
+        "with opt.schedule give a shorter warm-up",
     )
-    require(
-        (config["scaler"]["statistic"], config["scaler"]["normtype"]) != ("dataset", "minmax"),
-        "scaler.normtype is minmax, which is per instance; "
-        "give standard or mean with scaler.statistic: dataset",
-    )
-    require(
-        (config["opt"]["decay_factor"] is None) == (config["opt"]["decay_epochs"] is None),
-        "opt.decay_factor and opt.decay_epochs belong together; give both or neither",
-    )
-    require(
-        config["opt"]["schedule"] is None or config["opt"]["decay_factor"] is None,
-        "opt.schedule and opt.decay_factor both set the learning rate; give one of them",
-    )
-    require(
-        config["opt"]["schedule"] is None or training["n_epochs_warmup"] < training["n_epochs"],
-        f"training.n_epochs_warmup is {training['n_epochs_warmup']} and training.n_epochs "
-        f"{training['n_epochs']}; with opt.schedule give a shorter warm-up",
-    )
-    require(
-        training["time_shift"] <= data["audio_max_len"],
-        f"training.time_shift is {training['time_shift']} s and data.audio_max_len "
-        f"{data['audio_max_len']} s; give a shift of at most a clip",
-    )
-    require(
-        training["frequency_mask"] < feats["n_mels"],
-        f"training.frequency_mask is {training['frequency_mask']} and feats.n_mels "
-        f"{feats['n_mels']}; give fewer bands",
-    )
+    short = training["time_shift"] <= data["audio_max_len"]
+    require(short, "training.time_shift data.audio_max_len", "give a shift of at most a clip")
+    few = training["frequency_mask"] < feats["n_mels"]
+    require(few, "training.frequency_mask feats.n_mels", "give fewer bands")
     if data["classes"] is not None:
         data["classes"] = list(map(one_spelling, data["classes"]))
         for number, name in enumerate(data["classes"]):
             problem = wrong_name(name)
-            require(not problem, f"data.classes: {problem}; give it another name")
-            require(
-                name not in data["classes"][:number],
-                f"data.classes names {name!r} twice; give each class once",
-            )
-        try:
-            check_number(net["nclass"], data["classes"])
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-        net["nclass"] = len(data["classes"])
+            if name in data["classes"][:number]:
+                problem = f"{name!r} comes twice"
+            if problem:
+                raise InputError(f"{path}: data.classes: {problem}; give each class its own name")
     try:
+        if data["classes"] is not None:
+            check_number(net["nclass"], data["classes"])
+            net["nclass"] = len(data["classes"])
         Settings(config["coherence"])
-    except (ValueError, TypeError) as error:
+    except (InputError, ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from None
 
 

@@ -43,9 +43,6 @@ def strong_loss(posteriors: Tensor, labels: Tensor, control: Mapping[str, Any] |
         posteriors: `(batch, classes, frames)` in [0, 1].
         labels: the same shape.
         control: name and value, or none.
-
-    Returns:
-        A scalar.
     """
     entropy = functional.binary_cross_entropy
     if not control:
@@ -78,11 +75,7 @@ def strong_loss(posteriors: Tensor, labels: Tensor, control: Mapping[str, Any] |
 
 @torch.no_grad()
 def event_weights(labels: Tensor, most: float) -> Tensor:
-    """Weights of the active frames by the length of their event, from 1 to `most`.
-
-    Args:
-        labels: hard, `(batch, classes, frames)`.
-        most: largest weight.
+    """Weights of the active frames of hard labels `(batch, classes, frames)`, from 1 to `most`.
 
     Example:
         >>> event_weights(torch.tensor([[[1.0] * 6 + [0.0] * 2]]), 4.0)

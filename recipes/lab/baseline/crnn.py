@@ -32,11 +32,6 @@ class SharedDropout(nn.Dropout):
 
     Independent masks make neighbouring frames differ where nothing happened. As in the dropout of
     recurrent networks of Gal & Ghahramani (NIPS 2016) the mask is kept over time.
-
-    Example:
-        >>> y = SharedDropout(0.5)(torch.ones(1, 8, 5, 1))
-        >>> bool((y == y[:, :, :1]).all())
-        True
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,14 +46,14 @@ def dropout_mask(count: int, p: float) -> Tensor:
         bits = 1 if p == 0.5 else 2
         codes = torch.arange(256)[:, None] >> torch.arange(0, 8, bits)
         rows = (codes % 2**bits >= p * 2**bits).float() / (1 - p)
-        drawn = random_words(-(-count * bits // 64)).view(torch.uint8)
+        drawn = _random_words(-(-count * bits // 64)).view(torch.uint8)
         return rows.index_select(0, drawn.int()).view(-1)[:count]
-    drawn = random_words(-(-count // 4)).view(torch.int16)[:count]
+    drawn = _random_words(-(-count // 4)).view(torch.int16)[:count]
     return (drawn >= round(p * 65536) - 32768).float().mul_(1 / (1 - p))
 
 
-def random_words(count: int) -> Tensor:
-    """Draw `(count,)` int64, all 64 bits of them random."""
+def _random_words(count: int) -> Tensor:
+    # int64, all 64 bits of them random
     return torch.empty(count, dtype=torch.int64).random_(-(2**63), None)
 
 
@@ -78,13 +73,6 @@ class GLU(nn.Module):
         return linear * x.sigmoid()
 
 
-ACTIVATIONS = {
-    "glu": GLU,
-    "relu": lambda channels: nn.ReLU(),
-    "leakyrelu": lambda channels: nn.LeakyReLU(0.2),
-}
-
-
 class CNN(nn.Module):
     """Blocks of convolution, normalisation, activation, dropout and average pooling.
 
@@ -96,35 +84,35 @@ class CNN(nn.Module):
 
     def __init__(
         self,
-        n_in_channel: int,
-        activation: str = "glu",
-        conv_dropout: float = 0.0,
-        kernel_size: Sequence[int] = (3, 3, 3),
-        padding: Sequence[int] = (1, 1, 1),
-        stride: Sequence[int] = (1, 1, 1),
-        nb_filters: Sequence[int] = (64, 64, 64),
-        pooling: Sequence[Sequence[int]] = ((1, 4), (1, 4), (1, 4)),
+        activation: str,
+        dropout: float,
+        kernel_size: Sequence[int],
+        padding: Sequence[int],
+        stride: Sequence[int],
+        nb_filters: Sequence[int],
+        pooling: Sequence[Sequence[int]],
         normalization: str = "batch",
         shared_dropout: bool = False,
         norm_momentum: float = 0.99,
     ) -> None:
         super().__init__()
-        self.nb_filters = list(nb_filters)
-        activation = activation.lower()
         self.cnn = nn.Sequential()
-        channels = [n_in_channel, *nb_filters]
+        channels = [1, *nb_filters]
         for i, (before, after) in enumerate(zip(channels, channels[1:])):
             conv = nn.Conv2d(before, after, kernel_size[i], stride[i], padding[i])
             self.cnn.add_module(f"conv{i}", conv)
             if normalization == "batch":
                 norm = nn.BatchNorm2d(after, eps=0.001, momentum=norm_momentum)
                 self.cnn.add_module(f"batchnorm{i}", norm)
-            elif normalization == "layer":
+            else:
                 self.cnn.add_module(f"layernorm{i}", nn.GroupNorm(1, after))
-            name = "glu" if activation == "glu" else "relu"
-            self.cnn.add_module(f"{name}{i}", ACTIVATIONS[activation](after))
-            shared = shared_dropout and i == len(self.nb_filters) - 1
-            self.cnn.add_module(f"dropout{i}", (SharedDropout if shared else Dropout)(conv_dropout))
+            if activation == "glu":
+                self.cnn.add_module(f"glu{i}", GLU(after))
+            else:
+                relu = nn.ReLU() if activation == "relu" else nn.LeakyReLU(0.2)
+                self.cnn.add_module(f"relu{i}", relu)
+            shared = shared_dropout and i == len(nb_filters) - 1
+            self.cnn.add_module(f"dropout{i}", (SharedDropout if shared else Dropout)(dropout))
             self.cnn.add_module(f"pooling{i}", nn.AvgPool2d((pooling[i][0], pooling[i][1])))
         # Channels innermost: the gate becomes a product of matrices, the pooling a sum of rows.
         self.to(memory_format=torch.channels_last)
@@ -137,15 +125,10 @@ class CNN(nn.Module):
 class BidirectionalGRU(nn.Module):
     """Bidirectional GRU layers, `(batch, frames, dims)` to `(batch, frames, 2 * n_hidden)`."""
 
-    def __init__(self, n_in: int, n_hidden: int, dropout: float = 0.0, num_layers: int = 1) -> None:
+    def __init__(self, n_in: int, n_hidden: int, dropout: float, layers: int) -> None:
         super().__init__()
         self.rnn = GRU(
-            n_in,
-            n_hidden,
-            num_layers=num_layers,
-            dropout=dropout,
-            bidirectional=True,
-            batch_first=True,
+            n_in, n_hidden, layers, dropout=dropout, bidirectional=True, batch_first=True
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,21 +144,11 @@ class CRNN(nn.Module):
     the representation that the coherence loss acts on.
 
     Args:
-        n_in_channel: 1.
-        nclass: number of outputs.
         attention: attention pooling for the weak output; otherwise the mean over frames.
-        activation: "glu", "relu" or "leakyrelu".
         dropout: after each convolutional block and before the dense layer.
-        rnn_type: "BGRU".
         n_RNN_cell: units of each direction.
-        n_layers_RNN: recurrent layers.
-        rnn_layers: a key of the official configuration that the official network ignores; only
-            a value that agrees with `n_layers_RNN` is taken.
-        dropout_recurrent: between recurrent layers.
-        train_cnn: False keeps the convolutional weights as they are.
-        freeze_bn: True keeps the batch normalisation's statistics and weights as they are.
-        **cnn: `kernel_size`, `padding`, `stride`, `nb_filters`, `pooling`, `normalization`,
-            `shared_dropout`, `norm_momentum`.
+        **cnn: of :class:`CNN`. Of `n_in_channel`, `rnn_type` and `rnn_layers` the configuration
+            allows one value.
 
     Example:
         >>> net = CRNN(nb_filters=[4, 8], pooling=[[2, 4], [2, 4]], kernel_size=[3, 3],
@@ -202,22 +175,13 @@ class CRNN(nn.Module):
         **cnn,
     ) -> None:
         super().__init__()
-        if n_in_channel != 1:
-            raise ValueError(f"n_in_channel is {n_in_channel}; the network takes one channel")
-        if rnn_type != "BGRU":
-            raise ValueError(f"rnn_type is {rnn_type!r}; only BGRU is known")
-        if rnn_layers is not None and rnn_layers != n_layers_RNN:
-            raise ValueError(
-                f"rnn_layers is {rnn_layers}, which the official network ignores; "
-                f"give n_layers_RNN: {rnn_layers}"
-            )
         self.attention = attention
         self.freeze_bn = freeze_bn
-        self.cnn = CNN(n_in_channel, activation=activation, conv_dropout=dropout, **cnn)
+        self.cnn = CNN(activation, dropout, **cnn)
         if not train_cnn:
             self.cnn.requires_grad_(False)
         self.rnn = BidirectionalGRU(
-            self.cnn.nb_filters[-1], n_RNN_cell, dropout_recurrent, n_layers_RNN
+            cnn["nb_filters"][-1], n_RNN_cell, dropout_recurrent, n_layers_RNN
         )
         self.dropout = Dropout(dropout)
         self.dense = nn.Linear(n_RNN_cell * 2, nclass)
@@ -234,11 +198,6 @@ class CRNN(nn.Module):
             Posteriors in [0, 1]: strong `(batch, classes, frames)` and weak `(batch, classes)`.
         """
         z = self.cnn(x.transpose(1, 2).unsqueeze(1))
-        if z.size(3) != 1:
-            raise ValueError(
-                f"the pooling leaves {z.size(3)} of {x.size(1)} mel bins; "
-                "choose it so that one is left"
-            )
         states = self.dropout(self.rnn(z.squeeze(3).transpose(1, 2)))
         strong = self.dense(states).sigmoid()
         if self.attention:

@@ -8,13 +8,12 @@ length, but for the posteriors themselves.
 from __future__ import annotations
 
 import math
-from typing import Any, Iterable, Iterator, Mapping, Sequence, Union
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab.baseline.checkpoints import bare_weights, classes_in, load_checkpoint
 from lab.baseline.config import SCHEMA
@@ -32,7 +31,7 @@ MODELS = ("teacher", "student")
 WINDOWS_AT_ONCE = 8
 
 
-class Detector:
+class Detector(nn.Module):
     """A trained network with its features, in evaluation mode.
 
     Args:
@@ -40,12 +39,6 @@ class Detector:
         state: state_dict of the whole module, as checkpoints hold it.
         model: "teacher" or "student".
         minmax_from: lower end of instance-wise minmax features, 0 or -1.
-
-    Attributes:
-        encoder: frames and classes of the posteriors.
-        network: the network itself.
-        median_window: of the decoding, in frames.
-        samples: length of a window.
     """
 
     def __init__(
@@ -55,6 +48,7 @@ class Detector:
         model: str,
         minmax_from: int = 0,
     ) -> None:
+        super().__init__()
         data, feats, scaler = config["data"], config["feats"], config["scaler"]
         self.encoder = make_encoder(config)
         self.median_window = config["training"]["median_window"]
@@ -69,15 +63,9 @@ class Detector:
             (self.scaler, "scaler"),
         ):
             part.load_state_dict(_under(state, name))
-            part.eval().requires_grad_(False)
+        self.eval().requires_grad_(False)
         if self.scaler.needs_fit:
             raise KeyError("scaler.mean")
-
-    def to(self, device: Union[str, torch.device]) -> Detector:
-        """Move to a device."""
-        for part in (self.network, self.mel_spec, self.scaler):
-            part.to(device)
-        return self
 
     @torch.no_grad()
     def features(self, audio: np.ndarray) -> Tensor:
@@ -105,8 +93,7 @@ def load_detector(
 
     Args:
         checkpoint: written by this project, or by the official baseline of 2021 or later.
-        config: the settings of its training; by default those that the checkpoint holds. The
-            classes are those of the checkpoint.
+        config: the settings of its training; by default those that the checkpoint holds.
         model: "teacher" or "student"; the teacher by default, where there is one.
         minmax_from: lower end of minmax features, which a checkpoint of an official recipe of 2023
             or later does not tell: -1 if its desed_task was of April 2024 or later, else 0.
@@ -125,10 +112,8 @@ def load_detector(
         raise InputError(f"{checkpoint} does not say how it was trained; give its --conf_file")
     there = [name for name in MODELS if _under(state, f"sed_{name}")]
     if not there or model not in (None, *there):
-        raise InputError(
-            f"{checkpoint} holds {' and '.join(there) or 'no sed_student or sed_teacher'}; "
-            + (f"give one of these instead of {model!r}" if there else "give another checkpoint")
-        )
+        held_models = " and ".join(there) or "no sed_student or sed_teacher"
+        raise InputError(f"{checkpoint} holds {held_models}; give another --model or checkpoint")
     # The official configurations of later years hold keys that say nothing about the network.
     sections = {
         name: {
@@ -137,17 +122,17 @@ def load_detector(
         }
         for name in ("training", "scaler", "data", "feats", "net")
     }
-    classes, wanted = classes_in(content), sections["data"]["classes"]
-    if classes is None and wanted is None:
+    held_classes = classes_in(content)
+    classes = sections["data"]["classes"] or held_classes
+    if classes is None:
         raise InputError(
             f"{checkpoint} does not name its {sections['net']['nclass']} classes; give a "
             "--conf_file that does, in data.classes"
         )
-    if wanted is not None:
-        refuse_other_classes(f"the checkpoint {checkpoint}", classes, wanted)
-    sections["data"]["classes"] = wanted if classes is None else classes
+    refuse_other_classes(f"the checkpoint {checkpoint}", held_classes, classes)
+    sections["data"]["classes"] = classes
     if sections["net"]["nclass"] == len(CLASSES):
-        sections["net"]["nclass"] = len(sections["data"]["classes"])
+        sections["net"]["nclass"] = len(classes)
     minmax = (sections["scaler"]["statistic"], sections["scaler"]["normtype"])
     if minmax_from is None:
         if minmax == ("instance", "minmax") and "use_embeddings" in (settings.get("net") or {}):
@@ -176,10 +161,6 @@ def _under(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def posteriors_of(detector: Detector, audio: PathLike) -> tuple[np.ndarray, float]:
     """Posteriors of a recording of any length and sampling rate.
 
-    Args:
-        detector: the network.
-        audio: any file that libsndfile reads (wav, flac, ogg, mp3, ...).
-
     Returns:
         posteriors `(frames, classes)` and the duration in seconds.
 
@@ -193,9 +174,8 @@ def posteriors_of(detector: Detector, audio: PathLike) -> tuple[np.ndarray, floa
     parts: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
     samples = 0
-    for start, window, real in windows(
-        read_blocks(audio, encoder.fs), detector.samples, hop, frame
-    ):
+    blocks = read_blocks(audio, encoder.fs)
+    for start, window, real in windows(blocks, detector.samples, hop, frame):
         samples = start + real
         # The last one may be longer by part of a frame.
         if len(waiting) == WINDOWS_AT_ONCE or (waiting and len(window) != len(waiting[0])):
@@ -220,81 +200,75 @@ def find_events(
     threshold: float = 0.5,
     median_window: int | None = None,
 ) -> pd.DataFrame:
-    """Events in posteriors `(frames, classes)` of a recording: event_label, onset, offset.
+    """Events of a recording: event_label, onset, offset, confidence.
+
+    The confidence is the mean of the class's posterior over the frames of the event, after the
+    median window: of what the threshold was applied to, so it is above the threshold.
 
     Args:
         detector: the network.
-        posteriors: as :func:`posteriors_of` returns them.
-        seconds: duration of the recording.
+        posteriors: `(frames, classes)` and
+        seconds: duration, as :func:`posteriors_of` returns them.
         threshold: of the posterior.
         median_window: in frames; by default that of the training.
 
     Raises:
         InputError: the threshold or the window cannot be used.
     """
-    events = decode.decode(
-        posteriors[None],
-        ["recording"],
-        detector.encoder.labels,
-        thresholds=[threshold],
-        median_window=detector.median_window if median_window is None else median_window,
-        frame_seconds=detector.encoder.frame_seconds,
-        clip_seconds=seconds,
-    )[float(threshold)]
-    return events.drop(columns="filename").sort_values(["onset", "offset"], ignore_index=True)
+    decode.check_thresholds([threshold])
+    window = detector.median_window if median_window is None else median_window
+    smoothed = decode.smooth(posteriors[None], window)
+    _, labels, first, stop = decode.runs(smoothed, threshold)
+    frame = detector.encoder.frame_seconds
+    events = pd.DataFrame(
+        {
+            "event_label": [detector.encoder.labels[label] for label in labels],
+            "onset": decode.frame_times(first, frame, seconds),
+            "offset": decode.frame_times(stop, frame, seconds),
+            "confidence": [
+                smoothed[0, k, a:b].mean(dtype=float) for k, a, b in zip(labels, first, stop)
+            ],
+        }
+    )
+    return events.sort_values(["onset", "offset"], ignore_index=True)
 
 
 def read_blocks(path: PathLike, fs: int, seconds: float = 10.0) -> Iterator[np.ndarray]:
-    """Read a recording block by block, mixed down and resampled.
+    """Read a recording block by block, mixed down and resampled to `fs`.
 
-    The blocks, joined, are what resampling the whole recording gives.
-
-    Args:
-        path: any file that libsndfile reads.
-        fs: sampling rate of the blocks, in Hz.
-        seconds: length of a block.
-
-    Yields:
-        float32 arrays `(samples,)`.
+    The blocks, float32 `(samples,)`, are joined what resampling the whole recording gives.
 
     Raises:
         InputError: the file is missing, is no audio, is empty or cut short, or holds values that
             are not finite.
     """
     with open_audio(path) as file:
-        yield from _resampled(file, path, fs, seconds)
+        rate = file.samplerate
+        # Blocks and their surroundings begin at samples that both rates have.
+        down = rate // math.gcd(rate, fs)
+        up = fs // math.gcd(rate, fs)
+        # Half of the length of resample's filter on each side.
+        around = 0 if rate == fs else math.ceil(10 * max(up, down) / up / down) * down
+        size = max(max(round(seconds * rate / down), 1) * down, around)
 
+        def read() -> np.ndarray:
+            audio = file.read(size, dtype="float32", always_2d=True).mean(axis=1)
+            if not np.isfinite(audio).all():
+                raise InputError(
+                    f"{path} holds samples that are not finite (NaN or infinity); replace it"
+                )
+            return audio
 
-def _resampled(
-    file: soundfile.SoundFile, path: PathLike, fs: int, seconds: float
-) -> Iterator[np.ndarray]:
-    rate = file.samplerate
-    # Blocks and their surroundings begin at samples that both rates have.
-    down = rate // math.gcd(rate, fs)
-    up = fs // math.gcd(rate, fs)
-    size = max(round(seconds * rate / down), 1) * down
-    # Half of the length of resample's filter on each side.
-    around = 0 if rate == fs else math.ceil(10 * max(up, down) / up / down) * down
-
-    def read(samples: int) -> np.ndarray:
-        audio = file.read(samples, dtype="float32", always_2d=True).mean(axis=1)
-        if not np.isfinite(audio).all():
-            raise InputError(
-                f"{path} holds samples that are not finite (NaN or infinity); replace it"
-            )
-        return audio
-
-    before = np.zeros(around, dtype=np.float32)
-    block = read(max(size, around))
-    if not len(block):
-        raise InputError(f"{path} holds no audio (0 samples); give another recording")
-    while len(block):
-        after = read(max(size, around))
-        tail = np.pad(after[:around], (0, max(around - len(after), 0)))
-        whole = resample(np.concatenate([before, block, tail]), rate, fs)
-        start = around // down * up
-        yield whole[start : start + math.ceil(len(block) * up / down)].astype(np.float32)
-        before, block = block[len(block) - around :], after
+        before, block = np.zeros(around, dtype=np.float32), read()
+        if not len(block):
+            raise InputError(f"{path} holds no audio (0 samples); give another recording")
+        while len(block):
+            after = read()
+            tail = np.pad(after[:around], (0, max(around - len(after), 0)))
+            whole = resample(np.concatenate([before, block, tail]), rate, fs)
+            start = around // down * up
+            yield whole[start : start + math.ceil(len(block) * up / down)].astype(np.float32)
+            before, block = block[len(block) - around :], after
 
 
 def windows(
@@ -316,13 +290,8 @@ def windows(
         The window's first sample, the window, and how many of its samples are audio.
 
     Example:
-        >>> for start, window, real in windows([np.arange(1, 9)], 4, 3, 1):
-        ...     print(start, window, real)
-        0 [1 2 3 4] 4
-        3 [4 5 6 7] 4
-        4 [5 6 7 8] 4
-        >>> list(windows([np.arange(1, 4)], 4, 3, 1))[0][1]
-        array([1, 2, 3, 0])
+        >>> [(start, window) for start, window, _ in windows([np.arange(1, 7)], 4, 3, 1)]
+        [(0, array([1, 2, 3, 4])), (2, array([3, 4, 5, 6]))]
     """
     held = np.zeros(0, dtype=np.float32)
     first = start = 0  # samples where what is held and the next window begin
@@ -347,9 +316,6 @@ def cross_fade(parts: Sequence[np.ndarray], starts: Sequence[int]) -> np.ndarray
     Args:
         parts: posteriors `(frames, classes)` of each window.
         starts: first frame of each window.
-
-    Returns:
-        `(frames, classes)`, up to the end of the last window.
 
     Example:
         >>> cross_fade([np.zeros((4, 1)), np.ones((4, 1))], [0, 2])[:, 0]

@@ -15,21 +15,15 @@ from lab.data.audio import audio_names
 from lab.errors import InputError
 from lab.files import PathLike
 
-COLUMNS = ["event_label", "onset", "offset"]
+COLUMNS = ["event_label", "onset", "offset", "confidence"]
 
 
 class Detections(NamedTuple):
-    """The events of one recording.
+    """The events of one recording."""
 
-    Attributes:
-        filename: name of the recording, see :func:`recordings_by_name`.
-        duration: in seconds.
-        events: event_label, onset, offset (seconds).
-    """
-
-    filename: str
-    duration: float
-    events: pd.DataFrame
+    filename: str  # see :func:`recordings_by_name`
+    duration: float  # in seconds
+    events: pd.DataFrame  # event_label, onset, offset (seconds), confidence (0 to 1)
 
 
 def recordings_by_name(paths: Sequence[PathLike]) -> dict[str, Path]:
@@ -42,8 +36,6 @@ def recordings_by_name(paths: Sequence[PathLike]) -> dict[str, Path]:
         InputError: a folder holds no audio, or a recording comes twice.
 
     Example:
-        >>> recordings_by_name(["rec/test/a.wav", "rec/test/b.wav"])
-        {'a.wav': PosixPath('rec/test/a.wav'), 'b.wav': PosixPath('rec/test/b.wav')}
         >>> list(recordings_by_name(["site_1/0600.wav", "site_2/0600.wav"]))
         ['site_1/0600.wav', 'site_2/0600.wav']
     """
@@ -76,9 +68,12 @@ class Format(NamedTuple):
 
 
 def _tsv(one: Detections) -> str:
-    rows = [f"{e.onset:.3f}\t{e.offset:.3f}\t{e.event_label}" for e in one.events.itertuples()]
+    rows = [
+        f"{e.onset:.3f}\t{e.offset:.3f}\t{e.event_label}\t{e.confidence:.3f}"
+        for e in one.events.itertuples()
+    ]
     # As in DESED's tables a recording without events has a row with its name alone.
-    return "".join(f"{one_field(one.filename)}\t{row}\n" for row in rows or ["\t\t"])
+    return "".join(f"{one_field(one.filename)}\t{row}\n" for row in rows or ["\t\t\t"])
 
 
 def _json(one: Detections) -> str:
@@ -96,7 +91,7 @@ def _audacity(one: Detections) -> str:
 
 
 FORMATS = {
-    "tsv": Format(_tsv, head="filename\tonset\toffset\tevent_label\n"),
+    "tsv": Format(_tsv, head="filename\tonset\toffset\tevent_label\tconfidence\n"),
     "json": Format(_json, head="[\n", separator=",\n", foot="\n]\n"),
     "audacity": Format(_audacity),
 }

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 import sys
 from pathlib import Path
 from typing import Any, Mapping
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -30,11 +28,9 @@ from lab.baseline.crnn import CRNN
 from lab.baseline.messages import one_sentence, quiet
 from lab.baseline.results import validation_thresholds
 from lab.baseline.schedule import CosineDecay, ExponentialWarmup, Schedule, StepDecay
-from lab.baseline.trainer import MeanTeacher
+from lab.baseline.trainer import MeanTeacher, seed_everything
 from lab.data.classes import refuse_other_classes, settle_classes
-from lab.data.datasets import (
-    ConcatDatasetBatchSampler,
-)
+from lab.data.datasets import ConcatDatasetBatchSampler
 from lab.data.labels import make_encoder
 from lab.data.splits import make_test_set, training_sets
 from lab.devices import Processes, choose_processes, cores, keep_memory
@@ -61,13 +57,7 @@ class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
 
 
 class Experiment:
-    """A model with its data, its trainer and its folder; made by :func:`build`.
-
-    Attributes:
-        module: the LightningModule.
-        trainer: the Lightning trainer.
-        folder: checkpoints, TensorBoard logs and `metrics_test` are written there.
-    """
+    """A model with its data, its trainer and the folder of what it writes; see :func:`build`."""
 
     def __init__(
         self, module: MeanTeacher, trainer: pl.Trainer, folder: Path, resume: Path | None
@@ -100,13 +90,11 @@ class Experiment:
             InputError: the checkpoint cannot be loaded, or is of another network or other classes.
         """
         path = self.best if checkpoint is None else Path(checkpoint)
-        content = load_checkpoint(path)
-        classes = self.module.encoder.labels
-        refuse_other_classes(f"the checkpoint {path}", classes_in(content), classes)
-        state = bare_weights(content.get("state_dict"), path)
-        if hasattr(self.module, HEADS):
-            state.update(content.get(HEADS, {}))
+        content = load_own(path, self.module.encoder.labels)
+        state = content["state_dict"]
         try:
+            if hasattr(self.module, HEADS):
+                state.update(content.get(HEADS, {}))
             self.module.load_state_dict(state)
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -152,9 +140,7 @@ def build(
         coherence: add the coherence term to the baseline's loss.
         log_dir: results go to this folder, or to that of `resume`.
         trial: added to the seed.
-        gpus: "0" takes the GPU of this index (the CPU where there is no GPU), "cpu" none, "0,1"
-            two, a process each, where `training.backend` is ddp. By default one GPU where there
-            is one; under torchrun or srun one for each of their processes.
+        gpus: the official flag, see :func:`lab.devices.choose_processes`.
         resume: checkpoint of an interrupted training (`last.ckpt`) to go on with.
         train: False when only a checkpoint is tested; the training data are not needed then.
         evaluation: test on `data.eval_folder`, which has no labels.
@@ -184,9 +170,7 @@ def build(
     encoder = make_encoder(settings)
     if resume is not None:
         # Before any work: a run that cannot go on should say so at once.
-        content = load_checkpoint(resume)
-        refuse_other_classes(f"the checkpoint {resume}", classes_in(content), encoder.labels)
-        bare_weights(content.get("state_dict"), resume)
+        load_own(resume, encoder.labels)
         resume = Path(resume).resolve()
         logger = TensorBoardLogger(str(resume.parent), name="", version="")
     elif train and Path(log_dir, "last.ckpt").exists():
@@ -237,11 +221,7 @@ def build(
         verify_psds=verify_psds,
         **parts,
     )
-    limits = (
-        {}
-        if not fast_dev_run
-        else dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), 2)
-    )
+    limit = 2 if fast_dev_run else None
     with quiet():
         trainer = pl.Trainer(
             accelerator=processes.accelerator,
@@ -266,24 +246,26 @@ def build(
             enable_progress_bar=progress and sys.stderr.isatty(),
             enable_model_summary=False,
             enable_checkpointing=train,
-            **limits,  # type: ignore[arg-type]
+            limit_train_batches=limit,
+            limit_val_batches=limit,
+            limit_test_batches=limit,
         )
     return Experiment(module, trainer, folder, resume)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed what initialises the network."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+def load_own(path: PathLike, classes: list[str]) -> dict[str, Any]:
+    """Load a checkpoint of a network of these classes, without a wrapper's prefixes.
+
+    Raises:
+        InputError: it cannot be loaded, is of other classes, or holds weights that are not finite.
+    """
+    content = load_checkpoint(path)
+    refuse_other_classes(f"the checkpoint {path}", classes_in(content), classes)
+    return {**content, "state_dict": bare_weights(content.get("state_dict"), path)}
 
 
 def passes(training: Mapping[str, Any], batches: int) -> int:
-    """How often an epoch goes through its clips, for `training.min_steps` steps in all.
-
-    Args:
-        training: the section of the configuration.
-        batches: of one pass.
+    """How often an epoch goes through its clips, in so many batches, for `training.min_steps`.
 
     Example:
         >>> passes({"min_steps": 100, "n_epochs": 10, "accumulate_batches": 1}, batches=3)

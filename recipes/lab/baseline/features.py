@@ -8,21 +8,15 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+EPSILON = 1e-8  # added to divisors
+
 
 class MelSpectrogram(torchaudio.transforms.MelSpectrogram):
     """Mel spectrogram of magnitudes, as in the DCASE 2021 Task 4 baseline.
 
     A symmetric Hamming window and mel filters on magnitudes (power 1). `(batch, samples)` becomes
-    `(batch, mels, frames)`. Takes the `feats:` section of the configuration.
-
-    Args:
-        sample_rate: in Hz.
-        n_window: window and FFT in samples.
-        hop_length: in samples.
-        f_min: lower edge of the lowest mel band, in Hz.
-        f_max: upper edge of the highest mel band, in Hz.
-        n_mels: number of mel bands.
-        n_filters: a key of the official configuration that the features do not use.
+    `(batch, mels, frames)`. Takes the `feats:` section of the configuration, of which the official
+    features do not use `n_filters` either.
     """
 
     def __init__(
@@ -62,7 +56,6 @@ class Scaler(nn.Module):
         normtype: "minmax" to [0, 1] (instance only), "standard" to mean 0 and deviation 1, or
             "mean".
         dims: dimensions of `(batch, mels, frames)` that share statistics.
-        eps: added to the divisor.
     """
 
     mean: Tensor
@@ -73,19 +66,11 @@ class Scaler(nn.Module):
         statistic: str = "instance",
         normtype: str = "minmax",
         dims: Sequence[int] = (1, 2),
-        eps: float = 1e-8,
     ) -> None:
         super().__init__()
-        if statistic not in ("instance", "dataset"):
-            raise ValueError(f"statistic is {statistic!r}; it must be instance or dataset")
-        if normtype not in ("minmax", "standard", "mean"):
-            raise ValueError(f"normtype is {normtype!r}; it must be minmax, standard or mean")
-        if statistic == "dataset" and normtype == "minmax":
-            raise ValueError("minmax is per instance; give standard or mean for the data set")
         self.statistic = statistic
         self.normtype = normtype
         self.dims = tuple(dims)
-        self.eps = eps
 
     @property
     def needs_fit(self) -> bool:
@@ -104,31 +89,27 @@ class Scaler(nn.Module):
         mean: Any = 0.0
         mean_squared: Any = 0.0
         for features in batches:
+            count += 1
             mean = mean + features.mean(self.dims, keepdim=True).mean(0, keepdim=True)
             squares = features.square().mean(self.dims, keepdim=True)
             mean_squared = mean_squared + squares.mean(0, keepdim=True)
-            count += 1
-        if not count:
-            raise ValueError("no features to fit the scaler on")
         self.set_statistics(mean / count, mean_squared / count)
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise `(batch, mels, frames)`."""
         if self.statistic == "dataset":
-            if self.needs_fit:
-                raise RuntimeError("fit the scaler, or load its statistics, before using it")
-            mean = self.mean
+            centred = features - self.mean
             if self.normtype == "mean":
-                return features - mean
-            return (features - mean) / ((self.mean_squared - mean**2).sqrt() + self.eps)
+                return centred
+            return centred / ((self.mean_squared - self.mean**2).sqrt() + EPSILON)
         if self.normtype == "minmax":
             low = features.amin(self.dims, keepdim=True)
             high = features.amax(self.dims, keepdim=True)
-            return (features - low) / (high - low + self.eps)
+            return (features - low) / (high - low + EPSILON)
         centred = features - features.mean(self.dims, keepdim=True)
         if self.normtype == "mean":
             return centred
-        return centred / (features.std(self.dims, keepdim=True) + self.eps)
+        return centred / (features.std(self.dims, keepdim=True) + EPSILON)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

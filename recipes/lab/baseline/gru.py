@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 class GRU(nn.GRU):
-    """`nn.GRU` with the same parameters and, but for rounding, the same numbers.
+    """`nn.GRU` with `batch_first`, and with the same numbers, but for rounding.
 
     On the CPU both directions run in one loop over time, and the gradient of the weights is one
     product over all frames in the place of one a frame. Elsewhere it is torch's own.
@@ -26,14 +26,9 @@ class GRU(nn.GRU):
             The states of the last layer `(batch, frames, directions * hidden)`, and those of all
             layers after their last frame `(layers * directions, batch, hidden)`.
         """
-        plain = x.device.type == "cpu" and x.dtype == self.weight_hh_l0.dtype and x.dim() == 3
-        if (
-            not plain
-            or hx is not None
-            or not (self.batch_first and self.bias)
-            or torch.is_autocast_enabled("cpu")
-        ):
-            return self._torch(x, hx)
+        if hx is not None or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            own: Any = super()
+            return own.forward(x, hx)
         states = x.transpose(0, 1)
         last = []
         for layer in range(self.num_layers):
@@ -45,10 +40,6 @@ class GRU(nn.GRU):
             parts = directions[:, 0], directions.flip(0)[:, 1:].squeeze(1)
             states = torch.cat(parts[: directions.size(1)], -1)
         return states.transpose(0, 1), torch.cat(last)
-
-    def _torch(self, *arguments: Any) -> Any:
-        own: Any = super()
-        return own.forward(*arguments)
 
     def _inputs(self, states: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """What the loop of a layer takes, for its directions together."""

@@ -43,10 +43,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Pass on an InputError as it was raised; a loader's worker wraps it in its traceback.
-
-    A worker that was killed and a disk that TensorBoard finds full are told as one, too.
-    """
+    """Tell what a loader's worker, the disk or the memory ends a training with as one sentence."""
     try:
         yield
     except InputError as error:

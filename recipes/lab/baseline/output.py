@@ -30,7 +30,7 @@ class Output:
         settings: what the detections depend on, by name, as JSON has it.
 
     Attributes:
-        finished: names of the recordings that are done.
+        done: detections by the names of the recordings that are finished.
         progress: path of the progress file; None where nothing is kept.
 
     Raises:
@@ -58,26 +58,16 @@ class Output:
         self.table = None if out is None or self.labels else Path(out)
         self.figures = None if figures is None else Path(figures)
         self.page = None if page is None else Path(page)
-        self.settings = json.loads(json.dumps({"format": format, **settings}))
+        self.settings = json.loads(json.dumps({"format": format, "columns": COLUMNS, **settings}))
         beside = out or figures
         self.progress = None if beside is None else Path(f"{os.path.abspath(beside)}.progress")
+        self.done: dict[str, Detections] = {}
         self._end = 0  # of the table, without its foot, in bytes
         self._printed = False
-        done = self._read_progress()
-        if done is None:
+        if self.progress and self.progress.exists():
+            self._go_on(self.progress)
+        else:
             self._refuse_files()
-        self._done = {
-            name: one
-            for name, one in (done or {}).items()
-            if name in names and all(path.exists() for path in self.files(name))
-        }
-        if self.progress and done is not None:
-            lines = [self._settings_line(), *map(_progress_line, self._done.values())]
-            write_whole(self.progress, "".join(lines))
-            self._remove_left_over()
-        self.finished = frozenset(self._done)
-        if self.finished:
-            self._write_table()
         if out is None:
             for one in self._in_order():
                 self._print(self.format.item(one))
@@ -90,17 +80,22 @@ class Output:
 
     def add(self, one: Detections) -> None:
         """Write the detections of a recording."""
-        if self.progress and not self._done:
-            write_whole(self.progress, self._settings_line())
+        if self.progress and not self.done:
+            write_whole(self.progress, _line(self.settings))
+        first = not self.done
+        self.done[one.filename] = one
         if self.labels:
             write_whole(self.labels / f"{one.filename}.txt", self.format.text([one]))
+        elif self.table and first:
+            self._write_table()
         elif self.table:
-            self._append(one)
+            text = self.format.separator + self.format.item(one)
+            _write_at(self.table, self._end, text + self.format.foot)
+            self._end += len(text.encode())
         else:
             self._print(self.format.item(one))
         if self.progress:
             _write_at(self.progress, self.progress.stat().st_size, _progress_line(one))
-        self._done[one.filename] = one
 
     def close(self) -> None:
         """End the output: the table has the order of the recordings."""
@@ -108,28 +103,17 @@ class Output:
             self._write_table()
         elif not self.labels:
             self._print(self.format.foot, last=True)
-        if self.progress and len(self._done) == len(self.names):
+        if self.progress and len(self.done) == len(self.names):
             self.progress.unlink(missing_ok=True)
 
     def _in_order(self) -> list[Detections]:
-        return [self._done[name] for name in self.names if name in self._done]
+        return [self.done[name] for name in self.names if name in self.done]
 
     def _write_table(self) -> None:
         if self.table:
             text = self.format.text(self._in_order())
             write_whole(self.table, text)
             self._end = len(text.encode()) - len(self.format.foot.encode())
-
-    def _append(self, one: Detections) -> None:
-        """Add a recording to the table, which is whole before and after."""
-        if not self._done:
-            self._done[one.filename] = one
-            self._write_table()
-            return
-        assert self.table is not None
-        text = self.format.separator + self.format.item(one)
-        _write_at(self.table, self._end, text + self.format.foot)
-        self._end += len(text.encode())
 
     def _print(self, text: str, *, last: bool = False) -> None:
         # As the files are, whatever the locale.
@@ -149,46 +133,46 @@ class Output:
                     option = "--out" if path == self.table or path.suffix == ".txt" else "--figure"
                     raise InputError(f"{path} exists; remove it or give another {option}")
 
-    def _settings_line(self) -> str:
-        return json.dumps(self.settings) + "\n"
-
-    def _read_progress(self) -> dict[str, Detections] | None:
-        """Detections by recording that an earlier run left, or None where there was none."""
-        if self.progress is None or not self.progress.exists():
-            return None
+    def _go_on(self, progress: Path) -> None:
+        """Take over what an earlier run finished, and remove what it left unfinished."""
         try:
             # A run that was killed may have left half a line.
-            lines = self.progress.read_text("utf-8").splitlines(keepends=True)
-            settings, *whole = (json.loads(line) for line in lines if line.endswith("\n"))
-            done = {
-                one["filename"]: Detections(
-                    one["filename"], one["duration"], pd.DataFrame(one["events"], columns=COLUMNS)
-                )
-                for one in whole
-            }
-        except (ValueError, KeyError, TypeError) as error:
+            lines = progress.read_text("utf-8").splitlines(keepends=True)
+            settings, *held = (json.loads(line) for line in lines if line.endswith("\n"))
+            known = {key: settings.get(key) for key in self.settings}
+            done = [
+                Detections(**{**one, "events": pd.DataFrame(one["events"], columns=COLUMNS)})
+                for one in held
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.progress} cannot be read ({error}); remove it and what its run wrote"
+                f"{progress} cannot be read ({error}); remove it and what its run wrote"
             ) from None
-        for key in self.settings:
-            if settings.get(key) != self.settings[key]:
+        for key, value in self.settings.items():
+            if known[key] != value:
                 raise InputError(
-                    f"{self.progress} is of a run with another {key}; give the same command to go "
-                    "on with it, give another --out or --figure, or remove this file and what its "
+                    f"{progress} is of a run with another {key}; give the same command to go on "
+                    "with it, give another --out or --figure, or remove this file and what its "
                     "run wrote"
                 )
-        return done
-
-    def _remove_left_over(self) -> None:
-        """Remove the temporary files that a killed run left beside its files."""
+        for one in done:
+            if one.filename in self.names and all(p.exists() for p in self.files(one.filename)):
+                self.done[one.filename] = one
+        lines = [_line(self.settings), *map(_progress_line, self.done.values())]
+        write_whole(progress, "".join(lines))
         for folder in {path.parent for name in self.names for path in self.files(name)}:
             for path in folder.glob(f".*{PARTIAL}*"):
                 path.unlink(missing_ok=True)
+        if self.done:
+            self._write_table()
+
+
+def _line(content: Mapping[str, Any]) -> str:
+    return json.dumps(content) + "\n"
 
 
 def _progress_line(one: Detections) -> str:
-    content = {**one._asdict(), "events": one.events.to_dict("records")}
-    return json.dumps(content) + "\n"
+    return _line({**one._asdict(), "events": one.events.to_dict("records")})
 
 
 def _write_at(path: Path, place: int, text: str) -> None:

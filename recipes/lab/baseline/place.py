@@ -33,9 +33,8 @@ def place_data(
     """Point a configuration at its data set; generate it where there is none but its description.
 
     Args:
-        config: as :func:`load_config` returns it; the paths under `data` are replaced, and the
-            classes, with their number, written into it, see
-            :func:`lab.data.classes.settle_classes`.
+        config: as :func:`load_config` returns it; its paths are replaced, and the classes and their
+            number written into it, see :func:`lab.data.classes.settle_classes`.
         folder: a data set in the official layout; None for the paths of the configuration or,
             where its `soundscapes` ask for clips, generated ones.
         generated: where generated clips go.
@@ -46,9 +45,8 @@ def place_data(
         progress: show the progress of the generation.
 
     Raises:
-        InputError: the folder or a path among the overrides does not exist, clips cannot be
-            generated, or what they would be generated from has a class that is not in
-            `data.classes`.
+        InputError: the folder or a path among the overrides does not exist, or clips cannot be
+            generated, for instance as they would have a class that is not in `data.classes`.
     """
     data = {k: v for one in overrides for k, v in nest_overrides(one).get("data", {}).items()}
     kept = {key: data[key] for key in official_layout("") if key in data}
@@ -59,7 +57,7 @@ def place_data(
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"--data is {folder}, which is no folder; give a data set's folder")
     settings = config["soundscapes"]
-    second = None
+    layout = {} if folder is None else official_layout(folder)
     if folder is None and settings["strong"]:
         _classes_to_generate(config)
         if few:
@@ -68,29 +66,21 @@ def place_data(
         Path(generated).parent.mkdir(parents=True, exist_ok=True)
         # Processes that train together all come here; the first one does the work.
         with filelock.FileLock(f"{os.fspath(generated)}.lock"):
-            folder = generate(generated, progress=progress, **settings)
+            layout = official_layout(generate(generated, progress=progress, **settings))
             if public:
                 others = dict.fromkeys(KINDS[:-1], 0)
                 other = {**settings, **others, "seed": settings["seed"] + 1}
                 second = generate(f"{os.fspath(generated)}_public", progress=progress, **other)
-    if folder is not None:
-        config["data"].update({**official_layout(folder), **kept})
-    if second is not None:
-        paths = official_layout(second)
-        config["data"].update(
-            {f"public_{part}": paths[f"test_{part}"] for part in ("folder", "tsv", "dur")}
-        )
-        config["data"].update(kept)
+                paths = official_layout(second)
+                for part in ("folder", "tsv", "dur"):
+                    layout[f"public_{part}"] = paths[f"test_{part}"]
+    config["data"].update({**layout, **kept})
     if "net" in config:
         settle_classes(config)
 
 
 def _classes_to_generate(config: dict[str, dict[str, Any]]) -> None:
-    """Take the classes from the soundbank: in a few clips not all of them may occur.
-
-    Raises:
-        InputError: the soundbank, or the parametric sounds, have a class that is not wanted.
-    """
+    """Take the classes from the soundbank: in a few clips not all of them may occur."""
     bank = config["soundscapes"]["soundbank"]
     there = list(CLASSES) if bank is None else RecordedSounds(bank).classes
     wanted = config["data"].get("classes")
@@ -102,6 +92,5 @@ def _classes_to_generate(config: dict[str, dict[str, Any]]) -> None:
         sounds = "the parametric sounds" if bank is None else f"soundscapes.soundbank {bank}"
         raise InputError(
             f"{sounds} would give clips with the class {unwanted[0]!r}, which is not in "
-            f"data.classes ({', '.join(wanted)}); add it there, or "
-            + ("give a soundscapes.soundbank" if bank is None else "take it out of the soundbank")
+            f"data.classes ({', '.join(wanted)}); add it there, or take other sounds"
         )

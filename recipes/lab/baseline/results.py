@@ -30,11 +30,8 @@ def validation_scores(
 ) -> dict[str, float]:
     """Scores of an epoch by their logged names; `val/obj_metric` is what checkpoints are chosen by.
 
-    Args:
-        config: of the training.
-        encoder: frames and classes of the posteriors.
-        strong: posteriors of each model on the strongly labelled clips.
-        weak: its score on the weakly labelled ones.
+    `strong` are the posteriors of each model on the strongly labelled clips, `weak` its scores on
+    the weakly labelled ones.
     """
     data, training = config["data"], config["training"]
     truth = read_reference(data["synth_val_tsv"], encoder.labels)
@@ -62,14 +59,9 @@ def validation_scores(
 def validation_thresholds(
     config: Mapping[str, Any], encoder: ManyHotEncoder, strong: Mapping[str, Posteriors]
 ) -> dict[str, Thresholds]:
-    """Thresholds that the strong validation clips choose, by model.
+    """Thresholds that the strong validation clips choose, by model; see :func:`validation_scores`.
 
     None where there are no such clips, or where they are the test clips.
-
-    Args:
-        config: of the training.
-        encoder: frames and classes of the posteriors.
-        strong: posteriors of each model on the strongly labelled clips.
     """
     data, training = config["data"], config["training"]
     if training.get("select_on") == "test":
@@ -81,22 +73,6 @@ def validation_thresholds(
         for name, clips in strong.items()
         if clips.filenames
     }
-
-
-def objective_title(training: Mapping[str, Any]) -> str:
-    """Title of `val/obj_metric` in a table: which score it is, or which two it is the sum of.
-
-    Args:
-        training: the section of the configuration.
-
-    Example:
-        >>> objective_title({"obj_metric_synth_type": "event", "batch_size": [12, 12, 24]})
-        'validation, sum of event F1 and weak F1 (%)'
-    """
-    name = "event" if training.get("obj_metric_synth_type") == "event" else "intersection"
-    if training["batch_size"][1]:
-        return f"validation, sum of {name} F1 and weak F1 (%)"
-    return f"validation, {name} F1 (%)"
 
 
 def thresholds_of(config: Mapping[str, Any]) -> list[float]:
@@ -126,14 +102,11 @@ def write_test(
         encoder: frames and classes of the posteriors.
         posteriors: of each model on the test clips.
         labelled: False for clips without labels: there are no scores then.
-        verify_psds: see :func:`verify`.
+        verify_psds: :func:`verify` the PSDS, too, which takes psds_eval minutes.
         thresholds: that the validation clips of each model chose; scores at them are added.
 
     Returns:
         Scores and, under `profile`, counts of the error profile, by their logged names.
-
-    Raises:
-        RuntimeError: see :func:`verify`.
     """
     data, window = config["data"], config["training"]["median_window"]
     results: dict[str, float] = {}
@@ -170,15 +143,7 @@ def verify(
     events: pd.DataFrame,
     points: Mapping[float, pd.DataFrame] | None = None,
 ) -> None:
-    """Hold scores against sed_eval and psds_eval, which define them.
-
-    Args:
-        scores: to hold against them.
-        truth: annotated events.
-        durations: of the clips.
-        events: detections at the one threshold.
-        points: detections at the operating points, for PSDS, which takes psds_eval minutes; None
-            to leave it out.
+    """Hold scores against sed_eval and, given the operating points, psds_eval, which define them.
 
     Raises:
         RuntimeError: a score differs by more than 1e-6.

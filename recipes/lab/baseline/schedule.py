@@ -12,13 +12,7 @@ class Schedule:
     """Sets the learning rate after each optimizer step, as the DCASE 2021 Task 4 baseline does.
 
     The first step runs at the rate the optimizer was made with, the second at that of step 2.
-
-    Args:
-        optimizer: its parameter groups get the rate.
-        max_lr: the largest rate.
-
-    Attributes:
-        step_num: 1 before the first optimizer step.
+    `step_num` is 1 before the first optimizer step.
     """
 
     def __init__(self, optimizer: Optimizer, max_lr: float) -> None:
@@ -50,21 +44,12 @@ class Schedule:
 
 
 class ExponentialWarmup(Schedule):
-    """Ramp the learning rate up to `max_lr`: `max_lr * exp(exponent * (1 - step / length)^2)`.
+    """Ramp the learning rate up to `max_lr`: `max_lr * exp(-5 * (1 - step / rampup_length)^2)`."""
 
-    Args:
-        optimizer: its parameter groups get the rate.
-        max_lr: rate at the end of the ramp.
-        rampup_length: in steps; 0 for a constant rate.
-        exponent: of the ramp.
-    """
-
-    def __init__(
-        self, optimizer: Optimizer, max_lr: float, rampup_length: int, exponent: float = -5.0
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, max_lr: float, rampup_length: int) -> None:
         super().__init__(optimizer, max_lr)
         self.rampup_len = rampup_length
-        self.exponent = exponent
+        self.exponent = -5.0
 
     def scaling_factor(self) -> float:
         """Position of the ramp in (0, 1]; it also weighs the consistency loss."""
@@ -75,14 +60,7 @@ class ExponentialWarmup(Schedule):
 
 
 class StepDecay(Schedule):
-    """Multiply the learning rate by `factor` every `every` steps (paper, section 3.1: 0.8).
-
-    Args:
-        optimizer: its parameter groups get the rate.
-        max_lr: rate of the first steps.
-        every: in steps.
-        factor: of the decay.
-    """
+    """Multiply the learning rate by `factor` every `every` steps (paper, section 3.1: 0.8)."""
 
     def __init__(self, optimizer: Optimizer, max_lr: float, every: int, factor: float) -> None:
         super().__init__(optimizer, max_lr)
@@ -97,11 +75,7 @@ class StepDecay(Schedule):
 class CosineDecay(ExponentialWarmup):
     """After the ramp let the learning rate fall to 0 as half a cosine (Loshchilov & Hutter, 2017).
 
-    Args:
-        optimizer: its parameter groups get the rate.
-        max_lr: rate at the end of the ramp.
-        rampup_length: in steps.
-        steps: of the whole training, ramp included.
+    `steps` are those of the whole training, ramp included.
     """
 
     def __init__(self, optimizer: Optimizer, max_lr: float, rampup_length: int, steps: int) -> None:

@@ -35,6 +35,13 @@ from lab.evaluation.posteriors import Posteriors, WeakScore
 from lab.evaluation.thresholds import Thresholds
 
 
+def seed_everything(seed: int) -> None:
+    """Seed the global generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 class MeanTeacher(pl.LightningModule):
     """The DCASE 2021 Task 4 baseline's trainer (Tarvainen & Valpola, NIPS 2017).
 
@@ -50,20 +57,14 @@ class MeanTeacher(pl.LightningModule):
     - In evaluation the folder `teacher` gets the teacher's detections; the official trainer
       writes the student's into both.
     - A scaler fitted on the data set is kept in the checkpoint.
-    - `training.time_shift`, `gain`, `equaliser` and `frequency_mask` change the clips of a batch,
-      for student and teacher alike.
     - A share of 0 in `training.batch_size` leaves a set out; `training.teacher: false` trains
       the student alone (the paper's Table 1), and `average` does, but tests the moving average of
-      the student, statistics of the batch normalisation included.
-
-    As in the official trainer the moving average covers parameters only: the teacher's batch
-    normalisation follows its own forward passes.
+      the student, statistics of the batch normalisation included. The official teacher averages
+      parameters only: its batch normalisation follows its own forward passes.
 
     Every random number of an epoch is a function of `training.seed`, the epoch and the rank of the
-    process, so a run that was interrupted and resumed ends like one that was not.
-
-    Under DDP each process trains on its part of each batch. Rank zero alone validates and tests,
-    which the others wait for, and tells them the scores; it alone writes files.
+    process, so a run that was interrupted and resumed ends like one that was not. Under DDP rank
+    zero alone validates, tests and writes, and tells the others the scores.
 
     Args:
         hparams: the configuration, see :mod:`lab.baseline.config`.
@@ -74,10 +75,6 @@ class MeanTeacher(pl.LightningModule):
         train_data: ConcatDataset of the strong, weak and unlabelled sets.
         valid_data: clips with file names; those in `data.weak_folder` count as weak, those in
             `data.synth_val_folder` as strong.
-        test_data: clips with file names.
-        train_sampler: gives the batches.
-        scheduler: `{"scheduler": Schedule(...), "interval": "step"}`.
-        fast_dev_run: load the data in the main process.
         evaluation: test without labels; only detections are written.
         verify_psds: hold the PSDS of a test against psds_eval too, which takes minutes.
     """
@@ -101,12 +98,11 @@ class MeanTeacher(pl.LightningModule):
         self.save_hyperparameters(dict(hparams))
         self.encoder = encoder
         self.sed_student = sed_student
-        self.sed_teacher: nn.Module | None = None
         teacher = hparams["training"].get("teacher", True)
         #: Whether the teacher only averages: it sees no batch and the student does not follow it.
         self.averages = teacher == "average"
-        if teacher:
-            self.sed_teacher = copy.deepcopy(sed_student).requires_grad_(False)
+        copied = copy.deepcopy(sed_student).requires_grad_(False) if teacher else None
+        self.sed_teacher: nn.Module | None = copied
         # Typed loosely: a module that is only tested has none of them.
         self.opt: Any = opt
         self.train_data: Any = train_data
@@ -124,8 +120,8 @@ class MeanTeacher(pl.LightningModule):
         scaler = hparams["scaler"]
         self.scaler = Scaler(scaler["statistic"], scaler["normtype"], scaler["dims"])
         self.supervised_loss = nn.BCELoss()
-        losses = {"mse": nn.MSELoss, "bce": nn.BCELoss}
-        self.selfsup_loss = losses[hparams["training"]["self_sup_loss"]]()
+        mse = hparams["training"]["self_sup_loss"] == "mse"
+        self.selfsup_loss = nn.MSELoss() if mse else nn.BCELoss()
         self.val_weak: dict[str, WeakScore] = {}
         self.val_strong: dict[str, Posteriors] = {}
         self.test_posteriors: dict[str, Posteriors] = {}
@@ -167,12 +163,9 @@ class MeanTeacher(pl.LightningModule):
         kind = training.get("mixup")
         if kind is not None and random.random() < 0.5:
             if len(labels_weak):
-                mels[weak_rows], labels_weak = mixup(
-                    mels[weak_rows], labels_weak, mixup_label_type=kind
-                )
-            mels[strong_rows], labels[strong_rows] = mixup(
-                mels[strong_rows], labels[strong_rows], mixup_label_type=kind
-            )
+                mels[weak_rows], labels_weak = mixup(mels[weak_rows], labels_weak, kind)
+            rows = strong_rows
+            mels[rows], labels[rows] = mixup(mels[rows], labels[rows], kind)
         features = self.features(mels)
         if training.get("frequency_mask"):
             features = frequency_mask(features, training["frequency_mask"])
@@ -213,12 +206,10 @@ class MeanTeacher(pl.LightningModule):
 
         Of a small network Lightning's bookkeeping would take a tenth of each step.
         """
-        trainer = self._trainer
-        if trainer is not None and trainer.training and not trainer.progress_bar_callback:
-            every = getattr(trainer, "log_every_n_steps", 1)
-            if (trainer.global_step + 1) % max(every, 1):
-                return
-        super().log(name, value, *args, **kwargs)
+        trainer: Any = self._trainer
+        shown = trainer is None or not trainer.training or trainer.progress_bar_callback
+        if shown or not (trainer.global_step + 1) % max(trainer.log_every_n_steps, 1):
+            super().log(name, value, *args, **kwargs)
 
     def labelled_rows(self) -> tuple[slice, slice]:
         """Rows of a training batch with strong labels, and those with weak labels."""
@@ -236,38 +227,20 @@ class MeanTeacher(pl.LightningModule):
         Lightning, 1.2 as 2, calls this between the losses and the gradients of a step: the
         teacher takes in the student as the step found it, and lags by one step.
         """
-        if self.sed_teacher is not None:
-            factor = self.hparams["training"]["ema_factor"]
-            step = self.warmup.step_num
-            self.update_ema(factor, step, self.sed_student, self.sed_teacher)
-            if self.averages:
-                self.average_statistics(factor, step, self.sed_student, self.sed_teacher)
-
-    @staticmethod
-    @torch.no_grad()
-    def update_ema(alpha: float, global_step: int, model: nn.Module, ema_model: nn.Module) -> None:
-        """Move the parameters of `ema_model` towards those of `model`.
-
-        Args:
-            alpha: share that stays; less at the start, where a true average does better.
-            global_step: counted from 1.
-            model: the student.
-            ema_model: the teacher; its buffers are left alone.
-        """
-        alpha = min(1 - 1 / (global_step + 1), alpha)
-        for average, parameter in zip(ema_model.parameters(), model.parameters()):
-            average.mul_(alpha).add_(parameter, alpha=1 - alpha)
-
-    @staticmethod
-    @torch.no_grad()
-    def average_statistics(alpha: float, step: int, model: nn.Module, average: nn.Module) -> None:
-        """Move the buffers of `average` towards those of `model`, as :meth:`update_ema` does."""
-        alpha = min(1 - 1 / (step + 1), alpha)
-        for mean, buffer in zip(average.buffers(), model.buffers()):
-            if buffer.is_floating_point():
-                mean.mul_(alpha).add_(buffer, alpha=1 - alpha)
-            else:
-                mean.copy_(buffer)
+        student, teacher = self.sed_student, self.sed_teacher
+        if teacher is None:
+            return
+        # Less stays at the start, where a true average does better.
+        kept = min(1 - 1 / (self.warmup.step_num + 1), self.hparams["training"]["ema_factor"])
+        pairs: list[tuple[Tensor, Tensor]] = [*zip(teacher.parameters(), student.parameters())]
+        if self.averages:
+            pairs += zip(teacher.buffers(), student.buffers())
+        with torch.no_grad():
+            for average, value in pairs:
+                if value.is_floating_point():
+                    average.mul_(kept).add_(value, alpha=1 - kept)
+                else:
+                    average.copy_(value)
 
     def configure_optimizers(self) -> Any:
         """Give Lightning the optimizer and the scheduler."""
@@ -297,20 +270,15 @@ class MeanTeacher(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Make the epoch's randomness a function of the seed, the epoch and the rank."""
-        self._set_epoch()
+        self.train_sampler.set_epoch(self.current_epoch)
         # The zero keeps it apart from the sampler's, which ends in the number of a set.
         seed = mix_seed(self.hparams["training"]["seed"], self.current_epoch, 0, self.global_rank)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-
-    def _set_epoch(self) -> None:
-        self.train_sampler.set_epoch(self.current_epoch)
+        seed_everything(seed)
 
     def train_dataloader(self) -> DataLoader:
         """Training batches of the strong, weak and unlabelled sets."""
         # The first epoch's iterator is made before on_train_epoch_start.
-        self._set_epoch()
+        self.train_sampler.set_epoch(self.current_epoch)
         return self._loader(self.train_data, batch_sampler=self.train_sampler)
 
     def val_dataloader(self) -> DataLoader:
@@ -413,16 +381,11 @@ class MeanTeacher(pl.LightningModule):
             self.test_posteriors[name].add(strong, names, self._seconds(audio))
 
     def on_test_epoch_end(self) -> None:
-        """Write posteriors and detections, score them, write and log the scores.
-
-        Under `<log_dir>/metrics_test`: `metrics.json` and, in `student` and `teacher`,
-        `posteriors.npz`, `predictions_05_<name>.tsv` and `predictions_th_<threshold>.tsv`.
-        """
+        """Write posteriors and detections, score them, write and log the scores."""
         results: dict[str, float] = {}
         if self.trainer.is_global_zero:
-            folder = Path(self._log_dir(), "metrics_test")
             results = write_test(
-                folder,
+                Path(self.hparams["log_dir"], "metrics_test"),
                 self.hparams,
                 self.encoder,
                 self.test_posteriors,
@@ -436,10 +399,6 @@ class MeanTeacher(pl.LightningModule):
         self.test_results = self.trainer.strategy.broadcast(results)
         for key, value in self.test_results.items():
             self.log(key, value, logger=False)
-
-    def _log_dir(self) -> str:
-        log_dir = None if self.logger is None else self.logger.log_dir
-        return log_dir or self.hparams.get("log_dir") or self.trainer.default_root_dir
 
     # Checkpoints
 

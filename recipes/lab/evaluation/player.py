@@ -74,7 +74,7 @@ def player(
         title: heading, for example the name of the recording.
         sound: as :func:`sound.read_sound` returns it.
         posteriors: `(frames, classes)`, in [0, 1].
-        events: event_label, onset, offset (seconds).
+        events: event_label, onset, offset (seconds), confidence (0 to 1).
         classes: names, in the order of the last axis.
         frame_seconds: time from one frame to the next.
         threshold: of the posteriors, drawn as a line.
@@ -162,7 +162,10 @@ def player(
         },
     )
     rows = [
-        (event.event_label, f"{event.onset:.3f}", f"{event.offset:.3f}")
+        (
+            event.event_label,
+            *(f"{value:.3f}" for value in (event.onset, event.offset, event.confidence)),
+        )
         for event in events.itertuples()
     ]
     count = f"{len(events) or 'No'} event{'s' * (len(events) != 1)}"
@@ -177,7 +180,7 @@ def player(
             "from there; drag or scroll to zoom, double-click to see all.</p>",
             f'<audio controls src="{sound_url(sound)}"></audio>',
             drawing,
-            table(("class", "onset (s)", "offset (s)"), rows) if rows else "",
+            table(("class", "onset (s)", "offset (s)", "confidence"), rows) if rows else "",
             table(("setting", "value"), [(name, str(value)) for name, value in settings.items()]),
             "</body>\n</html>\n",
         ]

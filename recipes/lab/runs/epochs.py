@@ -23,17 +23,14 @@ class EpochTable(pl.Callback):
     def __init__(self, path: Path, report: Any = None) -> None:
         self.path = path
         self.report = report
-        self.rows: dict[int, dict[str, float]] = {}
+        self.rows: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the rows of the epochs that are over."""
         if self.path.exists() and trainer.current_epoch:
-            header, *lines = self.path.read_text().splitlines()
-            for line in lines:
-                values = {k: float(v) for k, v in zip(header.split("\t"), line.split("\t")) if v}
-                if values["epoch"] < trainer.current_epoch:
-                    self.rows[int(values["epoch"])] = values
+            table = pd.read_csv(self.path, sep="\t")
+            self.rows = table[table["epoch"] < trainer.current_epoch].to_dict("records")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
         """Add a batch to the epoch's means."""
@@ -57,21 +54,15 @@ class EpochTable(pl.Callback):
                 {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
             )
         self.sums = {}
-        self.rows[epoch] = row
+        self.rows.append(row)
         if trainer.is_global_zero:
-            self._write()
+            table = pd.DataFrame(self.rows)
+            write_whole(self.path, table.to_csv(sep="\t", index=False, float_format="%.6g"))
         if self.report:
-            text = f"loss {self.rows[epoch]['loss']:.3f}"
-            if "val/obj_metric" in self.rows[epoch]:
-                text += f", validation {self.rows[epoch]['val/obj_metric']:.3f}"
+            text = f"loss {row['loss']:.3f}"
+            if "val/obj_metric" in row:
+                text += f", validation {row['val/obj_metric']:.3f}"
             self.report(epoch + 1, trainer.max_epochs, text)
-
-    def _write(self) -> None:
-        columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
-        lines = ["\t".join(columns)]
-        for row in self.rows.values():
-            lines.append("\t".join(f"{row[c]:.6g}" if c in row else "" for c in columns))
-        write_whole(self.path, "\n".join(lines) + "\n")
 
 
 def read_epochs(folder: Path) -> pd.DataFrame:
@@ -80,11 +71,7 @@ def read_epochs(folder: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", index_col="epoch") if path.exists() else pd.DataFrame()
 
 
-def tables_of(folders: Sequence[Path]) -> list[pd.DataFrame]:
-    """Read the tables of trials, of those that finished an epoch."""
-    return [table for table in map(read_epochs, folders) if len(table)]
-
-
-def mean_epochs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Means over trials, epoch by epoch."""
-    return pd.concat(tables).groupby(level=0).mean()
+def mean_epochs(folders: Sequence[Path]) -> pd.DataFrame:
+    """Means over trials, epoch by epoch; empty where none finished one."""
+    tables = [table for table in map(read_epochs, folders) if len(table)]
+    return pd.concat(tables).groupby(level=0).mean() if tables else pd.DataFrame()

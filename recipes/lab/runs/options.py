@@ -11,47 +11,40 @@ from lab.devices import own_rank
 from lab.errors import INSTALL, InputError
 from lab.files import PathLike
 
-CONF_FILE = "YAML (default: confs/table1_mini.yaml; with --data confs/table1.yaml)"
-
 
 def add_options(
-    parser: argparse.ArgumentParser,
-    *,
-    conf_file: str = CONF_FILE,
-    log_dir: str = "folder of the results (default: exp/<configuration>)",
-    trials: str = "trials of each model, a seed each",
-    gpus: str = "index, several (0,1) for trials side by side, or cpu",
+    parser: argparse.ArgumentParser, *, conf_file: str, log_dir: str, trials: str, gpus: str = ""
 ) -> None:
-    """Add the flags that every recipe that trains takes.
-
-    Args:
-        parser: gets them.
-        conf_file: help.
-        log_dir: help.
-        trials: help.
-        gpus: help.
-    """
+    """Add the flags that every recipe that trains takes, with helps of its own."""
     parser.add_argument("--conf_file", help=conf_file)
-    parser.add_argument("--data", help="DESED tree in the official layout (audio/, metadata/)")
+    parser.add_argument(
+        "--data",
+        help="DESED tree in the official layout: audio/, metadata/ (default: generated clips)",
+    )
     parser.add_argument("--log_dir", help=log_dir)
-    parser.add_argument("--trials", type=int, default=1, help=trials)
-    parser.add_argument("--gpus", help=gpus)
+    parser.add_argument("--trials", type=int, default=1, help=f"{trials} (default: %(default)s)")
+    parser.add_argument(
+        "--gpus",
+        help=f"index, several (0,1) for trials side by side{gpus}, or cpu (default: the first GPU, "
+        "or the CPU where there is none)",
+    )
     parser.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="values in the place of the configuration's, for instance coherence.normalize=true",
+        help="values in the place of the configuration's, for instance coherence.normalize=true "
+        "(default: none)",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="hold the PSDS of each test against psds_eval too, which takes minutes",
+        help="hold the PSDS of each test against psds_eval too, which takes minutes (default: no)",
     )
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help="database by which machines share the trials (docs/operations.md)",
+        help="database by which machines share the trials, see docs/operations.md (default: none)",
     )
     parser.add_argument(
         "--study", metavar="NAME", help="of the trials in it (default: that of the results)"
@@ -59,19 +52,16 @@ def add_options(
     parser.add_argument(
         "--fast_dev_run",
         action="store_true",
-        help="three epochs of two batches, on a few clips where they are generated",
+        help="three epochs of two batches, on a few clips where they are generated (default: no)",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="no progress (default: progress)")
 
 
 def check_libraries(verify: bool = False) -> None:
     """Say where the scores of a test are not held against the libraries that define them.
 
-    Args:
-        verify: that is asked for (--verify).
-
     Raises:
-        InputError: it is asked for, and the libraries cannot be used.
+        InputError: that is asked for (--verify), and the libraries cannot be used.
     """
     # Here, for it loads numpy and pandas.
     from lab.evaluation.reference import missing
@@ -86,46 +76,37 @@ def check_libraries(verify: bool = False) -> None:
         print(f"no score is held against sed_eval and psds_eval: {reason}; {mending}", flush=True)
 
 
-def results_folder(
-    args: argparse.Namespace, prefix: str = "", *, setting: PathLike | None = None
-) -> Path:
-    """Folder of the results: --log_dir, or one named after the configuration and its setting.
-
-    Example:
-        >>> args = argparse.Namespace(log_dir=None, conf_file="confs/mini.yaml", fast_dev_run=True)
-        >>> results_folder(args).as_posix(), results_folder(args, "compare_").as_posix()
-        ('exp/mini_fast_dev_run', 'exp/compare_mini_fast_dev_run')
-        >>> results_folder(args, setting="settings/exact.yaml").as_posix()
-        'exp/mini_exact_fast_dev_run'
-    """
-    return Path(args.log_dir or Path("exp", results_name(args, prefix, setting=setting)))
-
-
 def results_name(
     args: argparse.Namespace, prefix: str = "", *, setting: PathLike | None = None
 ) -> str:
-    """Name of the results after the configuration and its setting; see :func:`results_folder`."""
+    """Name of the results after the configuration and its setting, the same on all machines.
+
+    Example:
+        >>> args = argparse.Namespace(conf_file="confs/mini.yaml", fast_dev_run=True)
+        >>> results_name(args, "compare_"), results_name(args, setting="settings/exact.yaml")
+        ('compare_mini_fast_dev_run', 'mini_exact_fast_dev_run')
+    """
     name = prefix + Path(args.conf_file).stem
     name += f"_{Path(setting).stem}" if setting else ""
     return name + "_fast_dev_run" * args.fast_dev_run
 
 
-def running(args: argparse.Namespace, study: str) -> dict[str, Any]:
+def running(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Options of :func:`lab.runs.pool.run_trials` that the flags give.
 
     Args:
         args: with those of :func:`add_options`.
-        study: its name where --study gives none; the same on all machines.
+        name: of the results.
 
     Raises:
         InputError: --trials is below 1, or --storage is given and Optuna is not installed.
     """
     if args.trials < 1:
         raise InputError(f"--trials is {args.trials}; give at least 1")
-    for name in ("optuna", "sqlalchemy") if args.storage is not None else ():
-        if importlib.util.find_spec(name) is None:
+    for library in ("optuna", "sqlalchemy") if args.storage is not None else ():
+        if importlib.util.find_spec(library) is None:
             raise InputError(
-                f"{name} is not installed; pip install 'dcase-coherence[recipes,tune]'"
+                f"{library} is not installed; pip install 'dcase-coherence[recipes,tune]'"
             )
     return {
         "gpus": args.gpus,
@@ -133,5 +114,5 @@ def running(args: argparse.Namespace, study: str) -> dict[str, Any]:
         "fast_dev_run": args.fast_dev_run,
         "verify_psds": args.verify,
         "storage": args.storage,
-        "study": args.study or study,
+        "study": args.study or name,
     }

@@ -53,17 +53,13 @@ def run_trials(
         gpus: the official flag; several GPUs take a trial each. Under torchrun or srun, or with
             `training.backend` ddp, all processes train one trial after another instead.
         progress: show how far they are.
-        fast_dev_run: three epochs of two batches.
-        verify_psds: hold the PSDS of each test against psds_eval too, which takes minutes.
-        storage: URL of a database that Optuna knows, by which all that call this with the same
-            trials, on any machine, share them; see :func:`lab.runs.study.share`.
+        fast_dev_run, verify_psds: see :func:`lab.runs.trials.run_trial`.
+        storage: URL of a database by which all that call this with the same trials, on any machine,
+            share them; see :func:`lab.runs.study.share`.
         study: its name there.
         keep: called with each trial and its record as soon as it has ended, in several threads,
             and twice for those that machines share. The record of one that diverged has no scores,
             and the reason as `diverged`.
-
-    Returns:
-        Records as :func:`lab.runs.trials.run_trial` gives them, in the order of the trials.
 
     Raises:
         InputError: a folder holds another run or one on other data, or the storage cannot be used.
@@ -107,13 +103,9 @@ def run_trials(
 class Pool:
     """Threads that start processes, as many as train side by side.
 
-    Args:
-        trials: all of them: the number of threads of a process changes roundings, and a resumed
-            run has to end as one that was not interrupted.
-        gpus: the official flag.
-        display: shows how far they are.
-        options: of :func:`lab.runs.trials.run_trial`.
-        keep: see :func:`run_trials`.
+    `trials` are all of them: the number of threads of a process changes roundings, and a resumed
+    run has to end as one that was not interrupted. `options` are those of
+    :func:`lab.runs.trials.run_trial`.
     """
 
     def __init__(
@@ -140,14 +132,10 @@ class Pool:
         self._lock = threading.Lock()
 
     def train(self, trials: Sequence[Trial], keep: Keep | None = None) -> list[dict[str, Any]]:
-        """Train trials, whatever else is trained meanwhile, and return their records.
+        """Train some trials, whatever else is trained meanwhile, and return their records.
 
-        Args:
-            trials: some or all.
-            keep: called as that of :func:`run_trials`, before it.
-
-        Raises:
-            TrialFailed, Stopped, RuntimeError: for the first that failed; the others have ended.
+        `keep` is called as that of :func:`run_trials`, before it. What the first that failed raised
+        is raised when the others have ended.
         """
         futures = [self._executor.submit(self._train, trial, keep) for trial in trials]
         wait(futures)

@@ -16,12 +16,7 @@ from lab.evaluation.scores import Scorer
 
 
 def profile_of_scores(scores: Sequence[Mapping[str, float]], model: str) -> pd.DataFrame:
-    """Profile over all classes, summed over trials.
-
-    Args:
-        scores: of each trial on the test set, by their logged names.
-        model: "teacher" or "student".
-    """
+    """Profile over all classes, summed over trials, of their scores by their logged names."""
     start = f"test/{model}/profile/"
     counts = [
         {name[len(start) :]: int(n) for name, n in one.items() if name.startswith(start)}
@@ -33,12 +28,9 @@ def profile_of_scores(scores: Sequence[Mapping[str, float]], model: str) -> pd.D
 def errors_of_trials(
     folders: Sequence[Path], model: str, reference: pd.DataFrame
 ) -> pd.DataFrame | None:
-    """Errors of the edges of all trials that have left detections; None where none has.
+    """Errors of the edges at threshold 0.5 of trials that have left detections; None without any.
 
-    Args:
-        folders: of the trials.
-        model: "teacher" or "student", whose detections at threshold 0.5 are judged.
-        reference: annotated events of the test set; clips that were not tested do not count.
+    Clips of the annotated `reference` that were not tested do not count.
     """
     here = [folder for folder in folders if has_detections(folder, model)]
     errors = [edge_errors(*events_of_test(folder, model, reference)) for folder in here]
@@ -48,16 +40,9 @@ def errors_of_trials(
 def counts_of_trials(
     folders: Sequence[Path], model: str, reference: pd.DataFrame, classes: Sequence[str]
 ) -> np.ndarray:
-    """Event-based counts of each clip, for :func:`significance.paired_bootstrap`.
+    """Event-based counts `(trials, clips, classes, 3)` for :func:`significance.paired_bootstrap`.
 
-    Args:
-        folders: of the trials.
-        model: "teacher" or "student".
-        reference: annotated events of the test set; clips that were not tested do not count.
-        classes: of the model.
-
-    Returns:
-        Integers `(trials, clips, classes, 3)`.
+    Clips of the annotated `reference` that were not tested do not count.
     """
     counts = []
     for folder in folders:

@@ -23,7 +23,7 @@ from lab.evaluation.tables import (
     probability,
 )
 from lab.files import write_whole
-from lab.runs.epochs import mean_epochs, tables_of
+from lab.runs.epochs import mean_epochs
 from lab.runs.profiles import counts_of_trials, has_detections
 from lab.runs.trials import Trial
 
@@ -51,14 +51,14 @@ def write_report(
             of_test = results.loc[test].reindex(settings, level="setting")
             clips = differences_over_clips(trials, test, reference)
             parts += [f"## On the {test} set", *tables(of_test, reference, clips)]
-    epochs = {
-        setting: tables_of([trial.folder for trial in trials if trial.setting == setting])
+    means = {
+        setting: mean_epochs([trial.folder for trial in trials if trial.setting == setting])
         for setting in settings
     }
     means = {
-        setting: mean_epochs(several).rename(columns={"val/obj_metric": VALIDATION})
-        for setting, several in epochs.items()
-        if several
+        setting: table.rename(columns={"val/obj_metric": VALIDATION})
+        for setting, table in means.items()
+        if len(table)
     }
     panels = [name for name in CURVES if any(name in table for table in means.values())]
     if panels:
@@ -72,25 +72,16 @@ def write_report(
 def tables(results: pd.DataFrame, reference: str, clips: Mapping[str, Bootstrap]) -> list[str]:
     """Scores, differences and error profile of the settings on one test set, as Markdown.
 
-    Args:
-        results: indexed by setting and seed.
-        reference: setting that the others are held against.
-        clips: differences of settings to it over the test clips.
+    `clips` are the differences of settings to the reference over the test clips.
     """
     trials = {setting: table for setting, table in results.groupby(level="setting", sort=False)}
     known = {setting: table.dropna(subset=[MACRO]) for setting, table in trials.items()}
     titles = {"validation": VALIDATION, **SCORES}
     rows = []
     for setting, table in known.items():
-        count = str(len(table))
-        count += f" of {len(trials[setting])}" * (len(table) < len(trials[setting]))
-        rows.append(
-            [
-                setting,
-                count,
-                *(mean_and_deviation(table[key].dropna(), title) for key, title in titles.items()),
-            ]
-        )
+        count, of = str(len(table)), f" of {len(trials[setting])}"
+        cells = (mean_and_deviation(table[key].dropna(), name) for key, name in titles.items())
+        rows.append([setting, count + of * (len(table) < len(trials[setting])), *cells])
     parts = [
         markdown(["setting", "trials", *titles.values()], rows),
         "Mean ± standard deviation over the seeds; 1 of 2 trials: the other diverged. Validation "
@@ -135,13 +126,7 @@ def difference_table(tests: pd.DataFrame, clips: Mapping[str, Bootstrap]) -> str
 def differences_over_clips(
     trials: Sequence[Trial], test: str, reference: str
 ) -> dict[str, Bootstrap]:
-    """Differences of settings to the reference over the test clips, from detections on this disk.
-
-    Args:
-        trials: what was compared.
-        test: "test" or "public".
-        reference: setting that the others are held against.
-    """
+    """Differences of settings to the reference over clips, from detections on this disk."""
     config = trials[0].config
     model = "teacher" if config["training"]["teacher"] else "student"
     here: dict[str, dict[int, Path]] = {}

@@ -65,14 +65,7 @@ def read_results(path: PathLike) -> pd.DataFrame:
 
 
 def rows_of(name: str, setting: str, seed: int, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of a trial, one a test set.
-
-    Args:
-        name: of the set.
-        setting: its name.
-        seed: of the trial.
-        record: as :func:`lab.runs.trials.run_trial` returns it.
-    """
+    """Rows of a trial of a set, one a test set, from its :func:`lab.runs.trials.run_trial`."""
     common = {"set": name, "setting": setting, "seed": seed}
     common.update({key: record.get(key, "") for key in COLUMNS[4:8]})
     rows = []
@@ -110,16 +103,7 @@ def add_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def join_set(path: PathLike, name: str, entry: Mapping[str, Any]) -> None:
-    """Write what a set is into the `configs.json` beside a table of results.
-
-    Args:
-        path: of the table.
-        name: of the set.
-        entry: see :func:`joined`.
-
-    Raises:
-        InputError: see :func:`joined`.
-    """
+    """Write what a set is into the `configs.json` beside a table of results; see :func:`joined`."""
     file = Path(path).parent / "configs.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{file}.lock"):
@@ -132,11 +116,8 @@ def join_set(path: PathLike, name: str, entry: Mapping[str, Any]) -> None:
 def joined(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """What a set is, with what a command brings to it.
 
-    Args:
-        what: names the set, for messages.
-        before: what it was: `configuration`, digests of its `data` and overlays of its `settings`,
-            by name; may be empty.
-        now: what the command brings; it may know other data and settings.
+    Both hold a `configuration`, digests of `data` and overlays of `settings`, by name; what was
+    before may be empty, and what is now may know other data and settings.
 
     Raises:
         InputError: the configuration is another one, or the data or setting of a name is.

@@ -48,11 +48,8 @@ def draw_clip(folders: Mapping[str, Path], model: str, config: Mapping[str, Any]
 def clip_to_show(reference: pd.DataFrame, estimates: Sequence[pd.DataFrame]) -> str:
     """The clip of which all models find the most events, less those that one of them misses.
 
-    An event is detected where an estimated one of its class overlaps it.
-
-    Args:
-        reference: annotated events of the clips that were tested.
-        estimates: detected events, a table a model.
+    An event of the reference is found where an estimated one of its class overlaps it; each model
+    has a table of estimates.
 
     Raises:
         InputError: the clips hold no event.

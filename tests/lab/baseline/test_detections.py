@@ -38,19 +38,20 @@ def test_recordings_that_cannot_be_named_are_refused(tmp_path):
         recordings_by_name([tmp_path / "empty"])
 
 
-EVENTS = pd.DataFrame([["Dog", 0.12345, 1.5], ["Cat", 1.0, 2.25]], columns=COLUMNS)
+EVENTS = pd.DataFrame([["Dog", 0.12345, 1.5, 0.87651], ["Cat", 1.0, 2.25, 0.5]], columns=COLUMNS)
 NONE = pd.DataFrame(columns=COLUMNS)
 
 
 def test_formats():
     several = [Detections("b/a.wav", 2.5004, EVENTS), Detections("x\ty.wav", 1, NONE)]
     assert FORMATS["tsv"].text(several) == (
-        "filename\tonset\toffset\tevent_label\nb/a.wav\t0.123\t1.500\tDog\n"
-        "b/a.wav\t1.000\t2.250\tCat\nx\\ty.wav\t\t\t\n"
+        "filename\tonset\toffset\tevent_label\tconfidence\nb/a.wav\t0.123\t1.500\tDog\t0.877\n"
+        "b/a.wav\t1.000\t2.250\tCat\t0.500\nx\\ty.wav\t\t\t\t\n"
     )
     assert FORMATS["audacity"].text(several) == "0.123450\t1.500000\tDog\n1.000000\t2.250000\tCat\n"
     assert json.loads(FORMATS["json"].text([])) == []
     first, second = json.loads(FORMATS["json"].text(several))
     assert first["duration"] == 2.5
-    assert first["events"][0] == {"event_label": "Dog", "onset": 0.123, "offset": 1.5}
+    dog = {"event_label": "Dog", "onset": 0.123, "offset": 1.5, "confidence": 0.877}
+    assert first["events"][0] == dog
     assert second == {"filename": "x\ty.wav", "duration": 1, "events": []}

@@ -7,7 +7,6 @@ import shutil
 import signal
 
 import numpy as np
-import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import soundfile
@@ -56,21 +55,14 @@ def checkpoint(experiment):
     return torch.load(experiment.folder / "last.ckpt", weights_only=True)
 
 
-def assert_same(ours, theirs, where=""):
+def assert_same(ours, theirs):
     """Equal to the bit, all through."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs), where
-        for key in ours:
-            assert_same(ours[key], theirs[key], f"{where}/{key}")
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for index, pair in enumerate(zip(ours, theirs)):
-            assert_same(*pair, f"{where}/{index}")
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), where
+    if isinstance(ours, (dict, list, tuple)):
+        assert len(ours) == len(theirs)
+        for key in ours if isinstance(ours, dict) else range(len(ours)):
+            assert_same(ours[key], theirs[key])
     else:
-        assert ours == theirs, where
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
 
 
 def without_paths(state, folder):
@@ -122,14 +114,6 @@ def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, ki
     assert resumed.test() == whole.test()
 
 
-def test_a_finished_run_resumes_to_its_end(config, tmp_path):
-    config["training"]["n_epochs"] = 1
-    whole = fit(config, tmp_path, coherence=False)
-    resumed = fit(config, tmp_path, coherence=False, resume=whole.folder / "last.ckpt")
-    assert resumed.best == whole.best
-    assert resumed.test() == whole.test()
-
-
 @pytest.mark.slow
 def test_workers_and_their_number_change_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setattr("lab.baseline.experiment.cores", lambda: 3)
@@ -138,53 +122,6 @@ def test_workers_and_their_number_change_nothing(config, tmp_path, monkeypatch):
     config["training"]["num_workers"] = 2
     helped = fit(config, tmp_path / "helped", coherence=False)
     assert_same(checkpoint(helped)["state_dict"], checkpoint(alone)["state_dict"])
-
-
-def test_seed_and_trial_tell_runs_apart_and_arms_start_alike(config, tmp_path):
-    def start(**arguments):
-        return build(config, log_dir=tmp_path, **arguments).module.sed_student.state_dict()
-
-    baseline = start(coherence=False)
-    assert_same(start(coherence=True), baseline)
-    assert not torch.equal(
-        start(coherence=False, trial=1)["dense.weight"], baseline["dense.weight"]
-    )
-
-
-def test_what_a_run_leaves_behind(config, tmp_path):
-    config["training"]["n_epochs"] = 2
-    experiment = fit(config, tmp_path, coherence=True)
-    assert isinstance(experiment.module, CoherenceMeanTeacher)
-    results = experiment.test()
-    folder = experiment.folder
-    assert json.loads((folder / "metrics_test" / "metrics.json").read_text()) == results
-    assert {
-        f"test/{model}/{score}"
-        for model in ("student", "teacher")
-        for score in (
-            "psds_score_scenario1",
-            "psds_score_scenario2",
-            "event_f1_macro",
-            "intersection_f1_macro",
-        )
-    } < set(results)
-    detections = pd.read_csv(
-        folder / "metrics_test" / "teacher" / "predictions_05_teacher.tsv", sep="\t"
-    )
-    assert list(detections.columns) == ["event_label", "onset", "offset", "filename"]
-    posteriors = np.load(folder / "metrics_test" / "teacher" / "posteriors.npz")
-    assert posteriors["strong"].shape == (3 * 15, 10)
-    assert list(posteriors["filenames"]) == ["0.wav", "1.wav", "2.wav"]
-    state = torch.load(experiment.best, weights_only=True)
-    assert type(state["hyper_parameters"]) is dict
-    assert {"sed_student", "sed_teacher"} < set(state)
-    assert {key.split(".")[0] for key in state["state_dict"]} == {
-        "sed_student",
-        "sed_teacher",
-        "mel_spec",
-    }
-    assert [path.name for path in folder.glob("*.ckpt")].count("last.ckpt") == 1
-    assert not list(folder.glob(".*"))
 
 
 def test_logged_is_every_so_many_steps(config, tmp_path):
@@ -218,62 +155,6 @@ def test_clips_keep_the_names_that_their_tables_have(config, tmp_path, renamed):
     assert {"1.WAV", "a/2.wav"} < set(evaluated.module.test_posteriors["student"].filenames)
 
 
-def test_a_training_is_not_overwritten(config, tmp_path):
-    config["training"]["n_epochs"] = 1
-    before = checkpoint(fit(config, tmp_path, coherence=False))
-    with pytest.raises(InputError, match="holds a training"):
-        build(config, coherence=False, log_dir=tmp_path)
-    assert_same(torch.load(tmp_path / "last.ckpt", weights_only=True), before)
-
-
-def test_a_path_that_the_network_lacks(config, tmp_path):
-    config["coherence"]["path"] = "conv"
-    with pytest.raises(InputError, match="coherence: CRNN has no submodule 'conv'"):
-        build(config, log_dir=tmp_path, coherence=True)
-
-
-@pytest.mark.slow
-def test_strong_labels_alone_without_a_teacher(config, tmp_path):
-    config["training"].update(batch_size=[5, 0, 0], teacher=False, n_epochs=2)
-    config["training"]["obj_metric_synth_type"] = "event"
-    config["scaler"].update(statistic="dataset", normtype="standard")
-    config["scaler"]["savepath"] = str(tmp_path / "scaler.ckpt")
-    config["opt"].update(decay_factor=0.8, decay_epochs=1)
-    experiment = fit(config, tmp_path, coherence=True)
-    state = torch.load(experiment.best, weights_only=True)
-    assert "sed_teacher" not in state
-    assert torch.equal(
-        state["state_dict"]["scaler.mean"],
-        torch.load(tmp_path / "scaler.ckpt", weights_only=True)["mean"],
-    )
-    assert experiment.module.opt.param_groups[0]["lr"] == pytest.approx(0.001 * 0.8**2)
-    assert "test/student/event_f1_macro" in experiment.test()
-    # Only tested: the statistics come from the checkpoint.
-    (tmp_path / "scaler.ckpt").unlink()
-    tested = build(config, coherence=True, log_dir=tmp_path, train=False)
-    again = tested.test(experiment.best)  # without the thresholds, which validation clips choose
-    assert again == {name: experiment.module.test_results[name] for name in again}
-    # Statistics of other features are not taken for these.
-    other = fit(config, tmp_path / "other", coherence=False)
-    assert other.best.exists()
-    config["feats"]["f_min"] = 50
-    with pytest.raises(InputError, match="other settings"):
-        fit(config, tmp_path / "again", coherence=False)
-
-
-def fit_and_log(config, folder, monkeypatch):
-    """A training and what each of its steps logs about the term."""
-    steps = {}
-
-    def log(self, name, value, *args, **kwargs):
-        if name.startswith("train/coherence/"):
-            steps.setdefault(name[len("train/coherence/") :], []).append(float(value))
-        return pl.LightningModule.log(self, name, value, *args, **kwargs)
-
-    monkeypatch.setattr(CoherenceMeanTeacher, "log", log)
-    return fit(config, folder, coherence=True), steps
-
-
 def test_evaluation_writes_each_models_own_detections(config, tmp_path):
     # Two clips of two lengths, which one batch could not hold.
     config["training"].update(n_epochs=1, batch_size_val=4)
@@ -291,12 +172,6 @@ def test_evaluation_writes_each_models_own_detections(config, tmp_path):
         assert len(list(folder.glob("predictions_th_*.tsv"))) == 2
 
 
-def test_one_training_runs_on_one_gpu(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(InputError, match="runs on one GPU"):
-        build(config, coherence=False, log_dir=tmp_path, gpus="0,1")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, monkeypatch, workers):
@@ -309,82 +184,6 @@ def test_bad_audio_met_in_training_is_one_sentence(config, tmp_path, dataset, mo
     config["training"]["num_workers"] = workers
     with pytest.raises(InputError, match=r"^\S+\.wav holds samples that are not finite"):
         fit(config, tmp_path / "run", coherence=False)
-
-
-@pytest.mark.parametrize(("least", "steps"), [(0, 6), (7, 12), (1000, 1002)])
-def test_few_clips_are_gone_through_until_the_steps_are_enough(
-    config, tmp_path, capsys, least, steps
-):
-    # Six strong clips in batches of two are three steps.
-    config["training"].update(min_steps=least, n_epochs=2, batch_size=[2, 0, 0], teacher=False)
-    experiment = build(config, coherence=False, log_dir=tmp_path)
-    sampler = experiment.module.train_sampler
-    assert config["training"]["n_epochs"] * len(sampler) == steps
-    said = capsys.readouterr().err
-    if steps < 1000:
-        assert f"{steps} optimizer steps in all" in said
-        assert "training.min_steps" in said
-    else:
-        assert said == ""
-
-
-@pytest.mark.parametrize(
-    "key", ["synth_tsv", "synth_val_tsv", "synth_val_dur", "weak_tsv", "weak_folder", "test_folder"]
-)
-def test_missing_data_are_named_and_nothing_is_written(config, tmp_path, key):
-    config["data"][key] = str(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"nowhere does not exist"):
-        build(config, coherence=False, log_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_damaged_checkpoint_is_refused_before_any_work(config, tmp_path):
-    path = tmp_path / "last.ckpt"
-    path.write_bytes(b"PK\x03\x04" + bytes(100))
-    with pytest.raises(InputError, match=r"last\.ckpt cannot be loaded"):
-        build(config, coherence=False, log_dir=tmp_path / "run", resume=path)
-    assert not (tmp_path / "run").exists()
-
-
-def test_checkpoint_of_another_network_is_refused(config, tmp_path):
-    path = tmp_path / "other.ckpt"
-    torch.save({"state_dict": {"weight": torch.zeros(1)}}, path)
-    experiment = build(config, coherence=False, log_dir=tmp_path, train=False)
-    with pytest.raises(InputError, match="does not fit the network"):
-        experiment.test(path)
-    torch.save([1], path)
-    with pytest.raises(InputError, match="no checkpoint"):
-        experiment.test(path)
-    with pytest.raises(InputError, match="does not exist"):
-        experiment.test(tmp_path / "missing.ckpt")
-
-
-def test_own_classes_from_training_to_scores_and_nobody_else_s(
-    own_config_file, own_classes, config, tmp_path
-):
-    own = load_config(own_config_file)
-    own["training"]["n_epochs"] = 1
-    own["scaler"]["savepath"] = None
-    experiment = fit(own, tmp_path / "run", coherence=True)
-    assert experiment.module.sed_student.dense.out_features == 6
-    scores = experiment.test()
-    assert 0 <= scores["test/teacher/event_f1_macro"] <= 1
-    _, classes = load_posteriors(experiment.folder / "metrics_test/teacher/posteriors.npz")
-    assert classes == own_classes
-    content = checkpoint(experiment)["hyper_parameters"]
-    assert (content["data"]["classes"], content["net"]["nclass"]) == (own_classes, 6)
-    # The configuration that was given is left alone.
-    assert (own["data"]["classes"], own["net"]["nclass"]) == (None, 10)
-    last = experiment.folder / "last.ckpt"
-    said = r"the checkpoint \S+ has the classes car_horn, .*siren, and here they are"
-    own["data"]["classes"] = own_classes[::-1]
-    for other, more in ((config, "Alarm_bell_ringing"), (own, "siren, gun_shot")):
-        order = ", in another order," if other is own else ""
-        with pytest.raises(InputError, match=f"{said}{order} {more}"):
-            build(other, coherence=True, log_dir=tmp_path / "other", resume=last)
-        untrained = build(other, coherence=True, log_dir=tmp_path / "other", train=False)
-        with pytest.raises(InputError, match=f"{said}{order} {more}"):
-            untrained.test(experiment.best)
 
 
 def test_soft_labels_train_and_the_tolerance_says_what_a_boundary_is(config, tmp_path):
@@ -404,3 +203,134 @@ def test_soft_labels_train_and_the_tolerance_says_what_a_boundary_is(config, tmp
     # Eight steps of 0.1, and one of 0.3.
     assert rates[0.2] == pytest.approx(1 / 14)
     assert rates[0.0] > 4 / 14
+
+
+def test_what_a_run_leaves_behind_and_is_not_overwritten(config, tmp_path):
+    config["training"]["n_epochs"] = 1
+    experiment = fit(config, tmp_path, coherence=True)
+    assert isinstance(experiment.module, CoherenceMeanTeacher)
+    results = experiment.test()
+    folder = experiment.folder
+    assert json.loads((folder / "metrics_test" / "metrics.json").read_text()) == results
+    posteriors = np.load(folder / "metrics_test" / "teacher" / "posteriors.npz")
+    assert posteriors["strong"].shape == (3 * 15, 10)
+    state = torch.load(experiment.best, weights_only=True)
+    assert type(state["hyper_parameters"]) is dict
+    assert {"sed_student", "sed_teacher"} < set(state)
+    names = {key.split(".")[0] for key in state["state_dict"]}
+    assert names == {"sed_student", "sed_teacher", "mel_spec"}
+    assert not list(folder.glob(".*"))
+    before = checkpoint(experiment)
+    with pytest.raises(InputError, match="holds a training"):
+        build(config, coherence=False, log_dir=tmp_path)
+    # A finished run resumes to its end.
+    resumed = fit(config, tmp_path, coherence=True, resume=folder / "last.ckpt")
+    assert resumed.best == experiment.best
+    assert resumed.test() == results
+    assert_same(checkpoint(resumed)["state_dict"], before["state_dict"])
+    # Arms start alike, trials do not.
+    start = [
+        build(config, log_dir=tmp_path / "n", trial=trial, coherence=arm).module.state_dict()
+        for arm, trial in ((False, 0), (True, 0), (False, 1))
+    ]
+    assert_same(start[1], start[0])
+    name = "sed_student.dense.weight"
+    assert not torch.equal(start[2][name], start[0][name])
+
+
+@pytest.mark.slow
+def test_strong_labels_alone_without_a_teacher(config, tmp_path):
+    config["training"].update(batch_size=[5, 0, 0], teacher=False, n_epochs=2)
+    config["training"]["obj_metric_synth_type"] = "event"
+    config["scaler"].update(statistic="dataset", normtype="standard")
+    config["scaler"]["savepath"] = str(tmp_path / "scaler.ckpt")
+    config["opt"].update(decay_factor=0.8, decay_epochs=1)
+    experiment = fit(config, tmp_path, coherence=True)
+    state = torch.load(experiment.best, weights_only=True)
+    assert "sed_teacher" not in state
+    fitted = torch.load(tmp_path / "scaler.ckpt", weights_only=True)["mean"]
+    assert torch.equal(state["state_dict"]["scaler.mean"], fitted)
+    assert experiment.module.opt.param_groups[0]["lr"] == pytest.approx(0.001 * 0.8**2)
+    assert "test/student/event_f1_macro" in experiment.test()
+    # Only tested: the statistics come from the checkpoint.
+    (tmp_path / "scaler.ckpt").rename(tmp_path / "kept.ckpt")
+    tested = build(config, coherence=True, log_dir=tmp_path, train=False)
+    again = tested.test(experiment.best)  # without the thresholds, which validation clips choose
+    assert again == {name: experiment.module.test_results[name] for name in again}
+    # Statistics of other features are not taken for these.
+    (tmp_path / "kept.ckpt").rename(tmp_path / "scaler.ckpt")
+    config["feats"]["f_min"] = 50
+    with pytest.raises(InputError, match="another feats"):
+        fit(config, tmp_path / "again", coherence=False)
+
+
+@pytest.mark.parametrize(("least", "steps"), [(0, 6), (1000, 1002)])
+def test_few_clips_are_gone_through_until_the_steps_are_enough(
+    config, tmp_path, capsys, least, steps
+):
+    # Six strong clips in batches of two are three steps.
+    config["training"].update(min_steps=least, n_epochs=2, batch_size=[2, 0, 0], teacher=False)
+    experiment = build(config, coherence=False, log_dir=tmp_path)
+    assert config["training"]["n_epochs"] * len(experiment.module.train_sampler) == steps
+    assert ("6 optimizer steps in all" in capsys.readouterr().err) == (steps == 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "words"),
+    [
+        ({"coherence": {"path": "conv"}}, {"coherence": True}, "no submodule 'conv'"),
+        ({}, {"gpus": "0,1"}, "--gpus is '0,1'"),
+        ({"data": {"synth_tsv": "nowhere"}}, {}, "nowhere does not exist"),
+        ({"data": {"synth_val_dur": "nowhere"}}, {}, "nowhere does not exist"),
+        ({"data": {"weak_folder": "nowhere"}}, {}, "nowhere does not exist"),
+        ({"data": {"test_folder": "nowhere"}}, {}, "nowhere does not exist"),
+        ({}, {"resume": "damaged.ckpt"}, r"damaged\.ckpt cannot be loaded"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(config, tmp_path, change, arguments, words):
+    for section, keys in change.items():
+        config[section].update(keys)
+    (tmp_path / "damaged.ckpt").write_bytes(b"PK\x03\x04" + bytes(100))
+    if "resume" in arguments:
+        arguments = {"resume": tmp_path / arguments["resume"]}
+    with pytest.raises(InputError, match=words):
+        build(config, log_dir=tmp_path / "run", **{"coherence": False, **arguments})
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoint_of_another_network_is_refused(config, tmp_path):
+    path = tmp_path / "other.ckpt"
+    experiment = build(config, coherence=False, log_dir=tmp_path, train=False)
+    for content, words in (
+        ({"state_dict": {"weight": torch.zeros(1)}}, "does not fit the network"),
+        ([1], "no checkpoint"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(InputError, match=words):
+            experiment.test(path)
+    with pytest.raises(InputError, match="does not exist"):
+        experiment.test(tmp_path / "missing.ckpt")
+
+
+def test_own_classes_from_training_to_scores_and_nobody_else_s(
+    own_config_file, own_classes, config, tmp_path
+):
+    own = load_config(own_config_file)
+    own["training"]["n_epochs"] = 1
+    experiment = fit(own, tmp_path / "run", coherence=True)
+    assert 0 <= experiment.test()["test/teacher/event_f1_macro"] <= 1
+    _, classes = load_posteriors(experiment.folder / "metrics_test/teacher/posteriors.npz")
+    assert classes == own_classes
+    content = checkpoint(experiment)["hyper_parameters"]
+    assert (content["data"]["classes"], content["net"]["nclass"]) == (own_classes, 6)
+    # The configuration that was given is left alone.
+    assert (own["data"]["classes"], own["net"]["nclass"]) == (None, 10)
+    last = experiment.folder / "last.ckpt"
+    own["data"]["classes"] = own_classes[::-1]
+    for other, words in ((config, "Alarm_bell_ringing"), (own, "in another order, siren")):
+        said = rf"the checkpoint \S+ has the classes car_horn, .* {words}"
+        with pytest.raises(InputError, match=said):
+            build(other, coherence=True, log_dir=tmp_path / "other", resume=last)
+        untrained = build(other, coherence=True, log_dir=tmp_path / "other", train=False)
+        with pytest.raises(InputError, match=said):
+            untrained.test(experiment.best)

@@ -22,10 +22,6 @@ def test_warm_up_is_the_official_one(golden, optimizer):
     torch.testing.assert_close(ours, golden["schedule"])
 
 
-def test_no_ramp_is_a_constant_rate(optimizer):
-    assert list(rates(ExponentialWarmup(optimizer, 0.001, 0), 3)) == [(1.0, 0.001)] * 3
-
-
 def test_decay(optimizer):
     found = [rate for _, rate in rates(StepDecay(optimizer, 0.001, every=2, factor=0.5), 6)]
     assert found == [0.001, 0.001, 0.0005, 0.0005, 0.00025, 0.00025]

@@ -13,8 +13,8 @@ from lab.evaluation.sound import LONGEST, RATE, read_sound, spectrogram
 
 CLASSES = ["Dog", "</script><b>cat</b> $x_{$", "never"]
 EVENTS = pd.DataFrame(
-    [["Dog", 0.5, 1.0], [CLASSES[1], 0.2, 0.8], ["Dog", 1.5, 1.75]],
-    columns=["event_label", "onset", "offset"],
+    [["Dog", 0.5, 1.0, 0.9], [CLASSES[1], 0.2, 0.8, 0.8], ["Dog", 1.5, 1.75, 0.7]],
+    columns=["event_label", "onset", "offset", "confidence"],
 )
 
 

@@ -54,20 +54,100 @@ def detect(checkpoint, main):
     return detect
 
 
-def test_a_table_is_printed(detect, recordings, capsys, tmp_path):
+def test_a_table_is_printed_and_is_an_input_of_the_evaluation(
+    detect, main, recordings, capsys, tmp_path
+):
     detect(*recordings, "--threshold", 0.0)
-    printed = capsys.readouterr().out
-    (tmp_path / "out.tsv").write_text(printed)
-    table = pd.read_csv(tmp_path / "out.tsv", sep="\t")
-    assert list(table.columns) == ["filename", "onset", "offset", "event_label"]
-    assert list(table["filename"].unique()) == ["one.flac", "two.wav"]
+    found = tmp_path / "found.tsv"
+    found.write_text(capsys.readouterr().out)
+    table = pd.read_csv(found, sep="\t")
+    assert list(table.columns) == ["filename", "onset", "offset", "event_label", "confidence"]
     # Above 0 every class is active all the time.
-    assert len(table) == 20
+    assert table["filename"].value_counts().to_dict() == {"one.flac": 10, "two.wav": 10}
     assert (table["onset"] == 0).all()
     assert table.groupby("filename")["offset"].max().tolist() == [2.5, 0.8]
+    assert table["confidence"].between(0.001, 0.999).all()
+    truth = tmp_path / "truth.tsv"
+    table = table.drop(columns="confidence")
+    table[table["event_label"] == "Speech"].to_csv(truth, sep="\t", index=False)
+    main("evaluate.py", truth, found)
+    assert re.search(r"^Speech +100.0 +100.0$", capsys.readouterr().out, re.MULTILINE)
+    # Recordings without events are named.
+    detect(*recordings, "--threshold", 1.0)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert rows == ["one.flac\t\t\t\t", "two.wav\t\t\t\t"]
 
 
-def test_tables_are_utf8_with_four_fields_whatever_the_locale_and_the_name(
+def test_quiet_shows_no_progress(detect, recordings, tmp_path, monkeypatch, capsys):
+    said = {}
+    for name, quiet in (("bar", []), ("quiet", ["--quiet"])):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        detect(*recordings, "--out", tmp_path / f"{name}.tsv", *quiet)
+        said[name] = capsys.readouterr().err
+    assert "2/2" in said["bar"]
+    assert said["quiet"] == ""
+
+
+def test_json(detect, recordings, tmp_path):
+    out = tmp_path / "new" / "a.json"
+    detect(*recordings, "--threshold", 0.0, "--format", "json", "--out", out)
+    content = json.loads(out.read_text())
+    assert [found["duration"] for found in content] == [2.5, 0.8]
+    event = content[1]["events"][0]
+    assert 0 < event.pop("confidence") < 1
+    assert event == {"event_label": "Alarm_bell_ringing", "onset": 0, "offset": 0.8}
+
+
+def test_audacity_labels_and_figures(detect, recordings, tmp_path):
+    # Two folders with files of one name.
+    paths = [tmp_path / site / "0600.wav" for site in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(Path(recordings[1]).read_bytes())
+    out, figures = tmp_path / "labels", tmp_path / "figures"
+    options = ("--threshold", 0.0, "--format", "audacity", "--out", out, "--figure", figures)
+    detect(*paths, *options)
+    lines = (out / "b" / "0600.wav.txt").read_text().splitlines()
+    assert lines[0] == "0.000000\t0.800000\tAlarm_bell_ringing"
+    assert len(lines) == 10
+    written = sorted(path.relative_to(figures).as_posix() for path in figures.rglob("*.*"))
+    assert written == [f"{site}/0600.wav.{kind}" for site in "ab" for kind in ("png", "svg")]
+
+
+def test_a_page_of_one_recording(detect, recordings, tmp_path, capsys):
+    target = tmp_path / "new" / "page.html"
+    detect(recordings[0], "--threshold", 0.0, "--figure", target)
+    text = target.read_text()
+    assert "<title>one.flac</title>" in text
+    assert re.search(
+        r"<td>Alarm_bell_ringing</td><td>0.000</td><td>2.500</td><td>0\.\d{3}</td>", text
+    )
+    assert str(tmp_path) not in text
+    assert [path.name for path in target.parent.iterdir()] == ["page.html"]
+    assert capsys.readouterr().out.count("one.flac") == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--threshold", 2], "threshold"),
+        (["--median_window", 0], "median_window"),
+        (["--out", "kept.tsv"], "kept.tsv exists"),
+        (["--figure", "page.html"], "is a page of one recording, and there are 2"),
+        (["--format", "audacity"], "--format audacity"),
+        (["--checkpoint", "missing.ckpt"], "missing.ckpt does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    refused, checkpoint, recordings, tmp_path, monkeypatch, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    Path("kept.tsv").write_text("kept")
+    assert words in refused("detect.py", *recordings, "--checkpoint", checkpoint, *arguments)
+    assert Path("kept.tsv").read_text() == "kept"
+
+
+def test_tables_are_utf8_with_all_fields_whatever_the_locale_and_the_name(
     checkpoint, recordings, run, tmp_path, monkeypatch
 ):
     name = "ü\tb\n.wav"
@@ -78,64 +158,8 @@ def test_tables_are_utf8_with_four_fields_whatever_the_locale_and_the_name(
     run("detect.py", *arguments, "--out", "out.tsv", cwd=tmp_path)
     assert (tmp_path / "out.tsv").read_text(encoding="utf-8") == printed
     rows = [line.split("\t") for line in printed.splitlines()]
-    assert {len(row) for row in rows} == {4}
+    assert {len(row) for row in rows} == {5}
     assert {row[0] for row in rows[1:]} == {"ü\\tb\\n.wav"}
-
-
-def test_recordings_without_events_are_named(detect, recordings, capsys):
-    detect(*recordings, "--threshold", 1.0)
-    rows = capsys.readouterr().out.splitlines()[1:]
-    assert rows == ["one.flac\t\t\t", "two.wav\t\t\t"]
-
-
-def test_json(detect, recordings, tmp_path):
-    detect(
-        *recordings, "--threshold", 0.0, "--format", "json", "--out", tmp_path / "new" / "a.json"
-    )
-    content = json.loads((tmp_path / "new" / "a.json").read_text())
-    assert [found["duration"] for found in content] == [2.5, 0.8]
-    assert content[1]["events"][0] == {
-        "event_label": "Alarm_bell_ringing",
-        "onset": 0,
-        "offset": 0.8,
-    }
-
-
-def test_audacity_labels_and_figures(detect, recordings, tmp_path):
-    out = tmp_path / "labels"
-    arguments = (*recordings, "--threshold", 0.0, "--format", "audacity", "--out", out)
-    detect(*arguments, "--figure", tmp_path / "figures")
-    lines = (out / "two.wav.txt").read_text().splitlines()
-    assert lines[0] == "0.000000\t0.800000\tAlarm_bell_ringing"
-    assert len(lines) == 10
-    written = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert written == ["one.flac.png", "one.flac.svg", "two.wav.png", "two.wav.svg"]
-    with pytest.raises(SystemExit):
-        detect(*arguments)
-
-
-def test_a_page_of_one_recording(detect, recordings, tmp_path, capsys):
-    target = tmp_path / "new" / "page.html"
-    detect(recordings[0], "--threshold", 0.0, "--figure", target)
-    text = target.read_text()
-    assert "<title>one.flac</title>" in text
-    assert "<td>Alarm_bell_ringing</td><td>0.000</td><td>2.500</td>" in text
-    assert str(tmp_path) not in text
-    assert [path.name for path in target.parent.iterdir()] == ["page.html"]
-    assert capsys.readouterr().out.count("one.flac") == 10
-
-
-def test_a_page_is_of_one_recording_and_not_overwritten(detect, recordings, tmp_path, capsys):
-    target = tmp_path / "page.html"
-    for several, words in (
-        (recordings, "is a page of one recording, and there are 2"),
-        (recordings[:1], "page.html exists; remove it"),
-    ):
-        with pytest.raises(SystemExit):
-            detect(*several, "--figure", target)
-        assert words in capsys.readouterr().err
-        target.write_text("kept")
-    assert target.read_text() == "kept"
 
 
 @pytest.mark.parametrize(
@@ -185,25 +209,11 @@ def test_a_run_without_output_promises_nothing(checkpoint, recordings, tmp_path)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout.readline() == b"filename\tonset\toffset\tevent_label\n"
+    assert process.stdout.readline() == b"filename\tonset\toffset\tevent_label\tconfidence\n"
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1].decode()
     assert process.returncode in (0, 75)
     assert "is kept" not in said
-
-
-def test_two_folders_with_files_of_one_name(detect, recordings, capsys, tmp_path):
-    paths = [tmp_path / site / "0600.wav" for site in ("a", "b")]
-    for path in paths:
-        path.parent.mkdir()
-        path.write_bytes(Path(recordings[1]).read_bytes())
-    detect(*paths, "--format", "audacity", "--out", tmp_path / "labels", "--threshold", 0)
-    assert all((tmp_path / "labels" / site / "0600.wav.txt").is_file() for site in ("a", "b"))
-    with pytest.raises(SystemExit):
-        detect(*paths, "--format", "audacity")
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "--format audacity" in said.err
 
 
 def test_a_picture_that_fails_loses_no_detections(detect, recordings, tmp_path, monkeypatch):
@@ -216,16 +226,6 @@ def test_a_picture_that_fails_loses_no_detections(detect, recordings, tmp_path, 
     assert "one.flac" in (tmp_path / "a.tsv").read_text()
 
 
-def test_detections_are_an_input_of_the_evaluation(detect, main, recordings, capsys, tmp_path):
-    detect(*recordings, "--threshold", 0, "--out", tmp_path / "found.tsv")
-    names = [Path(path).name for path in recordings]
-    rows = [f"{name}\t0\t{end}\tSpeech\n" for name, end in zip(names, (2.5, 0.8))]
-    head = "filename\tonset\toffset\tevent_label\n"
-    (tmp_path / "truth.tsv").write_text(head + "".join(rows))
-    main("evaluate.py", tmp_path / "truth.tsv", tmp_path / "found.tsv")
-    assert re.search(r"^Speech +100.0 +100.0$", capsys.readouterr().out, re.MULTILINE)
-
-
 def test_one_broken_recording_does_not_lose_the_others(detect, recordings, capsys, tmp_path):
     (tmp_path / "broken.wav").write_text("no audio")
     with pytest.raises(SystemExit) as stop:
@@ -234,30 +234,3 @@ def test_one_broken_recording_does_not_lose_the_others(detect, recordings, capsy
     said = capsys.readouterr()
     assert all(Path(path).name in said.out for path in recordings)
     assert [line.split(":")[0] for line in said.err.splitlines()] == ["error", "error"]
-
-
-def test_nothing_is_overwritten(detect, recordings, capsys, tmp_path):
-    (tmp_path / "a.tsv").write_text("kept")
-    with pytest.raises(SystemExit):
-        detect(*recordings, "--out", tmp_path / "a.tsv")
-    assert "a.tsv exists" in capsys.readouterr().err
-    assert (tmp_path / "a.tsv").read_text() == "kept"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [(["--threshold", "2"], "threshold"), (["--median_window", "0"], "median_window")],
-)
-def test_bad_settings(detect, recordings, capsys, arguments, words):
-    with pytest.raises(SystemExit):
-        detect(*recordings, *arguments)
-    said = capsys.readouterr().err
-    assert words in said
-    assert len(said.splitlines()) == 1
-
-
-def test_as_a_command(run, checkpoint, recordings, tmp_path):
-    missing = tmp_path / "missing.ckpt"
-    done = run("detect.py", *recordings, "--checkpoint", missing, cwd=tmp_path, code=2)
-    assert "missing.ckpt does not exist" in done.stderr
-    assert len(done.stderr.splitlines()) == 1

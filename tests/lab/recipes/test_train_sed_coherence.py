@@ -104,16 +104,6 @@ def test_compares_both_models_and_leaves_everything_behind(finished, folder):
     assert set(profiles) == {"baseline", "coherence"}
 
 
-def test_a_second_run_shows_the_first_ones_scores(run, finished, folder):
-    before = scores(folder, "exp/tiny")
-    checkpoint = folder / "exp" / "tiny" / "baseline" / "trial_0" / "last.ckpt"
-    written = checkpoint.stat().st_mtime_ns
-    again = run(RECIPE, *OPTIONS, cwd=folder).stdout
-    assert scores(folder, "exp/tiny") == before
-    assert checkpoint.stat().st_mtime_ns == written
-    assert (folder / "exp" / "tiny" / "comparison.txt").read_text().strip() in again
-
-
 def test_stopped_and_started_again_it_ends_with_the_same_scores(run, finished, folder):
     log_dir = folder / "exp" / "stopped"
     command = [sys.executable, ROOT / "recipes" / RECIPE, *OPTIONS, "--log_dir", log_dir]
@@ -169,6 +159,18 @@ def test_another_machine_reports_what_this_one_trained(main, finished, folder, m
     assert not list((folder / "exp" / "elsewhere").rglob("*.ckpt"))
 
 
+def test_the_loss_stays_in_bounds_unless_the_papers_is_asked_for(run, finished, folder):
+    def settings(log_dir):
+        record = folder / "exp" / log_dir / "coherence" / "trial_0" / "trial.json"
+        return json.loads(record.read_text())["settings"]["config"]["coherence"]
+
+    assert settings("tiny")["lags"] == [1, 2, 4, 8]
+    flags = ("--preset", "exact", "--arm", "coherence", "--fast_dev_run")
+    run(RECIPE, *OPTIONS, *flags, cwd=folder)
+    assert settings("tiny_exact_fast_dev_run") == DEFAULTS
+    assert "unknown arguments: --hop" in run(RECIPE, "--hop", cwd=folder, code=2).stderr
+
+
 def test_the_official_test_and_evaluation_flags(run, finished, folder):
     best = next((folder / "exp" / "tiny" / "coherence" / "trial_0").glob("epoch=*.ckpt"))
     said = run(RECIPE, *OPTIONS, "--test_from_checkpoint", best, cwd=folder).stdout
@@ -188,24 +190,20 @@ def test_the_official_test_and_evaluation_flags(run, finished, folder):
         (("--conf_file", "nowhere.yaml"), "nowhere.yaml does not exist"),
         (("--data", "nowhere"), "nowhere"),
         (("--set", "training.n_epoch=3"), "did you mean 'n_epochs'?"),
-        (("--set", "training.n_epochs=many"), "training.n_epochs is 'many'"),
         (("--set", "training.n_epochs=3"), "training.n_epochs was 4, is 3"),
         (("--set", "data.test_tsv=none.tsv"), "data.test_tsv is none.tsv, and there is no such"),
         (("--resume_from_checkpoint", "tiny.yaml"), "give the last.ckpt in a trial's folder"),
         (("--test_from_checkpoint", "tiny.yaml"), "tiny.yaml"),
-        (("--gpus", "7"), "--gpus is '7'"),
         (("--storage", "nonsense"), "--storage nonsense cannot be used"),
         (("--storage", "sqlite:///x.db", "--resume_from_checkpoint", "x"), "leave out one of the"),
     ],
 )
 def test_bad_input_is_one_sentence_and_overwrites_nothing(
-    run, finished, folder, arguments, sentence
+    refused, finished, folder, monkeypatch, arguments, sentence
 ):
+    monkeypatch.chdir(folder)
     before = {p: p.stat().st_mtime_ns for p in (folder / "exp" / "tiny").rglob("*") if p.is_file()}
-    said = run(RECIPE, *OPTIONS, *arguments, cwd=folder, code=2)
-    assert said.stderr.startswith("error: ")
-    assert sentence in said.stderr
-    assert said.stderr.count("\n") == 1
+    assert sentence in refused(RECIPE, *OPTIONS, *arguments)
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -223,18 +221,3 @@ def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(run, fold
     last = record.parent / "last.ckpt"
     run(RECIPE, *options, "--resume_from_checkpoint", last, cwd=folder)
     assert scores(folder, log_dir) == before
-
-
-def test_the_loss_stays_in_bounds_unless_the_papers_is_asked_for(run, finished, folder):
-    def settings(log_dir):
-        record = folder / "exp" / log_dir / "coherence" / "trial_0" / "trial.json"
-        return json.loads(record.read_text())["settings"]["config"]["coherence"]
-
-    assert settings("tiny")["lags"] == [1, 2, 4, 8]
-    flags = ("--preset", "exact", "--arm", "coherence", "--fast_dev_run")
-    run(RECIPE, *OPTIONS, *flags, cwd=folder)
-    assert settings("tiny_exact_fast_dev_run") == DEFAULTS
-
-
-def test_unknown_flags_are_refused_without_the_official_code(run, folder):
-    assert "unknown arguments: --hop" in run(RECIPE, "--hop", cwd=folder, code=2).stderr

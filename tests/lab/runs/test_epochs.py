@@ -5,12 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from lab.runs.epochs import (
-    EpochTable,
-    mean_epochs,
-    read_epochs,
-    tables_of,
-)
+from lab.runs.epochs import EpochTable, mean_epochs, read_epochs
 
 NAN = float("nan")
 
@@ -49,22 +44,14 @@ def test_means_of_the_losses_and_the_monitor_beside_the_validation(path):
     table = EpochTable(path)
     table.on_train_start(trainer_at(0), None)
     train(table, trainer_at(0, 0.25), 1.0, 3.0, monitor=[2.0, 4.0])
-    train(table, trainer_at(1, 0.75), 0.5, 1.5, monitor=[1.0, 1.0])
+    # A batch without any boundary has no distance there.
+    train(table, trainer_at(1, 0.75), 0.5, 1.5, monitor=[NAN, 1.0])
+    # One of several processes writes.
+    train(EpochTable(path.with_name("other.tsv")), trainer_at(0, first=False), 1.0)
+    assert not path.with_name("other.tsv").exists()
     found = read(path)
     assert list(found) == ["epoch", "loss", "z_norm", "val/obj_metric"]
     assert found.to_numpy().tolist() == [[0, 2.0, 3.0, 0.25], [1, 1.0, 1.0, 0.75]]
-
-
-def test_what_a_batch_does_not_have_is_not_in_its_mean(path):
-    table = EpochTable(path)
-    # A batch without any boundary has no distance there.
-    train(table, trainer_at(0), 1.0, 2.0, monitor=[NAN, 4.0])
-    assert read(path)["z_norm"].tolist() == [4.0]
-
-
-def test_the_baseline_has_no_monitor(path):
-    train(EpochTable(path), trainer_at(0), 1.0)
-    assert list(read(path)) == ["epoch", "loss", "val/obj_metric"]
 
 
 def test_an_epoch_without_a_validation_has_an_empty_cell(path):
@@ -88,19 +75,11 @@ def test_a_resumed_run_goes_on_in_the_table(path):
     assert found["epoch"].tolist() == [0, 1]
     assert found["loss"].tolist() == [0.0, 7.0]
     assert found["val/obj_metric"].tolist() == [0.0, 0.9]
-
-
-def test_a_new_run_begins_the_table_anew(path):
-    train(EpochTable(path), trainer_at(1), 5.0)
+    # A new run begins the table anew.
     table = EpochTable(path)
     table.on_train_start(trainer_at(0), None)
     train(table, trainer_at(0), 1.0)
     assert read(path)["epoch"].tolist() == [0]
-
-
-def test_one_of_several_processes_writes(path):
-    train(EpochTable(path), trainer_at(0, first=False), 1.0)
-    assert not path.exists()
 
 
 def test_progress_is_told_after_batches_and_epochs(path):
@@ -122,7 +101,6 @@ def test_tables_are_read_and_averaged_over_trials(tmp_path):
     # One that diverged in its first epoch has no table.
     folders = [tmp_path / name for name in ("a", "none", "b")]
     assert [list(read_epochs(folder).index) for folder in folders] == [[0, 1], [], [0, 1, 2]]
-    tables = tables_of(folders)
-    assert [len(table) for table in tables] == [2, 3]
     # The last epoch is that of the one trial which got there.
-    assert mean_epochs(tables)["loss"].tolist() == [2.0, 3.0, 5.0]
+    assert mean_epochs(folders)["loss"].tolist() == [2.0, 3.0, 5.0]
+    assert mean_epochs([tmp_path / "none"]).empty

@@ -21,8 +21,5 @@ def test_lines_tell_how_far_it_is_and_the_time_left(monkeypatch, capsys):
         "baseline 1: epoch 9 of 10, loss 0.500, 01:00 left",
         "baseline 1: epoch 10 of 10, loss 0.500",
     ]
-
-
-def test_no_progress_is_shown_unless_asked_for(capsys):
     Display(progress=False).show("one", 1, 2, "loss 0.5")
     assert capsys.readouterr().err == ""

@@ -70,10 +70,6 @@ def test_the_clip_is_drawn_for_each_model(trials):
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"baseline", "coherence", "reference event"} <= set(labels)
     assert figure.axes[-1].get_xlim()[1] == pytest.approx(FRAMES * 0.064)
-
-
-def test_a_trial_that_left_no_posteriors_is_named(trials):
-    folders, config = trials
     (folders["coherence"] / "metrics_test" / "student" / "posteriors.npz").unlink()
     with pytest.raises(InputError, match=r"coherence.*posteriors\.npz"):
         draw_clip(folders, "student", config)

@@ -149,17 +149,6 @@ def test_further_settings_and_seeds_join_the_study(sqlite, tmp_path):
     assert set(trained.values()) == {workers.EPOCHS}
 
 
-def test_seeds_that_were_enqueued_twice_are_trained_once(sqlite, tmp_path):
-    opened = study._open(sqlite, "study")
-    for _ in range(2):
-        for number in range(3):
-            names = ["baseline", "steps"]
-            opened.enqueue_trial({}, user_attrs={"number": number, "settings": names})
-    assert len(share(sqlite, tmp_path)) == len(TRIALS)
-    trained = Counter(line.trial for line in workers.read_log(tmp_path / "log"))
-    assert set(trained.values()) == {workers.EPOCHS}
-
-
 @pytest.mark.parametrize("change", [{"training": {"seed": 7}}, {"net": {"nclass": 1, "cell": 8}}])
 def test_other_settings_are_another_study(sqlite, tmp_path, change):
     share(sqlite, tmp_path)
@@ -182,11 +171,3 @@ def test_a_storage_that_cannot_be_used_is_one_sentence(storage, named, tmp_path)
         share(storage, tmp_path)
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
-
-
-def test_it_is_optuna_as_it_is(sqlite, tmp_path):
-    share(sqlite, tmp_path)
-    jobs = optuna.load_study(study_name="study", storage=sqlite).trials
-    states = Counter(job.state for job in jobs if "number" in job.user_attrs)
-    assert states == {optuna.trial.TrialState.COMPLETE: 3}
-    assert study.hide_password(sqlite) == sqlite

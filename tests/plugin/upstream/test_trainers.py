@@ -129,7 +129,7 @@ def test_head_is_no_2021_baseline(checkouts):
     # torchaudio 0.8 of the 2021 environment cannot even build the masks of HEAD's SpecAugment.
     assert "SpecAugment" in str(error.value) or "CRNN does not run here" in str(error.value)
     assert "63d8b3b" in str(error.value)
-    assert "--allow-drift" in str(error.value)
+    assert "--allow_drift" in str(error.value)
 
 
 def test_the_pinned_commit_has_not_drifted(checkouts):

@@ -1,15 +1,18 @@
-"""Other changes of the strong loss, to tell what the term does from what they do."""
+"""Other changes of the loss, to tell what the term does from what they do."""
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dcase_coherence import boundary_weights
+from dcase_coherence import CoherenceLoss, boundary_weights
+from dcase_coherence.loss import EXACT, Pairs
 
+#: Readings of the paper's eq. (3), see :class:`Reading`.
+READINGS = ("tanh", "unsquared")
 #: What `training.control` may hold: its one key, with a value above 0.
 CONTROLS = (
     "positive",
@@ -19,6 +22,7 @@ CONTROLS = (
     "squared_error",
     "focal",
     "tversky",
+    *READINGS,
 )
 #: An event of this many frames weighs 1 with `event`: about a second.
 FRAMES_OF_AN_EVENT = 12
@@ -37,7 +41,8 @@ def strong_loss(posteriors: Tensor, labels: Tensor, control: Mapping[str, Any] |
     - `focal`: the asymmetric focal loss of Imoto et al. (ICASSP 2021), the value on active frames,
       1 on the others;
     - `tversky`: the value times the Tversky loss of the batch, mean over its classes (0.3 for false
-      positives, 0.7 for false negatives), added.
+      positives, 0.7 for false negatives), added;
+    - `tanh`, `unsquared`: nothing here, as they are terms on z, see :class:`Reading`.
 
     Args:
         posteriors: `(batch, classes, frames)` in [0, 1].
@@ -45,7 +50,7 @@ def strong_loss(posteriors: Tensor, labels: Tensor, control: Mapping[str, Any] |
         control: name and value, or none.
     """
     entropy = functional.binary_cross_entropy
-    if not control:
+    if not control or not control.keys().isdisjoint(READINGS):
         return entropy(posteriors, labels)
     ((name, value),) = control.items()
     if name == "positive":
@@ -71,6 +76,34 @@ def strong_loss(posteriors: Tensor, labels: Tensor, control: Mapping[str, Any] |
     index = (hits / (hits + 0.3 * wrong + 0.7 * missed).clamp(min=1e-6))[present]
     loss = 1 - index.mean() if bool(present.any()) else hits.sum() * 0
     return entropy(posteriors, labels) + value * loss
+
+
+class Reading(CoherenceLoss):
+    """Eq. (3) with the paper's weights, in a reading of the paper that grows more slowly.
+
+    Args:
+        name: `tanh`, of z behind a tanh; or `unsquared`, of distances that are not squared.
+        weight: of the whole loss.
+
+    Example:
+        >>> z, y = torch.tensor([[[0.0], [3.0]]]), torch.tensor([[[0.0], [1.0]]])
+        >>> Reading("unsquared", 10)(z, y)
+        tensor(-1.5000)
+    """
+
+    def __init__(self, name: str, weight: float) -> None:
+        super().__init__(weight * EXACT["alpha1"], weight * EXACT["alpha2"])
+        self.name = name
+
+    def pairs(
+        self, features: Tensor, labels: Tensor, valid: Tensor | None, lags: Sequence[int]
+    ) -> list[Pairs]:
+        """The pairs of frames that are these lags apart, lag by lag."""
+        if self.name == "tanh":
+            return super().pairs(features.tanh(), labels, valid, lags)
+        pairs = super().pairs(features, labels, valid, lags)
+        # The root has no gradient at 0.
+        return [pair._replace(distance=(pair.distance + 1e-12).sqrt()) for pair in pairs]
 
 
 @torch.no_grad()

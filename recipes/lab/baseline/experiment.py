@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import ConcatDataset
 
+from dcase_coherence import CoherenceRegularizer
 from dcase_coherence.lightning import HEADS, CoherenceMixin
 from lab.baseline.checkpoints import (
     MovableCheckpoint,
@@ -24,6 +25,7 @@ from lab.baseline.checkpoints import (
     classes_in,
     load_checkpoint,
 )
+from lab.baseline.controls import READINGS, Reading
 from lab.baseline.crnn import CRNN
 from lab.baseline.messages import one_sentence, quiet
 from lab.baseline.results import validation_thresholds
@@ -51,9 +53,13 @@ class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
             InputError: `coherence.path` is no submodule of the network.
         """
         try:
-            return super().configure_coherence()
+            terms = super().configure_coherence()
         except ValueError as error:
             raise InputError(f"coherence: {error}") from None
+        for name, weight in (self.hparams["training"].get("control") or {}).items():
+            if name in READINGS:
+                terms.append(CoherenceRegularizer(self.sed_student, loss=Reading(name, weight)))
+        return terms
 
 
 class Experiment:

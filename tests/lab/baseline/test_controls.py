@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from dcase_coherence import boundary_weights
-from lab.baseline.controls import CONTROLS, event_weights, strong_loss
+from lab.baseline.controls import CONTROLS, READINGS, Reading, event_weights, strong_loss
 
 
 @pytest.fixture
@@ -61,3 +61,22 @@ def test_each_has_a_gradient(pair, name):
     strong_loss(p, y, {name: 2}).backward()
     assert torch.isfinite(p.grad).all()
     assert p.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_readings_of_the_paper_s_loss(name):
+    torch.manual_seed(0)
+    z, y = torch.randn(2, 9, 4, dtype=torch.double), (torch.rand(2, 9, 3) > 0.7).double()
+    z.requires_grad_()
+    expected = 0.0
+    for clip, labels in zip(z.tanh() if name == "tanh" else z, y):
+        for before, after in zip(range(8), range(1, 9)):
+            distance = (clip[after] - clip[before]).square().sum()
+            distance = distance if name == "tanh" else distance.sqrt()
+            changed = bool((labels[after] != labels[before]).any())
+            expected += (-0.1 if changed else 0.03) * distance / y.numel()
+    loss = Reading(name, 2)(z, y)
+    torch.testing.assert_close(loss, 2 * expected)
+    torch.autograd.gradcheck(lambda z: Reading(name, 2)(z, y), z)
+    p, labels = torch.rand(3, 4, 30), (torch.rand(3, 4, 30) > 0.7).float()
+    assert strong_loss(p, labels, {name: 2}) == functional.binary_cross_entropy(p, labels)

@@ -215,21 +215,18 @@ def find_events(
     Raises:
         InputError: the threshold or the window cannot be used.
     """
-    decode.check_thresholds([threshold])
     window = detector.median_window if median_window is None else median_window
-    smoothed = decode.smooth(posteriors[None], window)
-    _, labels, first, stop = decode.runs(smoothed, threshold)
-    frame = detector.encoder.frame_seconds
-    events = pd.DataFrame(
-        {
-            "event_label": [detector.encoder.labels[label] for label in labels],
-            "onset": decode.frame_times(first, frame, seconds),
-            "offset": decode.frame_times(stop, frame, seconds),
-            "confidence": [
-                smoothed[0, k, a:b].mean(dtype=float) for k, a, b in zip(labels, first, stop)
-            ],
-        }
-    )
+    labels, frame = detector.encoder.labels, detector.encoder.frame_seconds
+    times = {"frame_seconds": frame, "clip_seconds": seconds}
+    (events,) = decode.decode(
+        posteriors[None], [""], labels, thresholds=[threshold], median_window=window, **times
+    ).values()
+    smoothed = dict(zip(labels, decode.smooth(posteriors[None], window)[0]))
+    confidences = []
+    for label, onset, offset in zip(events["event_label"], events["onset"], events["offset"]):
+        first = round(onset / frame)
+        confidences.append(smoothed[label][first : max(round(offset / frame), first + 1)].mean())
+    events = events.drop(columns="filename").assign(confidence=np.array(confidences, dtype=float))
     return events.sort_values(["onset", "offset"], ignore_index=True)
 
 

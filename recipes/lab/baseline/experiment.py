@@ -53,7 +53,7 @@ class CoherenceMeanTeacher(CoherenceMixin, MeanTeacher):
             InputError: `coherence.path` is no submodule of the network.
         """
         try:
-            terms = super().configure_coherence()
+            terms: Any = super().configure_coherence()
         except ValueError as error:
             raise InputError(f"coherence: {error}") from None
         for name, weight in (self.hparams["training"].get("control") or {}).items():

@@ -57,9 +57,9 @@ def decode(
     for place, clip in enumerate(posteriors):
         by_length.setdefault(len(clip), []).append(place)
     for places in by_length.values():
-        smooth = _smooth(np.stack([posteriors[place] for place in places]), median_window)
+        smoothed = smooth(np.stack([posteriors[place] for place in places]), median_window)
         for threshold, tables in parts.items():
-            row, label, first, stop = _runs(smooth, threshold)
+            row, label, first, stop = _runs(smoothed, threshold)
             clip = np.array(places)[row]
             times = (
                 # Divided by the frame rate: these are the baseline's own floating-point numbers,
@@ -98,7 +98,7 @@ def _check(
         raise InputError(f"median_window is {median_window}; give a whole number of frames >= 1")
 
 
-def _smooth(posteriors: np.ndarray, median_window: int) -> np.ndarray:
+def smooth(posteriors: np.ndarray, median_window: int) -> np.ndarray:
     """Median-filter posteriors along time; returns `(clips, classes, frames)`.
 
     An order statistic commutes with a threshold, so one filter of the posteriors stands for a

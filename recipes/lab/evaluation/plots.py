@@ -367,7 +367,9 @@ def save(figure: Figure, path: PathLike) -> list[Path]:
     if path.suffix in (".png", ".svg"):
         path = path.with_suffix("")
     written = []
-    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}), warnings.catch_warnings():
+    # Glyphs as paths would be numbered in the order in which a process first draws them.
+    options = {"svg.hashsalt": "dcase_coherence", "svg.fonttype": "none"}
+    with matplotlib.rc_context(options), warnings.catch_warnings():
         # A box stands for a character of a name that the font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):

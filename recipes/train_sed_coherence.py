@@ -191,13 +191,13 @@ def report(
     # The student is judged where there is no teacher.
     model = "teacher" if "test/teacher/event_f1_macro" in scores[0] else "student"
     by_arm: dict[str, list] = {}
-    for trial, found in zip(trials, scores):
-        by_arm.setdefault(trial.setting, []).append((trial, found))
+    for trial, record in zip(trials, scores):
+        by_arm.setdefault(trial.setting, []).append((trial, record))
     official = are_desed(config["data"]["classes"])
     reference = read_reference(config["data"]["test_tsv"], config["data"]["classes"])
     profiles, errors = {}, {}
     for arm, pairs in by_arm.items():
-        profiles[arm] = profile_of_scores([found for _, found in pairs], model)
+        profiles[arm] = profile_of_scores([record for _, record in pairs], model)
         edges = errors_of_trials([trial.folder for trial, _ in pairs], model, reference)
         errors.update({} if edges is None else {arm: edges})
     counts = of_systems(profiles, official=official)
@@ -208,10 +208,10 @@ def report(
     content = {
         "command": shlex.join(sys.argv),
         "trials": [
-            {"arm": trial.setting, "folder": str(trial.folder), **found}
-            for trial, found in zip(trials, scores)
+            {"arm": trial.setting, "folder": str(trial.folder), **record}
+            for trial, record in zip(trials, scores)
         ],
-        "profiles": {arm: found.loc[ALL].to_dict() for arm, found in profiles.items()},
+        "profiles": {arm: record.loc[ALL].to_dict() for arm, record in profiles.items()},
     }
     write_whole(log_dir / "metrics.json", to_json(content))
     write_whole(log_dir / "comparison.txt", table + "\n")
@@ -240,10 +240,10 @@ def comparison(by_arm: dict[str, list], model: str) -> str:
     lines.append(f"{'':22}" + "".join(f"{head:>16}" for head in heads))
     for key, name in SCORES.items():
         values = {
-            arm: {trial.seed: found[f"test/{model}/{key}"] for trial, found in pairs}
+            arm: {trial.seed: scores[f"test/{model}/{key}"] for trial, scores in pairs}
             for arm, pairs in by_arm.items()
         }
-        cells = [mean_and_deviation([*found.values()], name) for found in values.values()]
+        cells = [mean_and_deviation([*scores.values()], name) for scores in values.values()]
         tests = compare(ARMS[0], values) if len(values) == 2 else None
         if tests is not None:
             scale, digits = scale_of(name)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def cores() -> int:
     """Number of CPU cores that this process may use; those of torchrun share the machine's."""
     affinity = getattr(os, "sched_getaffinity", None)
-    found = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(found // started_together()[0], 1) if "LOCAL_WORLD_SIZE" in os.environ else found
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(count // started_together()[0], 1) if "LOCAL_WORLD_SIZE" in os.environ else count
 
 
 def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
@@ -31,8 +31,8 @@ def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
     """
     import torch  # not at the top: the workers that count cores start without it
 
-    found = torch.cuda.device_count()
-    if gpus == "cpu" or (gpus in (None, "0") and not found):
+    count = torch.cuda.device_count()
+    if gpus == "cpu" or (gpus in (None, "0") and not count):
         return "cpu", 1
     if gpus is None:
         return "gpu", [0]
@@ -41,9 +41,9 @@ def choose_devices(gpus: str | None) -> tuple[str, Union[int, list[int]]]:
     except ValueError:
         raise InputError(f"--gpus is {gpus!r}; give indices such as 0 or 0,1, -1, or cpu") from None
     if indices == [-1]:
-        indices = list(range(found))
-    if not indices or not all(0 <= index < found for index in indices):
-        raise InputError(f"--gpus is {gpus!r} and there are {found} GPUs here; give cpu or fewer")
+        indices = list(range(count))
+    if not indices or not all(0 <= index < count for index in indices):
+        raise InputError(f"--gpus is {gpus!r} and there are {count} GPUs here; give cpu or fewer")
     return "gpu", indices
 
 
@@ -111,13 +111,13 @@ def choose_processes(gpus: str | None, backend: str | None) -> Processes:
     if here * machines > 1 and accelerator == "cpu":
         return Processes("cpu", here, machines)
     if here * machines > 1:
-        found: Any = choose_devices("-1")[1] if gpus is None else devices
-        if len(found) < here or (gpus is not None and len(found) > here):
+        indices: Any = choose_devices("-1")[1] if gpus is None else devices
+        if len(indices) < here or (gpus is not None and len(indices) > here):
             raise InputError(
-                f"{here} processes were started on this machine for {len(found)} GPUs; start one "
+                f"{here} processes were started on this machine for {len(indices)} GPUs; start one "
                 "for each GPU, or give --gpus cpu"
             )
-        return Processes("gpu", found[:here], machines)
+        return Processes("gpu", indices[:here], machines)
     if isinstance(devices, list) and len(devices) > 1 and backend != "ddp":
         raise InputError(
             f"--gpus is {gpus!r}; one training runs on one GPU, give one index, or set "

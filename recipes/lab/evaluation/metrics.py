@@ -71,19 +71,19 @@ def scores_from_counts(counts: pd.DataFrame, undefined: Sequence[bool]) -> Score
         (1.0, 0.5, 0.667)
     """
     table = counts.astype(float)
-    found, claimed = table["tp"], table["tp"] + table["fp"]
-    strict = (2 * found / (table["n_ref"] + claimed)).fillna(0.0)
+    hits, estimates = table["tp"], table["tp"] + table["fp"]
+    strict = (2 * hits / (table["n_ref"] + estimates)).fillna(0.0)
     defined = ~np.asarray(undefined, dtype=bool)
-    precision = (found / claimed).fillna(0.0)
-    recall = found / table["n_ref"]
+    precision = (hits / estimates).fillna(0.0)
+    recall = hits / table["n_ref"]
     rates = pd.DataFrame({"f1": strict, "precision": precision, "recall": recall})
     rates[~defined] = np.nan
-    total = table["n_ref"].sum() + claimed.sum()
+    total = table["n_ref"].sum() + estimates.sum()
     in_reference = strict[table["n_ref"] > 0]
     classwise = pd.concat([rates, counts[["n_ref", "n_est", "tp", "fp"]].astype(int)], axis=1)
     return Scores(
         macro_f1=float(strict[defined].mean()) if defined.any() else 0.0,
-        micro_f1=float(2 * found.sum() / total) if total else 0.0,
+        micro_f1=float(2 * hits.sum() / total) if total else 0.0,
         strict_macro_f1=float(in_reference.mean()) if len(in_reference) else 0.0,
         classwise=classwise.rename_axis("class"),
     )
@@ -106,8 +106,8 @@ def reference_and_estimates(
         InputError: the estimates hold a clip that the reference lacks.
     """
     files, references = split(reference)
-    found, estimates = split(estimated)
-    refuse_unknown(found, files)
+    names, estimates = split(estimated)
+    refuse_unknown(names, files)
     return references, estimates
 
 

@@ -109,8 +109,8 @@ def error_profile(
         >>> estimated = pd.DataFrame(
         ...     [["a.wav", 1.1, 3.1, "Dog"], ["a.wav", 5.5, 7.0, "Dog"]], columns=columns
         ... )
-        >>> found = error_profile(reference, estimated)
-        >>> found.loc["Dog", ["events", "hit", "onset_wrong", "est_boundary_wrong"]].tolist()
+        >>> profile = error_profile(reference, estimated)
+        >>> profile.loc["Dog", ["events", "hit", "onset_wrong", "est_boundary_wrong"]].tolist()
         [2, 1, 1, 1]
     """
     references, estimates = metrics.reference_and_estimates(reference, estimated)
@@ -149,7 +149,7 @@ def _judge(
     met = overlap & same
     exact = met & onset_right & offset_right
 
-    found, hit, some_onset, some_offset = (
+    partner, hit, some_onset, some_offset = (
         _present(ref[these], sizes[0])
         for these in (met, exact, met & onset_right, met & offset_right)
     )
@@ -158,8 +158,8 @@ def _judge(
         "fragmented": ~hit & some_onset & some_offset,
         "onset_wrong": ~some_onset & some_offset,
         "offset_wrong": some_onset & ~some_offset,
-        "both_wrong": found & ~some_onset & ~some_offset,
-        "missed": ~found,
+        "both_wrong": partner & ~some_onset & ~some_offset,
+        "missed": ~partner,
     }
 
     matched = _present(metrics.matched(ref[exact], est[exact], sizes), sizes[1])

@@ -131,13 +131,13 @@ class Scorer:
         Returns:
             Integers `(clips, classes, 3)`: clips in the order of `files`, classes of `classes`.
         """
-        found, truth = self._events(estimated), self.reference
-        est, ref = _pairs(self._key(found), self._key(truth))
+        estimates, truth = self._events(estimated), self.reference
+        est, ref = _pairs(self._key(estimates), self._key(truth))
         tolerance = np.maximum(metrics.COLLAR, metrics.OFFSET_RATIO * (truth.offset - truth.onset))
-        hit = np.abs(truth.onset[ref] - found.onset[est]) <= metrics.COLLAR
-        hit &= np.abs(truth.offset[ref] - found.offset[est]) <= tolerance[ref]
-        matched = metrics.matched(ref[hit], est[hit], (len(truth.clip), len(found.clip)))
-        keys = self._key(truth), self._key(found), self._key(found)[matched]
+        hit = np.abs(truth.onset[ref] - estimates.onset[est]) <= metrics.COLLAR
+        hit &= np.abs(truth.offset[ref] - estimates.offset[est]) <= tolerance[ref]
+        matched = metrics.matched(ref[hit], est[hit], (len(truth.clip), len(estimates.clip)))
+        keys = self._key(truth), self._key(estimates), self._key(estimates)[matched]
         shape = len(self.files), len(self.classes)
         return np.stack(
             [np.bincount(key, minlength=shape[0] * shape[1]).reshape(shape) for key in keys],
@@ -146,19 +146,22 @@ class Scorer:
 
     def segment_based(self, estimated: pd.DataFrame) -> Scores:
         """Segment-based F1 over seconds, as :func:`reference.segment_based`."""
-        found = self._events(estimated)
-        segments = int(np.ceil(max([0.0, *self.reference.offset, *found.offset])))
-        truth, claim = (self._activity(events, segments) for events in (self.reference, found))
+        estimates = self._events(estimated)
+        segments = int(np.ceil(max([0.0, *self.reference.offset, *estimates.offset])))
+        truth, claim = (self._activity(events, segments) for events in (self.reference, estimates))
         table = self._table(truth.sum((0, 2)), claim.sum((0, 2)), (truth & claim).sum((0, 2)))
         return scores_from_counts(table, undefined=(table["n_ref"] == 0) | (table["n_est"] == 0))
 
     def intersection_based(self, estimated: pd.DataFrame) -> Scores:
         """Intersection-based F1, as :func:`reference.intersection_based`."""
-        found = self._solid_events(estimated, "the estimates")
-        pairs = _pairs(self._key(found), self._key(self.solid))
-        confusion, _ = self._confusion(found, self._overlaps(found, *pairs), **metrics.INTERSECTION)
+        estimates = self._solid_events(estimated, "the estimates")
+        pairs = _pairs(self._key(estimates), self._key(self.solid))
+        confusion, _ = self._confusion(
+            estimates, self._overlaps(estimates, *pairs), **metrics.INTERSECTION
+        )
         n_ref, n_est = (
-            np.bincount(events.label, minlength=len(self.classes)) for events in (self.solid, found)
+            np.bincount(events.label, minlength=len(self.classes))
+            for events in (self.solid, estimates)
         )
         table = self._table(n_ref, n_est, np.diag(confusion), confusion[:, -1])
         table = table[table["n_ref"] > 0]
@@ -168,13 +171,15 @@ class Scorer:
         """PSDS of scenarios 1 and 2, as :func:`reference.psds`."""
         confusions: dict[int, list[np.ndarray]] = {1: [], 2: []}
         for threshold, table in operating_points.items():
-            found = self._solid_events(table, f"the estimates at threshold {threshold}")
-            overlaps = self._overlaps(found, *_pairs(self._key(found), self._key(self.solid)))
+            estimates = self._solid_events(table, f"the estimates at threshold {threshold}")
+            overlaps = self._overlaps(
+                estimates, *_pairs(self._key(estimates), self._key(self.solid))
+            )
             for scenario, collected in confusions.items():
                 criteria, weights = metrics.SCENARIOS[scenario]
-                confusion, wrong = self._confusion(found, overlaps, **criteria)
+                confusion, wrong = self._confusion(estimates, overlaps, **criteria)
                 if weights["alpha_ct"]:
-                    confusion[:, :-1] += self._cross_triggers(found, wrong, criteria["cttc"])
+                    confusion[:, :-1] += self._cross_triggers(estimates, wrong, criteria["cttc"])
                 collected.append(confusion)
         first, second = (
             self._psds(np.stack(collected), **metrics.SCENARIOS[scenario][1])
@@ -192,22 +197,23 @@ class Scorer:
                 f"{name} hold the class {min(unknown)!r}, which is none of "
                 f"{', '.join(self.classes)}"
             )
-        found = Events(
+        estimates = Events(
             pd.Index(self.files).get_indexer(events["filename"]),
             pd.Index(self.classes).get_indexer(events["event_label"]),
             events["onset"].to_numpy(),
             events["offset"].to_numpy(),
         )
-        return found.part(np.lexsort((found.offset, found.onset, self._key(found))))
+        return estimates.part(np.lexsort((estimates.offset, estimates.onset, self._key(estimates))))
 
     def _solid_events(self, table: pd.DataFrame, name: str) -> Events:
         """Events longer than zero seconds, of classes of the reference."""
         if not self.seconds:
             raise InputError("there are no durations; intersection-based scores and PSDS need them")
-        found = self._events(table, name)
-        self._refuse_overlap(found, name)
-        return found.part(
-            (found.offset > found.onset) & np.isin(found.label, np.unique(self.solid.label))
+        estimates = self._events(table, name)
+        self._refuse_overlap(estimates, name)
+        return estimates.part(
+            (estimates.offset > estimates.onset)
+            & np.isin(estimates.label, np.unique(self.solid.label))
         )
 
     def _refuse_overlap(self, events: Events, name: str) -> None:
@@ -242,16 +248,16 @@ class Scorer:
         active = edges[:, :-1].cumsum(axis=1) > 0
         return active.reshape(len(self.files), len(self.classes), segments)
 
-    def _overlaps(self, found: Events, est: np.ndarray, ref: np.ndarray) -> Overlaps:
+    def _overlaps(self, estimates: Events, est: np.ndarray, ref: np.ndarray) -> Overlaps:
         """Those of the pairs of estimated and reference events that intersect."""
         truth = self.solid
-        start = np.maximum(found.onset[est], truth.onset[ref])
-        seconds = np.minimum(found.offset[est], truth.offset[ref]) - start
+        start = np.maximum(estimates.onset[est], truth.onset[ref])
+        seconds = np.minimum(estimates.offset[est], truth.offset[ref]) - start
         kept = seconds > 0
         return est[kept], ref[kept], seconds[kept]
 
     def _confusion(
-        self, found: Events, overlaps: Overlaps, *, dtc: float, gtc: float, **_: float
+        self, estimates: Events, overlaps: Overlaps, *, dtc: float, gtc: float, **_: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """True and false positives.
 
@@ -260,29 +266,29 @@ class Scorer:
             positives in the last column, and the rows of the detections that fail the DTC.
         """
         classes, (est, ref, seconds) = len(self.classes), overlaps
-        length = found.offset - found.onset
+        length = estimates.offset - estimates.onset
         relevant = _sums(est, seconds / length[est], len(length)) >= dtc
         used = relevant[est]
         length = self.solid.offset - self.solid.onset
         hit = _sums(ref[used], seconds[used] / length[ref[used]], len(length)) >= gtc
-        in_clip = (found.onset < self.ends[found.clip]) & (found.offset > 0)
+        in_clip = (estimates.onset < self.ends[estimates.clip]) & (estimates.offset > 0)
         counts = np.zeros((classes, classes + 1))
         np.fill_diagonal(counts, np.bincount(self.solid.label[hit], minlength=classes))
-        counts[:, -1] = np.bincount(found.label[~relevant & in_clip], minlength=classes)
+        counts[:, -1] = np.bincount(estimates.label[~relevant & in_clip], minlength=classes)
         return counts, np.flatnonzero(~relevant)
 
-    def _cross_triggers(self, found: Events, wrong: np.ndarray, cttc: float) -> np.ndarray:
+    def _cross_triggers(self, estimates: Events, wrong: np.ndarray, cttc: float) -> np.ndarray:
         """Detections without the DTC that lie on events of another class `(classes, classes)`."""
         classes = len(self.classes)
-        est, ref = _pairs(found.clip[wrong], self.solid.clip)
+        est, ref = _pairs(estimates.clip[wrong], self.solid.clip)
         est = wrong[est]
-        other = found.label[est] != self.solid.label[ref]
-        est, ref, seconds = self._overlaps(found, est[other], ref[other])
+        other = estimates.label[est] != self.solid.label[ref]
+        est, ref, seconds = self._overlaps(estimates, est[other], ref[other])
         groups, group = np.unique(est * classes + self.solid.label[ref], return_inverse=True)
-        share = _sums(group, seconds / (found.offset - found.onset)[est], len(groups))
+        share = _sums(group, seconds / (estimates.offset - estimates.onset)[est], len(groups))
         est, label = np.divmod(groups[share >= cttc], classes)
         crossed = np.zeros((classes, classes))
-        np.add.at(crossed, (found.label[est], label), 1)
+        np.add.at(crossed, (estimates.label[est], label), 1)
         return crossed
 
     def _psds(self, confusions: np.ndarray, alpha_ct: float, alpha_st: float) -> float:

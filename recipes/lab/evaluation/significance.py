@@ -85,12 +85,12 @@ def holm(chances: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, float("nan"), 0.03])
         [0.03, 0.06, nan, 0.06]
     """
-    given = np.asarray(list(chances), dtype=float)
-    made = np.flatnonzero(~np.isnan(given))
-    order = made[np.argsort(given[made], kind="stable")]
-    corrected = given.copy()
+    values = np.asarray(list(chances), dtype=float)
+    numbers = np.flatnonzero(~np.isnan(values))
+    order = numbers[np.argsort(values[numbers], kind="stable")]
+    corrected = values.copy()
     factors = np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(factors * given[order]), 1.0)
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1.0)
     return corrected.tolist()
 
 
@@ -115,9 +115,9 @@ def trials_needed(deviation: float, effect: float, *, power: float = 0.8) -> int
     def reached(trials: int) -> bool:
         limit = stats.t.ppf(0.975, trials - 1)
         shift = effect / deviation * np.sqrt(trials)
-        found = stats.nct.sf(limit, trials - 1, shift) + stats.nct.cdf(-limit, trials - 1, shift)
+        chance = stats.nct.sf(limit, trials - 1, shift) + stats.nct.cdf(-limit, trials - 1, shift)
         # Far out, where the power is 1, scipy's distribution has no number.
-        return bool(np.isnan(found) or found >= power)
+        return bool(np.isnan(chance) or chance >= power)
 
     few, many = 2, 10_000
     while few < many:

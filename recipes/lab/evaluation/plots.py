@@ -361,16 +361,13 @@ def save(figure: Figure, path: PathLike) -> list[Path]:
         path: where to, with either suffix or none; the folder is made.
 
     Returns:
-        The two paths, PNG first. The same figure always gives the same SVG.
+        The two paths, PNG first. The same figure gives the same PNG.
     """
     path = Path(path)
     if path.suffix in (".png", ".svg"):
         path = path.with_suffix("")
     written = []
-    # Glyphs as paths would be numbered in the order in which a process first draws them.
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "dcase_coherence", "svg.fonttype": "none"}
-    ), warnings.catch_warnings():
+    with matplotlib.rc_context({"svg.hashsalt": "dcase_coherence"}), warnings.catch_warnings():
         # A box stands for a character of a name that the font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):

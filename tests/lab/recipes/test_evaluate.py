@@ -105,7 +105,7 @@ def test_a_system_that_finds_nothing(files, write, tmp_path, capsys):
         (0, "filename\tonset\toffset\na.wav\t1\t2\n", "reference.tsv has no column 'event_label'"),
         (0, HEAD, "reference.tsv holds no event"),
         (0, f"{REFERENCE}a.wav\t2\t4\tDog\n", "the reference: Dog in a.wav overlaps itself at 2.0"),
-        (1, "", "estimates.tsv is not a tab-separated table"),
+        (1, "", "estimates.tsv has no column 'filename'"),
         (1, f"{HEAD}a.wav\t3\t2\tDog\n", "estimates.tsv, line 2: the onset 3 is not before the"),
         (1, f"{HEAD}c.wav\t1\t2\tDog\n", "c.wav is not in the reference"),
         (1, f"{HEAD}a.wav\t1\t3\tDog\na.wav\t2\t4\tDog\n", "the estimates: Dog in a.wav overlaps"),

@@ -18,6 +18,7 @@ settings that are held against a reference over the seeds that both have. The ki
     scores    differences of every score, in points (PSDS times 100)
     overview  differences of three: macro event F1 at threshold 0.5 and at the one that validation
               clips choose, and PSDS 1
+    decoding  differences of the macro event F1 by each decoder of docs/results/decoding.csv
     profile   shares of the reference events by what became of them (%), and their differences
 
 Options follow the set, or the kind where they are those of all lines:
@@ -57,6 +58,7 @@ from lab.runs.results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "results.csv"
+DECODING = RESULTS.with_name("decoding.csv")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # From the first column on: an indented example is left alone.
 BLOCK = re.compile(
@@ -66,6 +68,11 @@ OVERVIEW = {
     "event_f1_macro": "macro event F1",
     "shared_threshold_f1_macro": "at the threshold of validation clips",
     "psds_score_scenario1": "PSDS 1",
+}
+DECODERS = {
+    "training": "threshold 0.5",
+    "median": "window and threshold by class",
+    "sebbs": "cSEBBs",
 }
 OPTIONS = {"settings", "reference", "seeds", "test"}
 
@@ -103,6 +110,11 @@ def table(request: str, results: pd.DataFrame) -> str:
     kind, *shared = first.split()
     if kind not in KINDS:
         raise InputError(f"'table: {first}' asks for {kind}; use {', '.join(KINDS)}")
+    if kind == "decoding":
+        columns = ["set", "test", "setting", "seed"]
+        results = pd.read_csv(DECODING).pivot(
+            index=columns, columns="decoder", values="event_f1_macro"
+        )
     return KINDS[kind]([pairs for line in lines for pairs in pairs_of(line, shared, results)])
 
 
@@ -186,6 +198,11 @@ def overview(rows: list[Pairs]) -> str:
     return differences(rows, OVERVIEW)
 
 
+def decoding(rows: list[Pairs]) -> str:
+    """Table of the differences by each decoder."""
+    return differences(rows, DECODERS)
+
+
 def profile(rows: list[Pairs]) -> str:
     """Table of what became of the reference events: shares of all trials, and differences."""
     cells = []
@@ -203,6 +220,7 @@ KINDS: dict[str, Callable[[list[Pairs]], str]] = {
     "effect": effect,
     "scores": scores,
     "overview": overview,
+    "decoding": decoding,
     "profile": profile,
 }
 

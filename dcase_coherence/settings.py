@@ -46,6 +46,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "steps": {**_NOTHING, **STEPS, "lags": list(STEPS["lags"])},
     "transitions": {**_NOTHING, "transition_weight": 5.0, "transition_lags": [1, 2, 4]},
 }
+#: Where neither a section nor the user names one.
+DEFAULT_PRESET = "steps"
 
 
 class Settings:

@@ -13,10 +13,11 @@ docs/results/decoding.csv has already are not made again.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 from lab.data.annotations import read_durations, read_reference
 from lab.data.desed import official_layout
+from lab.data.labels import make_encoder
 from lab.errors import InputError, command
 from lab.evaluation.decode import decode
 from lab.evaluation.posteriors import load_posteriors
@@ -36,8 +38,6 @@ TABLE = Path(__file__).resolve().parent / "results" / "decoding.csv"
 KEY = ["set", "test", "setting", "seed", "decoder"]
 #: Median windows to choose from, in frames.
 WINDOWS = (1, 3, 5, 7, 9, 13, 17, 25)
-
-Posteriors = dict[str, np.ndarray]
 
 
 class Clips:
@@ -65,12 +65,15 @@ class Clips:
         )
 
 
-def by_training(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
+Decoder = Callable[[Clips], pd.DataFrame]
+
+
+def of_training(validation: Clips, window: int) -> Decoder:
     """Events at threshold 0.5, as the test of a training has them."""
-    return test.events(window, [0.5])[0.5]
+    return lambda clips: clips.events(window, [0.5])[0.5]
 
 
-def by_median(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
+def by_class(validation: Clips, window: int) -> Decoder:
     """Events by the window and threshold of each class with its best event F1 on validation."""
     best = dict.fromkeys(validation.classes, (-1.0, window, 0.5))
     for size in WINDOWS:
@@ -78,14 +81,18 @@ def by_median(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
             f1 = validation.scorer.event_based(events).classwise["f1"]
             for label, value in f1.dropna().items():
                 best[label] = max(best[label], (value, size, threshold), key=lambda one: one[0])
-    parts = []
-    for label, (_, size, threshold) in best.items():
-        events = test.events(size, [threshold])[threshold]
-        parts.append(events[events["event_label"] == label])
-    return pd.concat(parts, ignore_index=True)
+
+    def decoder(clips: Clips) -> pd.DataFrame:
+        parts = []
+        for label, (_, size, threshold) in best.items():
+            events = clips.events(size, [threshold])[threshold]
+            parts.append(events[events["event_label"] == label])
+        return pd.concat(parts, ignore_index=True)
+
+    return decoder
 
 
-def by_sebbs(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
+def sebbs(validation: Clips, window: int) -> Decoder:
     """Events by cSEBBs, tuned for event F1 on validation."""
     from sebbs import csebbs
     from sed_scores_eval.base_modules.scores import create_score_dataframe
@@ -98,6 +105,11 @@ def by_sebbs(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
             for name, frames in clips.posteriors.items()
         }
 
+    def decoder(clips: Clips) -> pd.DataFrame:
+        detections = predictor.detect(scores(clips))
+        rows = [(name, *event) for name, events in detections.items() for event in events]
+        return pd.DataFrame(rows, columns=["filename", *names])
+
     names = ["onset", "offset", "event_label"]
     truth = {
         name: list(validation.reference.query("filename == @name")[names].itertuples(False, None))
@@ -107,44 +119,35 @@ def by_sebbs(validation: Clips, test: Clips, window: int) -> pd.DataFrame:
     predictor, _ = csebbs.tune(
         scores(validation), truth, seconds, selection_fn=csebbs.select_best_cbf
     )
-    rows = [
-        (name, *event)
-        for name, events in predictor.detect(scores(test)).items()
-        for event in events
-    ]
-    return pd.DataFrame(rows, columns=["filename", *names])
+    return decoder
 
 
-DECODERS = {"training": by_training, "median": by_median, "sebbs": by_sebbs}
+DECODERS = {"training": of_training, "median": by_class, "sebbs": sebbs}
 
 
-def rows_of(trial: Path, layout: dict[str, Any], public: dict[str, Any], done: set) -> list[dict]:
-    """Rows of one trial: each test set by each decoder."""
-    record = json.loads((trial / "trial.json").read_text())
+def rows_of(trial: Path, record: dict[str, Any], tables: dict[str, Any], done: set) -> list[dict]:
+    """Rows of one trial: each test set by each decoder that is not done."""
     config = record["settings"]["config"]
     setting, seed = trial.parent.name, config["training"]["seed"] + record["settings"]["number"]
-    frame = config["feats"]["hop_length"] * config["data"]["net_subsample"] / config["data"]["fs"]
-    window = config["training"]["median_window"]
+    folders = {
+        "validation": trial / "metrics_validation",
+        "test": trial / "metrics_test",
+        "public": trial / "public" / "metrics_test",
+    }
 
-    def clips(folder: Path, table: Any, durations: Any) -> Clips:
-        models = sorted(path.parent.name for path in folder.glob("*/posteriors.npz"))
-        return Clips(folder / models[-1] / "posteriors.npz", table, durations, frame)
+    @functools.lru_cache(maxsize=None)
+    def clips(test: str) -> Clips:
+        # The teacher's, where there is one.
+        *_, path = sorted(folders[test].glob("*/posteriors.npz"))
+        return Clips(path, *tables[test], make_encoder(config).frame_seconds)
 
-    validation = None
     rows = []
-    for test, folder, paths in (
-        ("test", trial, [layout["test_tsv"], layout["test_dur"]]),
-        ("public", trial / "public", [public["tsv"], public["dur"]]),
-    ):
-        if not (folder / "metrics_test").is_dir():
-            continue
-        left = [name for name in DECODERS if (test, setting, seed, name) not in done]
-        if left and validation is None:
-            paths_ = layout["synth_val_tsv"], layout["synth_val_dur"]
-            validation = clips(trial / "metrics_validation", *paths_)
-        tested = clips(folder / "metrics_test", *paths) if left else None
-        for name in left:
-            scores = tested.scorer.event_based(DECODERS[name](validation, tested, window))
+    for name, tuned in DECODERS.items():
+        tests = [test for test in ("test", "public") if folders[test].is_dir()]
+        left = [test for test in tests if (test, setting, seed, name) not in done]
+        decoder = tuned(clips("validation"), config["training"]["median_window"]) if left else None
+        for test in left:
+            scores = clips(test).scorer.event_based(decoder(clips(test)))
             row = {"test": test, "setting": setting, "seed": seed, "decoder": name}
             row.update(event_f1_macro=scores.macro_f1, event_f1_micro=scores.micro_f1)
             rows.append(row)
@@ -161,19 +164,30 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="data set of validation and test clips")
     parser.add_argument("--public", help="generated second test set (default: that of --data)")
     args = parser.parse_args()
-    layout = official_layout(args.data)
-    place, part = (args.public, "test") if args.public else (args.data, "public")
-    public = {key: official_layout(place)[f"{part}_{key}"] for key in ("tsv", "dur")}
-    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=KEY)
+    parts = {
+        "validation": (args.data, "synth_val"),
+        "test": (args.data, "test"),
+        "public": (args.public, "test") if args.public else (args.data, "public"),
+    }
+    tables = {
+        name: [official_layout(folder)[f"{part}_{kind}"] for kind in ("tsv", "dur")]
+        for name, (folder, part) in parts.items()
+    }
+    table = (
+        pd.read_csv(TABLE, float_precision="round_trip")
+        if TABLE.exists()
+        else pd.DataFrame(columns=KEY)
+    )
     trials = sorted(path.parent for path in args.folder.glob("*/trial_*/trial.json"))
     if not trials:
         raise InputError(f"{args.folder} holds no trial; give the --log_dir of compare.py")
     ours = table[table["set"] == args.set_name]
     done = set(ours[KEY[1:]].itertuples(False, None))
     for trial in trials:
-        if "scores" not in json.loads((trial / "trial.json").read_text()):
+        record = json.loads((trial / "trial.json").read_text())
+        if "scores" not in record:
             continue
-        rows = pd.DataFrame(rows_of(trial, layout, public, done)).assign(set=args.set_name)
+        rows = pd.DataFrame(rows_of(trial, record, tables, done)).assign(set=args.set_name)
         if len(rows):
             table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
             columns = [*KEY, "event_f1_macro", "event_f1_micro"]

@@ -34,14 +34,16 @@ def _members(of):
             yield from _members(one)
 
 
+def formula(match):
+    """MathML of the LaTeX that a pattern has matched."""
+    return f'<div class="formula">{convert(" ".join(match[1].split()), display="block")}</div>'
+
+
 def _markdown(of):
     def link(match):
         title, _, target = " ".join(match[1].split()).rstrip(">").partition(" <")
         name = _full_path(of, target.lstrip("~") or title)
         return f'<autoref optional identifier="{name}">`{title}`</autoref>'
-
-    def formula(match):
-        return f'<div class="formula">{convert(" ".join(match[1].split()), display="block")}</div>'
 
     text = FORMULA.sub(formula, ROLE.sub(link, of.docstring.value))
     # The section that may hold doctests has this name.

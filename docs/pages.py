@@ -12,7 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
-from latex2mathml.converter import convert
+from docstrings import formula
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -37,9 +37,6 @@ def laid_out(text, source, page):
         if DOCS not in target.parents:
             return match[1]
         return f"[{match[1]}]({os.path.relpath(target, page.parent)}{match[3] or ''})"
-
-    def formula(match):
-        return f'<div class="formula">{convert(match[1], display="block")}</div>'
 
     return FORMULA.sub(formula, PICTURE.sub("", LINK.sub(link, text)))
 

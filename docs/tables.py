@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Callable, Mapping, NamedTuple
 
@@ -188,21 +189,6 @@ def differences(rows: list[Pairs], titles: Mapping[str, str]) -> str:
     )
 
 
-def scores(rows: list[Pairs]) -> str:
-    """Table of the differences of every score."""
-    return differences(rows, SCORES)
-
-
-def overview(rows: list[Pairs]) -> str:
-    """Table of the differences of three scores."""
-    return differences(rows, OVERVIEW)
-
-
-def decoding(rows: list[Pairs]) -> str:
-    """Table of the differences by each decoder."""
-    return differences(rows, DECODERS)
-
-
 def profile(rows: list[Pairs]) -> str:
     """Table of what became of the reference events: shares of all trials, and differences."""
     cells = []
@@ -218,9 +204,9 @@ def profile(rows: list[Pairs]) -> str:
 
 KINDS: dict[str, Callable[[list[Pairs]], str]] = {
     "effect": effect,
-    "scores": scores,
-    "overview": overview,
-    "decoding": decoding,
+    "scores": partial(differences, titles=SCORES),
+    "overview": partial(differences, titles=OVERVIEW),
+    "decoding": partial(differences, titles=DECODERS),
     "profile": profile,
 }
 

@@ -131,17 +131,21 @@ def renamed(table: pd.DataFrame, names: str) -> pd.DataFrame:
 
 def refuse_unknown(table: pd.DataFrame, reference: pd.DataFrame) -> None:
     """Raise for the first clip that the reference lacks, with what would make it known."""
+    from lab.evaluation import metrics
+
     known = set(reference["filename"])
     unknown = [name for name in table["filename"].unique() if name not in known]
     if not unknown:
         return
-    advice = "a clip without events needs a row there with its filename alone"
+    advice = ""
     if unicodedata.normalize("NFC", unknown[0]) in {unicodedata.normalize("NFC", n) for n in known}:
         advice = "one there looks alike and has other bytes (Unicode's NFC and NFD): rename one"
     for names in ("stem", "name"):
         if NAMES[names](unknown[0]) in map(NAMES[names], known):
             advice = f"--names {names} finds it there, under another folder or suffix"
-    raise InputError(f"{unknown[0]} is not in the reference; {advice}")
+    if advice:
+        raise InputError(f"{unknown[0]} is not in the reference; {advice}")
+    metrics.refuse_unknown(unknown[:1], ())
 
 
 def point_files(folder: Path) -> tuple[dict[float, Path], list[str]]:

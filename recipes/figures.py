@@ -198,8 +198,8 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     from lab.files import write_whole
 
     report = Report("At the boundaries of events", command=shlex.join(sys.argv))
-    found = sets["validation"]
-    models, encoder, reference = found["posteriors"], found["encoder"], found["reference"]
+    clips = sets["validation"]
+    models, encoder, reference = clips["posteriors"], clips["encoder"], clips["reference"]
     frames = {"frame_seconds": encoder.frame_seconds}
     numbers: dict = {"models": dict(zip(args.names, map(str, args.checkpoints)))}
 
@@ -214,8 +214,8 @@ def write(sets: dict, args: argparse.Namespace) -> None:
         report.figure("Segment F1", figure, words)
 
     changes, relative = {}, {}
-    for name, z in found["z"].items():
-        changes[name] = boundaries.inside_change(z, found["labels"])
+    for name, z in clips["z"].items():
+        changes[name] = boundaries.inside_change(z, clips["labels"])
         relative[name] = changes[name] / np.abs(np.concatenate(z)).sum(axis=1).mean()
     axis, words = "L1 norm of the change of z", "Figure 3b: z of the network in evaluation mode."
     for title, values in (("Change", changes), ("Relative change", relative)):
@@ -226,7 +226,7 @@ def write(sets: dict, args: argparse.Namespace) -> None:
         ).to_dict(orient="index")
         axis, words = f"{axis}, relative to |z|", "Divided by the mean L1 norm of z."
 
-    stable = boundaries.stable_events(models, found["names"], reference, encoder.labels, **frames)
+    stable = boundaries.stable_events(models, clips["names"], reference, encoder.labels, **frames)
     common = "Events that both models detect in their stable region"
     try:
         edges = [boundaries.profile(models, stable, e, **frames) for e in ("onset", "offset")]
@@ -236,12 +236,12 @@ def write(sets: dict, args: argparse.Namespace) -> None:
         print(f"no Figure 4a and 4b: {error}")
     rows: dict = {}
     errors, profiles, distances = {}, {}, {}
-    for name, z in found["z"].items():
+    for name, z in clips["z"].items():
         times = boundaries.rise_times(models[name], stable, **frames)
-        errors[name] = boundaries.edge_errors(reference, found["events"][name])
-        profiles[name] = profile.error_profile(reference, found["events"][name])
-        distances[name] = boundaries.step_distances(z, found["labels"])
-        overall, along = boundaries.growth_ratios(z, found["labels"])
+        errors[name] = boundaries.edge_errors(reference, clips["events"][name])
+        profiles[name] = profile.error_profile(reference, clips["events"][name])
+        distances[name] = boundaries.step_distances(z, clips["labels"])
+        overall, along = boundaries.growth_ratios(z, clips["labels"])
         rows[name] = {
             "events in common": len(stable),
             **{f"{edge} (s), median": times[edge].dropna().median() for edge in ("rise", "fall")},
@@ -263,13 +263,13 @@ def write(sets: dict, args: argparse.Namespace) -> None:
     words = "Of the reference events; below, the errors of those that were found."
     report.figure("Error profile", figure, words)
 
-    clip, label = chosen(found, args)
-    number = found["names"].index(clip)
+    clip, label = clip_and_class(clips, args)
+    number = clips["names"].index(clip)
     figure = plots.posteriors(
         {name: values[number] for name, values in models.items()},
         reference[reference["filename"] == clip],
         encoder.labels,
-        audio=Path(found["folder"], clip),
+        audio=Path(clips["folder"], clip),
         show=[label],
         title=clip,
         **frames,
@@ -320,7 +320,7 @@ def classwise(sets: dict, kind: str) -> dict[str, dict[str, pd.DataFrame]]:
     return tables
 
 
-def chosen(found: dict, args: argparse.Namespace) -> tuple[str, str]:
+def clip_and_class(clips: dict, args: argparse.Namespace) -> tuple[str, str]:
     """Clip and class whose posteriors are shown: by default where the second model gains most.
 
     The gain is the drop of the mean distance between posterior and label.
@@ -328,15 +328,15 @@ def chosen(found: dict, args: argparse.Namespace) -> tuple[str, str]:
     import pandas as pd
 
     gains = []
-    for label, *both in zip(found["labels"], *found["posteriors"].values()):
+    for label, *both in zip(clips["labels"], *clips["posteriors"].values()):
         frames = min(map(len, (label, *both)))
         first, second = (abs(values[:frames] - label[:frames]) for values in both)
         gains.append((first - second).mean(axis=0))
-    named = {"index": found["names"], "columns": found["encoder"].labels}
-    present = pd.DataFrame([label.any(axis=0) for label in found["labels"]], **named)
+    named = {"index": clips["names"], "columns": clips["encoder"].labels}
+    present = pd.DataFrame([label.any(axis=0) for label in clips["labels"]], **named)
     gain = pd.DataFrame(gains, **named).where(present)
-    clips = gain.index == (args.clip or gain.index)
-    gain = gain.loc[clips, gain.columns == (args.label or gain.columns)]
+    rows = gain.index == (args.clip or gain.index)
+    gain = gain.loc[rows, gain.columns == (args.label or gain.columns)]
     if not gain.notna().any(axis=None):
         raise InputError(
             f"no clip of the validation set fits --clip {args.clip} --class {args.label}; give "

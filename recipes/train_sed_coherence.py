@@ -113,6 +113,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def configuration(args: argparse.Namespace) -> dict:
     """Read the configuration; generate its data set where it describes one."""
+    from dcase_coherence.settings import DEFAULT_PRESET
     from lab.baseline.checkpoints import classes_in, load_checkpoint
     from lab.baseline.config import load_config, parse_overrides, read_yaml
     from lab.baseline.place import place_data
@@ -120,7 +121,7 @@ def configuration(args: argparse.Namespace) -> dict:
     args.conf_file = args.conf_file or CONFS / ("dcase2021.yaml" if args.data else "mini.yaml")
     overrides = parse_overrides(args.set)
     section = read_yaml(args.conf_file).get("coherence")
-    preset = args.preset or (None if section else "steps")
+    preset = args.preset or (None if section else DEFAULT_PRESET)
     layers = [{"coherence": {"preset": preset}}] if preset else []
     layers += [read_yaml(args.setting)] if args.setting else []
     config = load_config(args.conf_file, *layers, overrides)
@@ -211,7 +212,7 @@ def report(
             {"arm": trial.setting, "folder": str(trial.folder), **record}
             for trial, record in zip(trials, scores)
         ],
-        "profiles": {arm: record.loc[ALL].to_dict() for arm, record in profiles.items()},
+        "profiles": {arm: profile.loc[ALL].to_dict() for arm, profile in profiles.items()},
     }
     write_whole(log_dir / "metrics.json", to_json(content))
     write_whole(log_dir / "comparison.txt", table + "\n")

@@ -23,7 +23,7 @@ from dcase_coherence.official import shims
 from dcase_coherence.official.environments import missing_packages
 from dcase_coherence.official.errors import InputError, PathLike
 from dcase_coherence.regularizer import CoherenceTerms
-from dcase_coherence.settings import Settings, preset_laid_out
+from dcase_coherence.settings import DEFAULT_PRESET, Settings, preset_laid_out
 
 #: The commit of the 2021 baseline, the one that the paper's Table 2 builds on.
 PINNED_COMMIT = "63d8b3b2bbf1444e99d5905079e0bfbe34ed7c0d"
@@ -106,7 +106,7 @@ def build(
                 raise ValueError(
                     f"strong is {names!r}; give a list of some of {', '.join(STRONG_SETS_2024)}"
                 )
-        preset = preset or (None if section else "steps")
+        preset = preset or (None if section else DEFAULT_PRESET)
         if preset is not None:
             section = {**section, **preset_laid_out({"preset": preset})}
             section.pop("preset", None)

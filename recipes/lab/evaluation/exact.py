@@ -6,10 +6,9 @@ from typing import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
 from lab.errors import InputError
-from lab.evaluation import metrics
+from lab.evaluation import decode, metrics
 
 
 def psds(
@@ -37,8 +36,8 @@ def psds(
         frame_seconds: time from one frame to the next.
 
     Raises:
-        InputError: a clip of the reference has no posteriors or the other way round, or
-            sed_scores_eval is not installed.
+        InputError: a clip of the reference has no posteriors or the other way round, posteriors
+            are not in [0, 1], or sed_scores_eval is not installed.
 
     Source: Ebbers, Serizel, Haeb-Umbach, "Threshold-independent evaluation of sound event
     detection scores", ICASSP 2022.
@@ -62,7 +61,7 @@ def psds(
     seconds = {name: float(end) for name, end in durations[["filename", "duration"]].to_numpy()}
     scores = {}
     for name, clip in posteriors.items():
-        smooth = ndimage.median_filter(clip[:, columns].astype(float), size=(median_window, 1))
+        smooth = decode.smooth(clip[None][..., columns], median_window)[0].T.astype(float)
         times = np.minimum(np.arange(len(clip) + 1) * frame_seconds, seconds[name])
         inside = np.diff(times) > 0
         times = np.append(times[:-1][inside], times[-1])

@@ -16,10 +16,9 @@ import plotly.colors
 import soundfile
 from plotly.subplots import make_subplots
 
+from lab.evaluation.plots import SHOWN_ABOVE
 from lab.evaluation.sound import RATE, spectrogram
 
-#: A class is shown when its posterior exceeds this somewhere; the others wait in the legend.
-SHOWN_ABOVE = 0.3
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; media-src data:"
@@ -104,7 +103,7 @@ def player(
         # In plotly's texts some tags have a meaning.
         name, colour = html.escape(label), colours[number % len(colours)]
         values = posteriors[:, number]
-        shown = label in heard or values.max() > SHOWN_ABOVE
+        shown = label in heard or values.max() > SHOWN_ABOVE  # the others wait in the legend
         figure.add_scatter(
             row=2,
             col=1,

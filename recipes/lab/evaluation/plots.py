@@ -62,7 +62,7 @@ OUTCOMES = dict(
     zip(OF_REFERENCE, ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#CFCFCF"))
 )
 WIDTH = 7.0  # inches: two columns of a paper
-#: Of the posteriors of a clip, a class that the reference lacks is shown when one exceeds this.
+#: A class without events is shown when its posterior exceeds this somewhere.
 SHOWN_ABOVE = 0.3
 
 

@@ -1,10 +1,10 @@
 """Detect events in recordings of any length, rate and format, with a trained checkpoint.
 
-Prints a table (tab-separated), JSON or Audacity labels, or writes them with --out. Each detection
-but an Audacity label has a confidence: the mean over its frames of the class's posterior, after the
-median window. The name of a recording is its path from the folder that all recordings share. The
-same command goes on with a run that was stopped. Of the checkpoint only the weights and settings
-are read; no code in it is run.
+Prints a table (tab-separated), JSON, or labels of Audacity or Raven; writes them with --out. Each
+detection but an Audacity label has a confidence: the mean over its frames of the class's posterior,
+after the median window. The name of a recording is its path from the folder that all recordings
+share. The same command goes on with a run that was stopped. Of the checkpoint only the weights and
+settings are read; no code in it is run.
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "(default: 0 of all others)",
     )
     parser.add_argument(
-        "--format", choices=["tsv", "json", "audacity"], default="tsv", help="default: %(default)s"
+        "--format",
+        choices=["tsv", "json", "audacity", "raven"],
+        default="tsv",
+        help="default: %(default)s",
     )
     parser.add_argument(
-        "--out", help="file, or for audacity folder of a file a recording (default: printed)"
+        "--out",
+        help="file, or for audacity and raven folder of a file a recording (default: printed)",
     )
     parser.add_argument(
         "--figure",
@@ -105,24 +109,26 @@ def main(argv: list[str] | None = None) -> None:
         left = [name for name in recordings if name not in output.done]
         # What is printed would meet the bar.
         disable = None if args.out and not args.quiet else True
-        for name in tqdm(left, unit="recording", disable=disable):
-            try:
-                posteriors, seconds = posteriors_of(detector, recordings[name])
-            except InputError as error:
-                # The other recordings are worth having all the same.
-                refusals.append(str(error))
-                continue
-            events = find_events(
-                detector, posteriors, seconds, threshold=args.threshold, median_window=window
-            )
-            # Before any picture: one that fails loses no detections.
-            output.add(Detections(name, seconds, events))
-            if args.figure:
-                shown = {"checkpoint": Path(args.checkpoint).name, "median window": window}
-                target = Path(args.figure) if args.page else Path(args.figure, name)
-                audio = recordings[name] if sound is None else sound
-                draw(target, name, audio, posteriors, events, detector, args.threshold, shown)
-        output.close()
+        try:
+            for name in tqdm(left, unit="recording", disable=disable):
+                try:
+                    posteriors, seconds = posteriors_of(detector, recordings[name])
+                except InputError as error:
+                    # The other recordings are worth having all the same.
+                    refusals.append(str(error))
+                    continue
+                events = find_events(
+                    detector, posteriors, seconds, threshold=args.threshold, median_window=window
+                )
+                # Before any picture: one that fails loses no detections.
+                output.add(Detections(name, seconds, detector.encoder.fs / 2, events))
+                if args.figure:
+                    shown = {"checkpoint": Path(args.checkpoint).name, "median window": window}
+                    target = Path(args.figure) if args.page else Path(args.figure, name)
+                    audio = recordings[name] if sound is None else sound
+                    draw(target, name, audio, posteriors, events, detector, args.threshold, shown)
+        finally:
+            output.close()
     for sentence in refusals[:-1]:
         print(f"error: {sentence}", file=sys.stderr)
     if refusals:

@@ -11,7 +11,6 @@ import argparse
 import json
 import shlex
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -68,10 +67,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     official.add_argument(
         "--allow_drift", action="store_true", help="train on any version of it (default: no)"
     )
-    # The spelling of before.
-    official.add_argument(
-        "--allow-drift", dest="allow_drift", action="store_true", help=argparse.SUPPRESS
-    )
     args, args.others = parser.parse_known_args(argv)
     if args.others and not args.baseline:
         parser.error(f"unknown arguments: {' '.join(args.others)}")
@@ -108,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     records = run_trials(trials, **options)
     if own_rank() == 0:  # of several processes of each training the first tells the results
         seconds = None if args.quiet else time.time() - start
-        report(log_dir, config, trials, [record["scores"] for record in records], seconds)
+        report(log_dir, trials, records, seconds)
 
 
 def configuration(args: argparse.Namespace) -> dict:
@@ -177,99 +172,27 @@ def test_checkpoint(args: argparse.Namespace, config: dict, log_dir: Path) -> No
         print(f"detections in {experiment.folder / 'metrics_test'}")
 
 
-def report(
-    log_dir: Path, config: dict, trials: list, scores: list[dict], seconds: float | None
-) -> None:
-    """Print, write and draw what the trials of the arms gave."""
-    from lab.data.annotations import read_reference
-    from lab.data.classes import are_desed
-    from lab.evaluation import plots
-    from lab.evaluation.profile import ALL, of_systems, profile_text
-    from lab.evaluation.tables import to_json
-    from lab.files import write_whole
-    from lab.runs.profiles import errors_of_trials, has_detections, profile_of_scores
+def report(log_dir: Path, trials: list, records: list[dict], seconds: float | None) -> None:
+    """Print and write what the trials of the arms gave."""
+    import pandas as pd
 
-    # The student is judged where there is no teacher.
-    model = "teacher" if "test/teacher/event_f1_macro" in scores[0] else "student"
-    by_arm: dict[str, list] = {}
-    for trial, record in zip(trials, scores):
-        by_arm.setdefault(trial.setting, []).append((trial, record))
-    official = are_desed(config["data"]["classes"])
-    reference = read_reference(config["data"]["test_tsv"], config["data"]["classes"])
-    profiles, errors = {}, {}
-    for arm, pairs in by_arm.items():
-        profiles[arm] = profile_of_scores([record for _, record in pairs], model)
-        edges = errors_of_trials([trial.folder for trial, _ in pairs], model, reference)
-        errors.update({} if edges is None else {arm: edges})
-    counts = of_systems(profiles, official=official)
-    table = f"{comparison(by_arm, model)}\n\n{profile_text(counts)}"
-    print(f"\n{table}\n")
+    from lab.runs.report import has_detections, write_report
+    from lab.runs.results import COLUMNS, KEY, rows_of
+
+    rows = [
+        row
+        for trial, record in zip(trials, records)
+        for row in rows_of("", trial.setting, trial.seed, record)
+    ]
+    results = pd.DataFrame(rows, columns=COLUMNS).set_index(KEY).droplevel("set")
+    write_report(log_dir, results, trials, trials[0].setting)
     if seconds is not None:
         print(f"trained and tested in {seconds:.0f} s")
-    content = {
-        "command": shlex.join(sys.argv),
-        "trials": [
-            {"arm": trial.setting, "folder": str(trial.folder), **record}
-            for trial, record in zip(trials, scores)
-        ],
-        "profiles": {arm: profile.loc[ALL].to_dict() for arm, profile in profiles.items()},
-    }
-    write_whole(log_dir / "metrics.json", to_json(content))
-    write_whole(log_dir / "comparison.txt", table + "\n")
-    plots.save(plots.error_profiles(profiles, errors, official=official), log_dir / "profile")
-    if len(by_arm) == 2:
-        here: dict[int, dict[str, Path]] = {}
-        for trial in trials:
-            if has_detections(trial.folder, model):
-                here.setdefault(trial.number, {})[trial.setting] = trial.folder
-        both = [folders for folders in here.values() if len(folders) == 2]
-        if both:
-            draw(log_dir, config, both[0], model)
-        else:
-            print("posteriors and curves of both models: none, as no seed was trained here")
-    print(f"results, checkpoints, logs and detections in {log_dir}")
-
-
-def comparison(by_arm: dict[str, list], model: str) -> str:
-    """Table of the scores, mean and standard deviation over trials, and what it can show."""
-    from lab.evaluation.significance import compare, weight_of
-    from lab.evaluation.tables import SCORES, mean_and_deviation, probability, scale_of
-
-    trials = max(map(len, by_arm.values()))
-    lines = [f"{model} on the test set, {trials} trial{'s' * (trials > 1)} of each model", ""]
-    heads = [*by_arm, *(["difference", "p (paired t)"] if len(by_arm) == 2 else [])]
-    lines.append(f"{'':22}" + "".join(f"{head:>16}" for head in heads))
-    for key, name in SCORES.items():
-        values = {
-            arm: {trial.seed: scores[f"test/{model}/{key}"] for trial, scores in pairs}
-            for arm, pairs in by_arm.items()
-        }
-        cells = [mean_and_deviation([*scores.values()], name) for scores in values.values()]
-        tests = compare(ARMS[0], values) if len(values) == 2 else None
-        if tests is not None:
-            scale, digits = scale_of(name)
-            test = tests.loc[ARMS[1]]
-            cells += [f"{scale * test['difference']:+.{digits}f}", probability(test["p_t"])]
-        lines.append(f"{name:22}" + "".join(f"{cell:>16}" for cell in cells))
-    return "\n".join([*lines, *(["", weight_of(tests)] if tests is not None else [])])
-
-
-def draw(log_dir: Path, config: dict, folders: dict[str, Path], model: str) -> None:
-    """Posteriors of both models on a test clip, and the curves of their training."""
-    from lab.evaluation import plots
-    from lab.runs.epochs import read_epochs
-    from lab.runs.shown import draw_clip
-
-    clip = plots.save(draw_clip(folders, model, config), log_dir / "posteriors")[0]
-    print(f"posteriors of both models: {clip}")
-    score = f"val/synth/{model}/event_f1_macro"
-    names = {"loss": "training loss", score: f"validation: macro event F1 of the {model} (%)"}
-    epochs = {
-        arm: read_epochs(folder).rename(index=lambda epoch: epoch + 1).rename(columns=names)
-        for arm, folder in folders.items()
-    }
-    curves = plots.save(plots.curves(epochs, panels=list(names.values())), log_dir / "curves")[0]
-    print(f"curves of the training: {curves}")
+    print(f"comparison.md, checkpoints, logs and detections in {log_dir}")
+    first = {trial.setting: trial.folder for trial in trials if trial.number == 0}
+    if len(first) == 2 and all(map(has_detections, first.values())):
+        folders = shlex.join(map(str, first.values()))
+        print(f"Figures 2 to 4 of the paper: python recipes/figures.py {folders}")
 
 
 def run_official_code(args: argparse.Namespace) -> None:

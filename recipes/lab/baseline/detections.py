@@ -1,4 +1,4 @@
-"""Detections of recordings, and the texts that hold them: tables, JSON and Audacity labels."""
+"""Detections of recordings, and their texts: tables, JSON, labels of Audacity and of Raven."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Detections(NamedTuple):
 
     filename: str  # see :func:`recordings_by_name`
     duration: float  # in seconds
+    highest: float  # frequency that the network hears, in Hz
     events: pd.DataFrame  # event_label, onset, offset (seconds), confidence (0 to 1)
 
 
@@ -55,12 +56,16 @@ def recordings_by_name(paths: Sequence[PathLike]) -> dict[str, Path]:
 
 
 class Format(NamedTuple):
-    """A text of the detections of several recordings: head, items with a separator, foot."""
+    """A text of the detections of several recordings: head, items with a separator, foot.
+
+    With a suffix, of a file a recording, it is that of one.
+    """
 
     item: Callable[[Detections], str]
     head: str = ""
     separator: str = ""
     foot: str = ""
+    suffix: str = ""
 
     def text(self, detections: Iterable[Detections]) -> str:
         """The whole text."""
@@ -90,8 +95,23 @@ def _audacity(one: Detections) -> str:
     return "".join(f"{e.onset:.6f}\t{e.offset:.6f}\t{e.event_label}\n" for e in rows)
 
 
+def _raven(one: Detections) -> str:
+    rows = enumerate(one.events.itertuples(), 1)
+    return "".join(
+        f"{n}\tSpectrogram 1\t1\t{e.onset:.6f}\t{e.offset:.6f}\t0\t{one.highest:g}"
+        f"\t{e.event_label}\t{e.confidence:.3f}\n"
+        for n, e in rows
+    )
+
+
+#: Columns that Raven asks for, and two more.
+SELECTION = [
+    *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)"),
+    *("High Freq (Hz)", "Annotation", "Confidence"),
+]
 FORMATS = {
     "tsv": Format(_tsv, head="filename\tonset\toffset\tevent_label\tconfidence\n"),
     "json": Format(_json, head="[\n", separator=",\n", foot="\n]\n"),
-    "audacity": Format(_audacity),
+    "audacity": Format(_audacity, suffix=".txt"),
+    "raven": Format(_raven, head="\t".join(SELECTION) + "\n", suffix=".selections.txt"),
 }

@@ -1,4 +1,4 @@
-"""Detections of many recordings, written as each is finished, so that a stopped run goes on."""
+"""Detections of many recordings, kept as each is finished, so that a stopped run goes on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lab.files import PARTIAL, PathLike, write_whole
 class Output:
     """Where the detections of several recordings go: standard output, a table or label files.
 
-    A run that is stopped leaves a progress file beside its output: a line of settings, and one for
-    each recording that is finished. The same run goes on from it, and removes it at its end.
+    Files are written at the end. Until then a progress file beside them holds a line of settings,
+    and one for each recording that is finished: the same run goes on from it.
 
     Args:
         names: of the recordings.
-        format: one of :data:`FORMATS`; "audacity" writes one file a recording.
+        format: one of :data:`FORMATS`; "audacity" and "raven" write one file a recording.
         out: table, or folder of the label files; None for standard output.
         figures: folder of the figures, if any.
         page: HTML file of the one recording, if any.
@@ -47,22 +47,20 @@ class Output:
         page: PathLike | None = None,
         settings: Mapping[str, Any],
     ) -> None:
-        if format == "audacity" and out is None and len(names) > 1:
-            raise InputError(
-                f"--format audacity prints the labels of one recording, and there are {len(names)};"
-                " give a folder with --out"
-            )
         self.names = list(names)
         self.format = FORMATS[format]
-        self.labels = None if out is None or format != "audacity" else Path(out)
-        self.table = None if out is None or self.labels else Path(out)
+        if self.format.suffix and out is None and len(names) > 1:
+            raise InputError(
+                f"--format {format} prints the labels of one recording, and there are {len(names)};"
+                " give a folder with --out"
+            )
+        self.out = None if out is None else Path(out)
         self.figures = None if figures is None else Path(figures)
         self.page = None if page is None else Path(page)
         self.settings = json.loads(json.dumps({"format": format, "columns": COLUMNS, **settings}))
         beside = out or figures
         self.progress = None if beside is None else Path(f"{os.path.abspath(beside)}.progress")
         self.done: dict[str, Detections] = {}
-        self._end = 0  # of the table, without its foot, in bytes
         self._printed = False
         if self.progress and self.progress.exists():
             self._go_on(self.progress)
@@ -72,48 +70,41 @@ class Output:
             for one in self._in_order():
                 self._print(self.format.item(one))
 
-    def files(self, name: str) -> list[Path]:
-        """The files that are of one recording alone."""
-        labels = [self.labels / f"{name}.txt"] if self.labels else []
+    def text(self, name: str) -> Path:
+        """The table, or the label file of one recording."""
+        assert self.out is not None
+        return self.out / f"{name}{self.format.suffix}" if self.format.suffix else self.out
+
+    def pictures(self, name: str) -> list[Path]:
+        """The figures, or the page, of one recording."""
         figures = [self.figures / f"{name}.{kind}" for kind in ("png", "svg") if self.figures]
-        return [*labels, *figures, *([self.page] if self.page else [])]
+        return [*figures, *([self.page] if self.page else [])]
 
     def add(self, one: Detections) -> None:
-        """Write the detections of a recording."""
+        """Keep the detections of a recording; print them where there is no file."""
         if self.progress and not self.done:
             write_whole(self.progress, _line(self.settings))
-        first = not self.done
         self.done[one.filename] = one
-        if self.labels:
-            write_whole(self.labels / f"{one.filename}.txt", self.format.text([one]))
-        elif self.table and first:
-            self._write_table()
-        elif self.table:
-            text = self.format.separator + self.format.item(one)
-            _write_at(self.table, self._end, text + self.format.foot)
-            self._end += len(text.encode())
-        else:
+        if self.out is None:
             self._print(self.format.item(one))
         if self.progress:
-            _write_at(self.progress, self.progress.stat().st_size, _progress_line(one))
+            _append(self.progress, _progress_line(one))
 
     def close(self) -> None:
-        """End the output: the table has the order of the recordings."""
-        if self.table:
-            self._write_table()
-        elif not self.labels:
+        """Write what there is, in the order of the recordings; drop the progress of a whole run."""
+        held = self._in_order()
+        if self.out is None:
             self._print(self.format.foot, last=True)
+        elif self.format.suffix:
+            for one in held:
+                write_whole(self.text(one.filename), self.format.text([one]))
+        else:
+            write_whole(self.out, self.format.text(held))
         if self.progress and len(self.done) == len(self.names):
             self.progress.unlink(missing_ok=True)
 
     def _in_order(self) -> list[Detections]:
         return [self.done[name] for name in self.names if name in self.done]
-
-    def _write_table(self) -> None:
-        if self.table:
-            text = self.format.text(self._in_order())
-            write_whole(self.table, text)
-            self._end = len(text.encode()) - len(self.format.foot.encode())
 
     def _print(self, text: str, *, last: bool = False) -> None:
         # As the files are, whatever the locale.
@@ -124,13 +115,14 @@ class Output:
         print(before + text, end="", flush=True)
 
     def _refuse_files(self) -> None:
-        for folder in (self.labels, self.figures):
+        for folder in (self.out if self.format.suffix else None, self.figures):
             if folder and folder.exists() and not folder.is_dir():
                 raise InputError(f"{folder} is a file; give a folder")
         for name in self.names:
-            for path in filter(None, (self.table, *self.files(name))):
+            texts = [self.text(name)] if self.out else []
+            for path in (*texts, *self.pictures(name)):
                 if path.exists():
-                    option = "--out" if path == self.table or path.suffix == ".txt" else "--figure"
+                    option = "--out" if path in texts else "--figure"
                     raise InputError(f"{path} exists; remove it or give another {option}")
 
     def _go_on(self, progress: Path) -> None:
@@ -156,15 +148,13 @@ class Output:
                     "run wrote"
                 )
         for one in done:
-            if one.filename in self.names and all(p.exists() for p in self.files(one.filename)):
+            if one.filename in self.names and all(p.exists() for p in self.pictures(one.filename)):
                 self.done[one.filename] = one
         lines = [_line(self.settings), *map(_progress_line, self.done.values())]
         write_whole(progress, "".join(lines))
-        for folder in {path.parent for name in self.names for path in self.files(name)}:
+        for folder in {path.parent for name in self.names for path in self.pictures(name)}:
             for path in folder.glob(f".*{PARTIAL}*"):
                 path.unlink(missing_ok=True)
-        if self.done:
-            self._write_table()
 
 
 def _line(content: Mapping[str, Any]) -> str:
@@ -175,13 +165,10 @@ def _progress_line(one: Detections) -> str:
     return _line({**one._asdict(), "events": one.events.to_dict("records")})
 
 
-def _write_at(path: Path, place: int, text: str) -> None:
-    """Write text at a place of a file and end the file there."""
+def _append(path: Path, text: str) -> None:
     try:
-        with open(path, "r+b") as file:
-            file.seek(place)
-            file.write(text.encode())
-            file.truncate()
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -11,7 +11,6 @@ from typing import Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import linalg
 
 from lab.errors import InputError
 from lab.evaluation.metrics import COLLAR, reference_and_estimates, split
@@ -200,86 +199,6 @@ def inside_change(features: Sequence[np.ndarray], labels: Sequence[np.ndarray]) 
         inside = (y[1:] == y[:-1]).all(axis=1) & (y[1:] > 0).any(axis=1)
         changes.append(np.abs(np.diff(z, axis=0))[inside].sum(axis=1))
     return np.concatenate(changes)
-
-
-def growth_ratios(
-    features: Sequence[np.ndarray], labels: Sequence[np.ndarray]
-) -> tuple[float, float]:
-    """Change of z at label changes over its change elsewhere: of all z, and along one direction.
-
-    With `B` and `W` the sums of `(z[t] - z[t-1])(z[t] - z[t-1])^T` over the steps with and without
-    a label change, a network that maps z linearly by `A` has the exact loss (eq. 3)
-    `tr(A (alpha2 W - alpha1 B) A^T)`. Growing all of z lowers it without bound when
-    `tr B / tr W > alpha2 / alpha1`; growing z along its best direction does when the largest
-    generalised eigenvalue of `B v = r W v` is above `alpha2 / alpha1`.
-
-    Returns:
-        `tr B / tr W` and the largest eigenvalue; the second is never below the first. Infinite
-        when z changes along some direction at label changes alone.
-
-    Example:
-        >>> z = [np.array([[0.0, 0.0], [0.0, 1.0], [3.0, 2.0], [3.0, 4.0]])]
-        >>> growth_ratios(z, [np.array([[0], [0], [1], [1]])])
-        (2.0, inf)
-    """
-    at_change, elsewhere = 0.0, 0.0
-    for z, y in _pairs(features, labels):
-        steps = np.diff(z, axis=0)
-        changed = (y[1:] != y[:-1]).any(axis=1)
-        at_change = at_change + steps[changed].T @ steps[changed]
-        elsewhere = elsewhere + steps[~changed].T @ steps[~changed]
-    spread, axes = linalg.eigh(np.add(at_change, elsewhere))
-    kept = spread > 1e-10 * spread.max()  # no ratio where z never changes
-    if not kept.any():
-        return float("nan"), float("nan")
-    whiten = axes[:, kept] / np.sqrt(spread[kept])
-    share = min(float(linalg.eigvalsh(whiten.T @ at_change @ whiten)[-1]), 1.0)
-    trace = float(np.trace(elsewhere))
-    return (
-        float(np.trace(at_change)) / trace if trace else float("inf"),
-        share / (1 - share) if share < 1 - 1e-10 else float("inf"),
-    )
-
-
-def step_distances(
-    features: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray],
-    *,
-    lags: Sequence[int] = (1, 2, 4, 8),
-) -> pd.DataFrame:
-    """Squared distances of centred unit-norm z across label changes and elsewhere, lag by lag.
-
-    What the monitor calls `d_boundary` and `d_inside`, of a network in evaluation mode: without the
-    noise of a dropout in z, which is most of `d_inside` in training.
-
-    Args:
-        features: z; the mean over all frames is taken off.
-        labels: a boundary lies between two frames whose labels differ.
-        lags: how many frames apart.
-
-    Returns:
-        Columns `boundary` and `inside`, means in [0, 4] (NaN where there is no such pair); one row
-        a lag (index "frames apart").
-
-    Example:
-        >>> z = [np.array([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])]
-        >>> step_distances(z, [np.array([[0], [0], [1], [1]])], lags=[1]).round(2).to_dict("list")
-        {'boundary': [4.0], 'inside': [0.0]}
-    """
-    pairs = list(_pairs(features, labels))
-    mean = np.concatenate([z for z, _ in pairs]).mean(axis=0)
-    clips = []
-    for z, y in pairs:
-        length = np.linalg.norm(z - mean, axis=1, keepdims=True)
-        clips.append(((z - mean) / np.maximum(length, 1e-12), y))
-    rows = {}
-    for lag in lags:
-        distances = [((z[lag:] - z[:-lag]) ** 2).sum(axis=1) for z, _ in clips]
-        changed = np.concatenate([(y[lag:] != y[:-lag]).any(axis=1) for _, y in clips])
-        means = pd.Series(np.concatenate(distances)).groupby(changed).mean()
-        rows[lag] = means.reindex([True, False]).tolist()
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["boundary", "inside"])
-    return table.rename_axis("frames apart")
 
 
 def _pairs(

@@ -1,4 +1,4 @@
-"""One report a run: Markdown with its figures, and a LaTeX table for each table."""
+"""One report a run: Markdown with its figures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Report:
         >>> report.table("Scores", pd.DataFrame({"F1": ["40.1 %"]}, index=["baseline"]))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sorted(path.name for path in report.write(folder))
-        ['report.md', 'scores.tex']
+        ['report.md']
     """
 
     def __init__(self, title: str, *, command: str) -> None:
@@ -56,7 +56,7 @@ class Report:
         self._parts.append((title, figure, note))
 
     def write(self, folder: PathLike) -> list[Path]:
-        """Write `report.md`, then tables (LaTeX) and figures (PNG, SVG) beside it.
+        """Write `report.md`, and the figures (PNG, SVG) beside it.
 
         Returns:
             The paths, the report first.
@@ -66,9 +66,6 @@ class Report:
         for title, content, _ in self._parts:
             if isinstance(content, Figure):
                 written += plots.save(content, Path(folder, "figures", _slug(title)))
-            else:
-                written.append(Path(folder, "tables", f"{_slug(title)}.tex"))
-                write_whole(written[-1], latex(content))
         return written
 
     def _markdown(self) -> str:
@@ -83,24 +80,6 @@ class Report:
                 shown = markdown(header, rows)
             parts += [f"## {title}", shown, *filter(None, [note])]
         return "\n\n".join(parts) + "\n"
-
-
-def latex(cells: pd.DataFrame) -> str:
-    r"""Write a table of text with booktabs rules (`\usepackage{booktabs}`).
-
-    Example:
-        >>> print(latex(pd.DataFrame({"": ["a_b"], "F1 (%)": ["40.123"]})))
-        \begin{tabular}{lr}
-        \toprule
-         & F1 (\%) \\
-        \midrule
-        a\_b & 40.123 \\
-        \bottomrule
-        \end{tabular}
-        <BLANKLINE>
-    """
-    columns = "l" + "r" * (cells.shape[1] - 1)
-    return cells.to_latex(index=False, escape=True, column_format=columns)
 
 
 def environment() -> dict[str, str]:

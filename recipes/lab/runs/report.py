@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 from typing import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from lab.data.annotations import read_reference
+from lab.data.annotations import read_events, read_reference
+from lab.data.classes import are_desed
 from lab.evaluation import plots
+from lab.evaluation.posteriors import load_posteriors
 from lab.evaluation.profile import COLUMNS as PROFILE
 from lab.evaluation.profile import NOTE, OFFICIAL, OFFICIAL_COUNTS, profile_table
+from lab.evaluation.scores import Scorer
 from lab.evaluation.significance import Bootstrap, compare, paired_bootstrap, weight_of
 from lab.evaluation.tables import (
     SCORES,
@@ -24,7 +28,6 @@ from lab.evaluation.tables import (
 )
 from lab.files import write_whole
 from lab.runs.epochs import mean_epochs
-from lab.runs.profiles import counts_of_trials, has_detections
 from lab.runs.trials import Trial
 
 MACRO = "event_f1_macro"
@@ -50,7 +53,8 @@ def write_report(
         if test in results.index.get_level_values("test"):
             of_test = results.loc[test].reindex(settings, level="setting")
             clips = differences_over_clips(trials, test, reference)
-            parts += [f"## On the {test} set", *tables(of_test, reference, clips)]
+            official = are_desed(trials[0].config["data"]["classes"])
+            parts += [f"## On the {test} set", *tables(of_test, reference, clips, official)]
     means = {
         setting: mean_epochs([trial.folder for trial in trials if trial.setting == setting])
         for setting in settings
@@ -69,10 +73,13 @@ def write_report(
     write_whole(folder / "comparison.md", f"# Comparison of settings\n\n{text}\n")
 
 
-def tables(results: pd.DataFrame, reference: str, clips: Mapping[str, Bootstrap]) -> list[str]:
+def tables(
+    results: pd.DataFrame, reference: str, clips: Mapping[str, Bootstrap], official: bool
+) -> list[str]:
     """Scores, differences and error profile of the settings on one test set, as Markdown.
 
-    `clips` are the differences of settings to the reference over the test clips.
+    `clips` are the differences of settings to the reference over the test clips; `official` adds
+    the error profile of the official baseline.
     """
     trials = {setting: table for setting, table in results.groupby(level="setting", sort=False)}
     known = {setting: table.dropna(subset=[MACRO]) for setting, table in trials.items()}
@@ -95,8 +102,9 @@ def tables(results: pd.DataFrame, reference: str, clips: Mapping[str, Bootstrap]
         parts += [difference_table(tests, clips), f"Macro event F1 in points. {weight_of(tests)}"]
     counts = results.dropna(subset=["events"])[PROFILE].groupby(level="setting", sort=False).sum()
     if len(counts):
-        official = pd.DataFrame(OFFICIAL_COUNTS, index=[OFFICIAL])
-        shares = profile_table(pd.concat([counts.astype(int), official]))
+        if official:
+            counts = pd.concat([counts, pd.DataFrame(OFFICIAL_COUNTS, index=[OFFICIAL])])
+        shares = profile_table(counts.astype(int))
         parts += [
             markdown(["reference events (%)", *shares], [[*row] for row in shares.itertuples()]),
             NOTE,
@@ -128,11 +136,10 @@ def differences_over_clips(
 ) -> dict[str, Bootstrap]:
     """Differences of settings to the reference over clips, from detections on this disk."""
     config = trials[0].config
-    model = "teacher" if config["training"]["teacher"] else "student"
     here: dict[str, dict[int, Path]] = {}
     for trial in trials:
         folder = trial.folder if test == "test" else trial.folder / test
-        if has_detections(folder, model):
+        if has_detections(folder):
             here.setdefault(trial.setting, {})[trial.seed] = folder
     differences = {}
     for setting, folders in here.items():
@@ -141,8 +148,30 @@ def differences_over_clips(
             classes = config["data"]["classes"]
             truth = read_reference(config["data"][f"{test}_tsv"], classes)
             counts = [
-                counts_of_trials([of[seed] for seed in both], model, truth, classes)
+                event_counts([of[seed] for seed in both], truth, classes)
                 for of in (here[reference], folders)
             ]
             differences[setting] = paired_bootstrap(*counts)
     return differences
+
+
+def has_detections(folder: Path) -> bool:
+    """Whether a test has left here what a model detected; of other machines there are scores."""
+    return any(folder.glob("metrics_test/*/posteriors.npz"))
+
+
+def event_counts(
+    folders: Sequence[Path], reference: pd.DataFrame, classes: Sequence[str]
+) -> np.ndarray:
+    """Event-based counts `(trials, clips, classes, 3)` of the teacher, else the student.
+
+    Clips of the annotated `reference` that were not tested do not count.
+    """
+    counts = []
+    for folder in folders:
+        place = max((folder / "metrics_test").glob("*/posteriors.npz")).parent
+        clips, _ = load_posteriors(place / "posteriors.npz")
+        known = reference[reference["filename"].isin(list(clips))]
+        estimated = read_events(place / f"predictions_05_{place.name}.tsv")
+        counts.append(Scorer(known, classes=classes).event_counts(estimated))
+    return np.stack(counts)

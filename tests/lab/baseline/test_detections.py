@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from lab.baseline.detections import COLUMNS, FORMATS, Detections, recordings_by_name
+from lab.data.tracks import read_tracks
 from lab.errors import InputError
 
 
@@ -43,7 +44,10 @@ NONE = pd.DataFrame(columns=COLUMNS)
 
 
 def test_formats():
-    several = [Detections("b/a.wav", 2.5004, EVENTS), Detections("x\ty.wav", 1, NONE)]
+    several = [
+        Detections("b/a.wav", 2.5004, 8000.0, EVENTS),
+        Detections("x\ty.wav", 1, 8000.0, NONE),
+    ]
     assert FORMATS["tsv"].text(several) == (
         "filename\tonset\toffset\tevent_label\tconfidence\nb/a.wav\t0.123\t1.500\tDog\t0.877\n"
         "b/a.wav\t1.000\t2.250\tCat\t0.500\nx\\ty.wav\t\t\t\t\n"
@@ -55,3 +59,24 @@ def test_formats():
     dog = {"event_label": "Dog", "onset": 0.123, "offset": 1.5, "confidence": 0.877}
     assert first["events"][0] == dog
     assert second == {"filename": "x\ty.wav", "duration": 1, "events": []}
+
+
+def test_raven_tables_are_read_back(tmp_path):
+    names = ["b/a.wav", "y.wav"]
+    for name, events in zip(names, (EVENTS, NONE)):
+        path = tmp_path / f"{name}{FORMATS['raven'].suffix}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(FORMATS["raven"].text([Detections(name, 2.5, 11025.0, events)]))
+    head, first, _ = (tmp_path / "b" / "a.wav.selections.txt").read_text().splitlines()
+    row = dict(zip(head.split("\t"), first.split("\t")))
+    assert row == {
+        **{"Selection": "1", "View": "Spectrogram 1", "Channel": "1", "Confidence": "0.877"},
+        **{"Begin Time (s)": "0.123450", "End Time (s)": "1.500000", "Annotation": "Dog"},
+        **{"Low Freq (Hz)": "0", "High Freq (Hz)": "11025"},
+    }
+    events = read_tracks(tmp_path, names)
+    assert events.iloc[:2].to_numpy().tolist() == [
+        ["b/a.wav", 0.12345, 1.5, "Dog"],
+        ["b/a.wav", 1.0, 2.25, "Cat"],
+    ]
+    assert events.iloc[2:].set_index("filename").isna().all(axis=None)

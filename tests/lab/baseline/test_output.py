@@ -15,11 +15,11 @@ SETTINGS = {"threshold": 0.5, "model": None}
 
 def detections(name):
     events = [["Dog", 0.1 * n, 1 / 3 + n, 2 / 3] for n in range(len(name) % 3)]
-    return Detections(name, 7 / 3, pd.DataFrame(events, columns=COLUMNS))
+    return Detections(name, 7 / 3, 8000.0, pd.DataFrame(events, columns=COLUMNS))
 
 
 def start(tmp_path, format, names=NAMES, **options):
-    out = tmp_path / ("labels" if format == "audacity" else "new/events")
+    out = tmp_path / ("labels" if FORMATS[format].suffix else "new/events")
     return Output(names, format=format, **{"out": out, "settings": SETTINGS, **options})
 
 
@@ -28,7 +28,7 @@ def contents(folder):
 
 
 def draw(output, name):
-    for path in output.files(name)[-2:]:
+    for path in output.pictures(name):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"figure of {name!r}")
 
@@ -61,16 +61,18 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, format, stops, figures)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_finished_is_there_and_whole_at_once(tmp_path, format):
+def test_a_stopped_run_leaves_what_is_finished_in_place(tmp_path, format):
     output = start(tmp_path, format)
-    for count, name in enumerate(NAMES, 1):
+    for name in NAMES[1:3]:
         output.add(detections(name))
-        so_far = list(map(detections, NAMES[:count]))
-        if format == "audacity":
-            text = (tmp_path / "labels" / f"{name}.txt").read_text()
-            assert text == FORMATS[format].text(so_far[-1:])
-        else:
-            assert (tmp_path / "new" / "events").read_text() == FORMATS[format].text(so_far)
+    output.close()
+    held = list(map(detections, NAMES[1:3]))
+    if FORMATS[format].suffix:
+        texts = [output.text(name).read_text() for name in NAMES[1:3]]
+        assert texts == [FORMATS[format].text([one]) for one in held]
+        assert not output.text(NAMES[0]).exists()
+    else:
+        assert (tmp_path / "new" / "events").read_text() == FORMATS[format].text(held)
 
 
 def test_a_run_that_was_killed_while_it_wrote_goes_on(tmp_path):
@@ -78,8 +80,7 @@ def test_a_run_that_was_killed_while_it_wrote_goes_on(tmp_path):
     run(start(tmp_path / "killed", "tsv", figures=tmp_path / "figures"), 2)
     table = tmp_path / "killed" / "new" / "events"
     progress = table.with_name("events.progress")
-    # The row of a third recording, half a line of progress, and half a figure.
-    table.write_bytes(table.read_bytes() + b"x/a.wav\t0.0")
+    # Half a line of progress, and half a figure.
     progress.write_bytes(progress.read_bytes() + b'{"filename": "x/a')
     (tmp_path / "figures" / ".a-partial-8.png").touch()
     # A recording whose figure is missing is done again.
@@ -140,6 +141,7 @@ def test_runs_that_cannot_go_on_are_refused(tmp_path):
     [
         ("events", {"format": "tsv"}),
         ("labels/x/a.wav.txt", {"format": "audacity"}),
+        ("labels/x/a.wav.selections.txt", {"format": "raven"}),
         ("figures/a.wav.svg", {"format": "tsv", "figures": "figures"}),
         ("page.html", {"format": "tsv", "page": "page.html", "out": None}),
     ],
@@ -147,7 +149,7 @@ def test_runs_that_cannot_go_on_are_refused(tmp_path):
 def test_nothing_is_overwritten_and_nothing_begun(tmp_path, there, options):
     (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / there).write_text("kept")
-    paths = {"out": "labels" if options["format"] == "audacity" else "events", **options}
+    paths = {"out": "labels" if FORMATS[options["format"]].suffix else "events", **options}
     for key in ("out", "figures", "page"):
         paths[key] = tmp_path / paths[key] if paths.get(key) else None
     with pytest.raises(InputError, match=re.escape(f"{tmp_path / there} exists")):
@@ -158,7 +160,7 @@ def test_nothing_is_overwritten_and_nothing_begun(tmp_path, there, options):
 def test_a_disk_that_cannot_be_written_is_a_sentence(tmp_path):
     output = start(tmp_path, "tsv")
     run(output, 1)
-    (tmp_path / "new" / "events").unlink()
-    (tmp_path / "new" / "events").mkdir()
-    with pytest.raises(InputError, match="events cannot be written"):
+    output.progress.unlink()
+    output.progress.mkdir()
+    with pytest.raises(InputError, match=r"events\.progress cannot be written"):
         output.add(detections("a.wav"))

@@ -3,18 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from dcase_coherence import label_transitions
 from lab.errors import InputError
 from lab.evaluation.boundaries import (
     edge_errors,
-    growth_ratios,
     inside_change,
     profile,
     rise_times,
     stable_events,
-    step_distances,
 )
 
 CLASSES = ["Cat", "Dog"]
@@ -151,69 +147,3 @@ def test_change_inside_events_only():
     assert inside_change([z], [y]).tolist() == [4.0, 1.0]
     with pytest.raises(InputError, match="z of 6 frames and labels of 5"):
         inside_change([z], [y[:5]])
-
-
-def loss_of(z, y, alpha1, alpha2):
-    """The exact loss, summed step by step."""
-    total = 0.0
-    for features, labels in zip(z, y):
-        for t in range(1, len(features)):
-            size = np.sum((features[t] - features[t - 1]) ** 2)
-            total += -alpha1 * size if (labels[t] != labels[t - 1]).any() else alpha2 * size
-    return total
-
-
-def features_with_a_detector():
-    """Random features; one oblique direction answers to label changes somewhat more."""
-    rng = np.random.default_rng(0)
-    y = [(rng.random((60, 3)) < 0.5).repeat(5, axis=0) for _ in range(4)]
-    z = [rng.standard_normal((300, 4)) for _ in y]
-    for features, labels in zip(z, y):
-        features += np.outer(2.0 * labels[:, 0], [1, -1, 0.5, 0])
-    return z, y
-
-
-def test_the_largest_ratio_is_where_the_exact_loss_loses_its_bound():
-    z, y = features_with_a_detector()
-    overall, best = growth_ratios(z, y)
-    assert best > 1.2 * overall
-    step = 1e-6
-    assert loss_of(z, y, 1.0, overall - step) < 0 < loss_of(z, y, 1.0, overall + step)
-    rng = np.random.default_rng(1)
-    maps = [rng.standard_normal((4, 4)) for _ in range(50)]
-    assert all(loss_of([f @ a for f in z], y, 1.0, best) >= 0 for a in maps)
-    # The direction itself, found by another way: the best of W^-1 B.
-    steps = [(np.diff(f, axis=0), (t[1:] != t[:-1]).any(axis=1)) for f, t in zip(z, y)]
-    at_change = sum(d[c].T @ d[c] for d, c in steps)
-    elsewhere = sum(d[~c].T @ d[~c] for d, c in steps)
-    values, vectors = np.linalg.eig(np.linalg.solve(elsewhere, at_change))
-    best_direction = np.real(vectors[:, np.argmax(np.real(values))])
-    along = [(f @ best_direction)[:, None] for f in z]
-    assert loss_of(along, y, 1.0, best - step) < 0 < loss_of(along, y, 1.0, best + step)
-
-
-def test_growth_of_features_that_do_not_change():
-    y = [np.array([[0], [1], [1]])]
-    assert np.isnan(growth_ratios([np.ones((3, 2))], y)).all()
-    assert growth_ratios([np.array([[0.0], [1.0], [1.0]])], y) == (np.inf, np.inf)
-    assert growth_ratios([np.array([[0.0], [0.0], [1.0]])], y) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize("lag", [1, 3])
-def test_distances_by_lag_are_those_of_the_loss(lag):
-    z, y = features_with_a_detector()
-    table = step_distances(z, y, lags=[1, 3])
-    batch = [torch.as_tensor(np.stack(values)) for values in (z, y)]
-    centred = batch[0] - batch[0].mean(dim=(0, 1))
-    unit = torch.nn.functional.normalize(centred, dim=-1)
-    expected = (unit[:, lag:] - unit[:, :-lag]).pow(2).sum(-1)
-    changed = label_transitions(batch[1].float(), lag=lag)
-    assert table.loc[lag, "boundary"] == pytest.approx(float(expected[changed].mean()))
-    assert table.loc[lag, "inside"] == pytest.approx(float(expected[~changed].mean()))
-
-
-def test_distances_of_what_is_not_there():
-    table = step_distances([np.eye(2)], [np.array([[0], [0]])], lags=[1, 2])
-    # No label changes, and no clip is long enough.
-    assert table["boundary"].isna().all()
-    assert table["inside"].isna().tolist() == [False, True]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lab.evaluation import plots
-from lab.evaluation.report import Report, latex
+from lab.evaluation.report import Report
 
 SCORES = pd.DataFrame(
     {"mean": [0.41234, np.nan], "p": [0.00001, 0.0], "interval": ["[0.1, 0.2]", "-"]},
@@ -20,7 +20,6 @@ def test_a_report_and_its_files(tmp_path):
     paths = report.write(tmp_path)
     assert [str(path.relative_to(tmp_path)) for path in paths] == [
         "report.md",
-        "tables/main_scores.tex",
         "figures/curves.png",
         "figures/curves.svg",
     ]
@@ -33,10 +32,3 @@ def test_a_report_and_its_files(tmp_path):
     assert [cell.strip() for cell in rows[2]] == ["event_F1", "0.412", "1.0e-05", "[0.1, 0.2]"]
     assert [cell.strip() for cell in rows[3]] == ["a/b <i>", "-", "0.000", "-"]
     assert {len(row) for row in rows} == {4}
-
-
-def test_latex_escapes():
-    lines = latex(pd.DataFrame({"": ["x^2", "{\\}"], "F1 (%)": ["40", "a&b_c"]})).splitlines()
-    assert lines[2] == r" & F1 (\%) \\"
-    assert lines[4] == r"x\textasciicircum 2 & 40 \\"
-    assert lines[5] == r"\{\textbackslash \} & a\&b\_c \\"

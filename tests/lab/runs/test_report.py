@@ -1,10 +1,12 @@
 """The report of a comparison: what its tables hold."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from lab.evaluation.posteriors import Posteriors, write_detections
 from lab.evaluation.significance import Bootstrap, paired_test
-from lab.runs.report import tables
+from lab.runs.report import event_counts, has_detections, tables
 from lab.runs.results import COLUMNS
 
 MACRO = "event_f1_macro"
@@ -37,7 +39,7 @@ def cells(table):
 
 def test_scores_differences_and_events(results):
     clips = {"steps": Bootstrap(0.01, -0.02, 0.03)}
-    scores, _, differences, note, events, _ = tables(results, "baseline", clips)
+    scores, _, differences, note, events, _ = tables(results, "baseline", clips, True)
     assert list(cells(scores)) == ["steps", "baseline", "exact"]
     assert cells(scores)["baseline"]["event F1, macro (%)"] == "43.00 ± 2.65"
     assert cells(scores)["exact"]["trials"] == "1 of 2"
@@ -52,5 +54,25 @@ def test_scores_differences_and_events(results):
     assert cells(events)["baseline"]["hit"] == "50.0"
     assert list(cells(events)) == ["steps", "baseline", "official, on DESED"]
     # One setting alone is compared with nothing.
-    alone = tables(results.loc[["baseline"]], "baseline", {})
-    assert not any("difference" in part for part in alone)
+    alone = tables(results.loc[["baseline"]], "baseline", {}, False)
+    assert not any("difference" in part or "official" in part for part in alone)
+
+
+def test_counts_of_clips_are_those_of_the_detections(tmp_path):
+    columns = ["filename", "onset", "offset", "event_label"]
+    dog = (1.0, 3.0, "Dog")
+    rows = [("a.wav", *dog), ("b.wav", *dog), ("not_tested.wav", *dog), ("silent.wav", *[None] * 3)]
+    reference = pd.DataFrame(rows, columns=columns)
+    clips = Posteriors()
+    clips.filenames = ["a.wav", "b.wav", "silent.wav"]
+    clips.strong = [np.zeros((4, 1), dtype=np.float32)] * 3
+    for model, events in (("student", []), ("teacher", [rows[0], ("silent.wav", *dog)])):
+        place = tmp_path / "trial" / "metrics_test" / model
+        clips.save(place / "posteriors.npz", ["Dog"])
+        write_detections(place, model, pd.DataFrame(events, columns=columns), {})
+    assert has_detections(tmp_path / "trial")
+    assert not has_detections(tmp_path / "elsewhere")
+    (counts,) = event_counts([tmp_path / "trial"], reference, ["Cat", "Dog"])
+    # Clips a, b and silent; reference events, estimated events, true positives of the teacher.
+    assert counts[:, 1].tolist() == [[1, 1, 1], [1, 0, 0], [0, 1, 0]]
+    assert not counts[:, 0].any()

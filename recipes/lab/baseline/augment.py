@@ -1,4 +1,4 @@
-"""Changes of the clips of a training batch: mixup, time shift, gain, equaliser, masked mel bands.
+"""Changes of the clips of a training batch: mixup, time shift, gain, masked mel bands.
 
 All numbers come from the global generators, which the trainer seeds for each epoch and process.
 """
@@ -8,9 +8,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
-
-KNOTS = 6  # of an equaliser's curve
 
 
 @torch.no_grad()
@@ -76,18 +73,6 @@ def gain(mels: Tensor, deviation: float) -> Tensor:
     """
     decibels = deviation * torch.randn(len(mels), 1, 1, device="cpu")
     return mels * (10 ** (decibels / 20)).to(mels.device)
-
-
-@torch.no_grad()
-def equalise(mels: Tensor, most: float) -> Tensor:
-    """Give each clip a frequency response of its own, as another microphone would.
-
-    The linear filter of Nam et al. (FilterAugment, ICASSP 2022), with its knots at equal
-    distances: gains up to `most` dB either way are drawn at six of them and joined by lines.
-    """
-    knots = most * (2 * torch.rand(len(mels), 1, KNOTS, device="cpu") - 1)
-    decibels = interpolate(knots, size=mels.size(1), mode="linear", align_corners=True)
-    return mels * (10 ** (decibels.transpose(1, 2) / 20)).to(mels.device)
 
 
 @torch.no_grad()

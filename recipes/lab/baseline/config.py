@@ -136,7 +136,6 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         # Ours: augmentation of the training's clips; 0 leaves it out.
         "time_shift": (NOT_NEGATIVE, 0),  # circular, in seconds
         "gain": (NOT_NEGATIVE, 0),  # standard deviation, in dB
-        "equaliser": (NOT_NEGATIVE, 0),  # largest gain or loss of a band, in dB
         "frequency_mask": (WHOLE, 0),  # mel bands
     },
     "scaler": {
@@ -193,8 +192,6 @@ SCHEMA: dict[str, dict[str, tuple[Kind, Any]]] = {
         "dropout_recurrent": (PROBABILITY, 0),
         "train_cnn": (BOOLEAN, True),
         "freeze_bn": (BOOLEAN, False),
-        # Ours: the last dropout of the CNN draws one mask for all frames of a clip.
-        "shared_dropout": (BOOLEAN, False),
         # Ours: share that a batch has in the batch normalisation's statistics.
         "norm_momentum": (SHARE, 0.99),
     },

@@ -27,18 +27,6 @@ class Dropout(nn.Dropout):
         return x * dropout_mask(x.numel(), self.p).to(x.dtype).as_strided(x.size(), x.stride())
 
 
-class SharedDropout(nn.Dropout):
-    """Dropout with one mask for all frames of a clip, `(batch, channels, frames, bins)`.
-
-    Independent masks make neighbouring frames differ where nothing happened. As in the dropout of
-    recurrent networks of Gal & Ghahramani (NIPS 2016) the mask is kept over time.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop channels and bins with probability `p` in training, and scale the others up."""
-        return x * super().forward(x.new_ones(x.size(0), x.size(1), 1, x.size(3)))
-
-
 def dropout_mask(count: int, p: float) -> Tensor:
     """Draw `(count,)` numbers that are 0 with probability `p`, else `1 / (1 - p)`."""
     if (4 * p).is_integer():
@@ -77,9 +65,9 @@ class CNN(nn.Module):
     """Blocks of convolution, normalisation, activation, dropout and average pooling.
 
     `(batch, 1, frames, mels)` becomes `(batch, channels, frames, bins)`. The sequences hold one
-    value a block; pairs are (time, frequency). With `shared_dropout` the last dropout keeps its
-    mask over time. `norm_momentum` is the share that a batch has in the statistics of the batch
-    normalisation: the official 0.99 forgets all but the last batch, which has to be large then.
+    value a block; pairs are (time, frequency). `norm_momentum` is the share that a batch has in the
+    statistics of the batch normalisation: the official 0.99 forgets all but the last batch, which
+    has to be large then.
     """
 
     def __init__(
@@ -92,7 +80,6 @@ class CNN(nn.Module):
         nb_filters: Sequence[int],
         pooling: Sequence[Sequence[int]],
         normalization: str = "batch",
-        shared_dropout: bool = False,
         norm_momentum: float = 0.99,
     ) -> None:
         super().__init__()
@@ -111,8 +98,7 @@ class CNN(nn.Module):
             else:
                 relu = nn.ReLU() if activation == "relu" else nn.LeakyReLU(0.2)
                 self.cnn.add_module(f"relu{i}", relu)
-            shared = shared_dropout and i == len(nb_filters) - 1
-            self.cnn.add_module(f"dropout{i}", (SharedDropout if shared else Dropout)(dropout))
+            self.cnn.add_module(f"dropout{i}", Dropout(dropout))
             self.cnn.add_module(f"pooling{i}", nn.AvgPool2d((pooling[i][0], pooling[i][1])))
         # Channels innermost: the gate becomes a product of matrices, the pooling a sum of rows.
         self.to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dcase_coherence.lightning import rows_of
-from lab.baseline.augment import equalise, frequency_mask, gain, mixup, time_shift
+from lab.baseline.augment import frequency_mask, gain, mixup, time_shift
 from lab.baseline.checkpoints import load_statistics, save_statistics
 from lab.baseline.controls import strong_loss
 from lab.baseline.features import MelSpectrogram, Scaler, take_log
@@ -158,8 +158,6 @@ class MeanTeacher(pl.LightningModule):
             mels, labels[:] = time_shift(mels, labels, most, strong_rows)
         if training.get("gain"):
             mels = gain(mels, training["gain"])
-        if training.get("equaliser"):
-            mels = equalise(mels, training["equaliser"])
         kind = training.get("mixup")
         if kind is not None and random.random() < 0.5:
             if len(labels_weak):

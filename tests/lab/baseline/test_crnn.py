@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab.baseline.crnn import CRNN, Dropout, SharedDropout, dropout_mask
+from lab.baseline.crnn import CRNN, Dropout, dropout_mask
 
 
 @pytest.fixture
@@ -117,16 +117,3 @@ def test_channels_stay_innermost_in_memory(golden_inputs, spectrogram):
     for module in CRNN(**{**golden_inputs.NET, "dropout": 0.5}).cnn.cnn:
         x = module(x)
         assert x.is_contiguous(memory_format=torch.channels_last), module
-
-
-def test_the_last_dropout_may_keep_its_mask_over_the_frames_and_draws_one_a_clip(golden_inputs):
-    net = CRNN(**{**golden_inputs.NET, "dropout": 0.5, "shared_dropout": True})
-    *others, last = (m for name, m in net.cnn.cnn.named_children() if name.startswith("dropout"))
-    assert {type(other) for other in others} == {Dropout}
-    assert isinstance(last, SharedDropout)
-    torch.manual_seed(0)
-    y = last(torch.ones(4, 64, 6, 2))
-    torch.testing.assert_close(y, y[:, :, :1].expand_as(y))
-    assert set(y.unique().tolist()) == {0.0, 2.0}
-    assert not torch.equal(y[0], y[1])
-    assert not torch.equal(y[..., 0], y[..., 1])

@@ -88,7 +88,7 @@ def config(config_file):
 def test_killed_and_resumed_equals_uninterrupted(config, tmp_path, coherence, kill):
     config["data"]["keep_mels"] = coherence
     if coherence:
-        config["training"].update(time_shift=5, gain=3, equaliser=6, frequency_mask=4)
+        config["training"].update(time_shift=5, gain=3, frequency_mask=4)
         config["opt"]["schedule"] = "cosine"
         # A head is trained, too.
         config["coherence"].update(transition_weight=5.0, boundary_weight=2.0, head=True)

@@ -161,9 +161,8 @@ def test_clips_are_turned_with_their_labels_in_training_alone(golden_inputs, tmp
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("change", [{"frequency_mask": 60}, {"equaliser": 12}])
-def test_other_bands_reach_student_and_teacher(golden_inputs, tmp_path, plain, change):
-    masked = train(golden_inputs, tmp_path, None, **change)
+def test_masked_bands_reach_student_and_teacher(golden_inputs, tmp_path, plain):
+    masked = train(golden_inputs, tmp_path, None, frequency_mask=60)
     for name in ("train/student/loss_strong", "train/teacher/loss_strong"):
         assert masked.record[name][0] != pytest.approx(plain.record[name][0])
 

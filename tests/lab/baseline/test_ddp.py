@@ -214,7 +214,7 @@ def test_the_recipe_under_torchrun_leaves_the_files_of_one_process(config_file, 
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("results, checkpoints, logs and detections in") == 1
+    assert done.stdout.count("comparison.md, checkpoints, logs and detections in") == 1
     folder = tmp_path / "exp" / "coherence" / "trial_0"
     names = sorted(path.name.split(".1")[0] for path in folder.rglob("*") if path.is_file())
     best = next(folder.glob("epoch=*.ckpt")).name

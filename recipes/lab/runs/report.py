@@ -31,9 +31,9 @@ from lab.runs.epochs import mean_epochs
 from lab.runs.trials import Trial
 
 MACRO = "event_f1_macro"
-VALIDATION = "validation (%)"
+VALIDATION = "validation"
 #: Curves of the training, where the tables of the epochs have them.
-CURVES = [VALIDATION, "loss", "z_norm", "d_boundary", "d_inside"]
+CURVES = [VALIDATION, "loss", "z_norm", "d_boundary", "d_inside", "share", "step_onset"]
 
 
 def write_report(
@@ -67,9 +67,10 @@ def write_report(
     panels = [name for name in CURVES if any(name in table for table in means.values())]
     if panels:
         plots.save(plots.curves(means, panels=panels), folder / "curves")
-        parts.append("Means of the epochs over the trials: ![](curves.png)")
     text = "\n\n".join(parts)
     print(f"\n{text}\n")
+    if panels:
+        text += "\n\n![Means of the epochs over the trials](curves.png)"
     write_whole(folder / "comparison.md", f"# Comparison of settings\n\n{text}\n")
 
 
@@ -89,11 +90,12 @@ def tables(
         count, of = str(len(table)), f" of {len(trials[setting])}"
         cells = (mean_and_deviation(table[key].dropna(), name) for key, name in titles.items())
         rows.append([setting, count + of * (len(table) < len(trials[setting])), *cells])
-    parts = [
-        markdown(["setting", "trials", *titles.values()], rows),
-        "Mean ± standard deviation over the seeds; 1 of 2 trials: the other diverged. Validation "
-        "is what the epoch was chosen by, and the only score to choose a setting by.",
-    ]
+    note = "Validation chose the epoch, and is the only score to choose a setting by."
+    if any(len(table) > 1 for table in known.values()):
+        note = f"Mean ± standard deviation over the seeds. {note}"
+    if any(len(table) < len(trials[setting]) for setting, table in known.items()):
+        note += " 1 of 2: the other trial diverged."
+    parts = [markdown(["setting", "trials", *titles.values()], rows), note]
     tests = compare(
         reference,
         {setting: table.droplevel("setting")[MACRO].to_dict() for setting, table in known.items()},

@@ -113,7 +113,7 @@ def test_every_trial_is_a_row_for_each_test_set(finished):
 def test_the_report_has_the_differences_and_what_they_rest_on(finished):
     folder, _, done = finished
     report = (folder / "exp" / "comparison.md").read_text()
-    assert report.split("\n", 2)[2].strip() in done.stdout
+    assert report.split("\n", 2)[2].rpartition("![")[0].strip() in done.stdout
     scores = read_results(folder / "results.csv").loc[("tiny", "test")]["event_f1_macro"].dropna()
     by_seed = {name: scores.loc[name].to_dict() for name in ("baseline", "strong")}
     difference = compare("baseline", by_seed).loc["strong", "difference"]

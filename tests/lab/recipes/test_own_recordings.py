@@ -94,24 +94,15 @@ def test_from_folders_of_audio_and_tables_to_detections(run, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_class_may_have_the_name_of_anything(run, tmp_path):
+def test_a_class_may_have_the_name_of_anything(main, run, tmp_path, monkeypatch):
     """Names that sed_eval, psds_eval, pandas or matplotlib take for something else."""
+    monkeypatch.chdir(tmp_path)
     names = ["none", "all", "injected_psds_world_label", "NA", "_hidden", 'caf\u00e9 "3.5"']
     for number, name in enumerate(("training", "validation", "test")):
         folder = tmp_path / "recordings" / name
         write_recordings(folder, 9, number, names)
-        table = ["--tsv", folder.with_suffix(".tsv")]
-        run(
-            "prepare_desed.py",
-            "--add",
-            name,
-            "--audio",
-            folder,
-            *table,
-            "--out",
-            "own",
-            cwd=tmp_path,
-        )
+        place = ["--audio", folder, "--tsv", folder.with_suffix(".tsv"), "--out", "own"]
+        main("prepare_desed.py", "--add", name, *place)
     said = run("prepare_desed.py", "--check", "own", "--audio-max-len", 4, cwd=tmp_path).stdout
     assert f"classes: {', '.join(sorted(names))}\n" in said
     assert "problems: none" in said

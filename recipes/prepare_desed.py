@@ -149,7 +149,7 @@ def add(args: argparse.Namespace) -> None:
     else:
         additions = iter([(args.add, add_set(args.add, *place, **options))])
     for name, addition in additions:
-        print(f"{addition.clips} clips are the {name} set of {args.out}")
+        print(f"the {name} set of {args.out}: {addition.clips} clips")
         tell_loss(addition, args.rate)
 
 

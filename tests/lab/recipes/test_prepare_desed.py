@@ -49,7 +49,7 @@ def test_a_public_set_is_added(main, recordings, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["--add", "public", *recordings, "--out", str(out), "--quiet"]) == 0
     added, cost = capsys.readouterr().out.splitlines()
-    assert added == f"3 clips are the public set of {out}"
+    assert added == f"the public set of {out}: 3 clips"
     # White noise at 44.1 kHz: a little less than 8000 of its 22050 Hz is left.
     assert cost.startswith("65 % of the energy of their sound lay above 8000 Hz")
     assert (out / "metadata" / "eval" / "public.tsv").is_file()
@@ -124,7 +124,7 @@ def test_one_folder_with_labels_is_split_into_three_sets(main, tmp_path, capsys)
     for _ in range(2):  # a second run finds what the first one wrote
         assert main(command) == 0
         said = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in said] == ["3", "1", "2"]
+        assert [line.split()[-2] for line in said] == ["3", "1", "2"]
     assert main(["--check", str(tmp_path / "out"), "--audio-max-len", "1", "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("classes: car horn, dog")
     # Other seeds make other sets, which do not overwrite these.

@@ -29,7 +29,7 @@ from lab.data.desed import official_layout
 from lab.data.labels import make_encoder
 from lab.errors import InputError, command
 from lab.evaluation.decode import decode
-from lab.evaluation.posteriors import load_posteriors
+from lab.evaluation.posteriors import load_posteriors, posteriors_of_test
 from lab.evaluation.scores import Scorer
 from lab.evaluation.thresholds import GRID
 from lab.files import write_whole
@@ -137,8 +137,7 @@ def rows_of(trial: Path, record: dict[str, Any], tables: dict[str, Any], done: s
 
     @functools.lru_cache(maxsize=None)
     def clips(test: str) -> Clips:
-        # The teacher's, where there is one.
-        *_, path = sorted(folders[test].glob("*/posteriors.npz"))
+        path = posteriors_of_test(folders[test])
         return Clips(path, *tables[test], make_encoder(config).frame_seconds)
 
     rows = []

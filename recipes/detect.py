@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from lab.errors import InputError, command, resumable
@@ -105,30 +105,27 @@ def main(argv: list[str] | None = None) -> None:
     ).to("cpu" if accelerator == "cpu" else f"cuda:{devices[0]}")
     window = detector.median_window if args.median_window is None else args.median_window
     refusals = []
-    with resumable() if output.progress else nullcontext():
+    with resumable() if output.progress else nullcontext(), closing(output):
         left = [name for name in recordings if name not in output.done]
         # What is printed would meet the bar.
         disable = None if args.out and not args.quiet else True
-        try:
-            for name in tqdm(left, unit="recording", disable=disable):
-                try:
-                    posteriors, seconds = posteriors_of(detector, recordings[name])
-                except InputError as error:
-                    # The other recordings are worth having all the same.
-                    refusals.append(str(error))
-                    continue
-                events = find_events(
-                    detector, posteriors, seconds, threshold=args.threshold, median_window=window
-                )
-                # Before any picture: one that fails loses no detections.
-                output.add(Detections(name, seconds, detector.encoder.fs / 2, events))
-                if args.figure:
-                    shown = {"checkpoint": Path(args.checkpoint).name, "median window": window}
-                    target = Path(args.figure) if args.page else Path(args.figure, name)
-                    audio = recordings[name] if sound is None else sound
-                    draw(target, name, audio, posteriors, events, detector, args.threshold, shown)
-        finally:
-            output.close()
+        for name in tqdm(left, unit="recording", disable=disable):
+            try:
+                posteriors, seconds = posteriors_of(detector, recordings[name])
+            except InputError as error:
+                # The other recordings are worth having all the same.
+                refusals.append(str(error))
+                continue
+            events = find_events(
+                detector, posteriors, seconds, threshold=args.threshold, median_window=window
+            )
+            # Before any picture: one that fails loses no detections.
+            output.add(Detections(name, seconds, detector.encoder.fs / 2, events))
+            if args.figure:
+                shown = {"checkpoint": Path(args.checkpoint).name, "median window": window}
+                target = Path(args.figure) if args.page else Path(args.figure, name)
+                audio = recordings[name] if sound is None else sound
+                draw(target, name, audio, posteriors, events, detector, args.threshold, shown)
     for sentence in refusals[:-1]:
         print(f"error: {sentence}", file=sys.stderr)
     if refusals:

@@ -84,6 +84,11 @@ def load_posteriors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         raise InputError(f"{path} holds no posteriors ({reason}); test the model again") from None
 
 
+def posteriors_of_test(folder: Path) -> Path:
+    """The file of the teacher, else of the student, in the folder of a test that left one."""
+    return max(folder.glob("*/posteriors.npz"))
+
+
 class WeakScore:
     """Macro F1 of tags: the mean over classes, 0 for a class that is neither there nor detected."""
 

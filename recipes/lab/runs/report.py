@@ -13,7 +13,7 @@ import pandas as pd
 from lab.data.annotations import read_events, read_reference
 from lab.data.classes import are_desed
 from lab.evaluation import plots
-from lab.evaluation.posteriors import load_posteriors
+from lab.evaluation.posteriors import load_posteriors, posteriors_of_test
 from lab.evaluation.profile import COLUMNS as PROFILE
 from lab.evaluation.profile import NOTE, OFFICIAL, OFFICIAL_COUNTS, profile_table
 from lab.evaluation.scores import Scorer
@@ -171,9 +171,9 @@ def event_counts(
     """
     counts = []
     for folder in folders:
-        place = max((folder / "metrics_test").glob("*/posteriors.npz")).parent
-        clips, _ = load_posteriors(place / "posteriors.npz")
+        path = posteriors_of_test(folder / "metrics_test")
+        clips, _ = load_posteriors(path)
         known = reference[reference["filename"].isin(list(clips))]
-        estimated = read_events(place / f"predictions_05_{place.name}.tsv")
+        estimated = read_events(path.with_name(f"predictions_05_{path.parent.name}.tsv"))
         counts.append(Scorer(known, classes=classes).event_counts(estimated))
     return np.stack(counts)

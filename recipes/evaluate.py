@@ -47,6 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
         help=f"folder of {POINT}<threshold>.tsv, the operating points of PSDS (default: no PSDS)",
     )
     parser.add_argument(
+        "--posteriors",
+        metavar="P.npz",
+        help="posteriors that the test of a model left: adds the exact PSDS, over every threshold "
+        "(extra `exact`; default: none)",
+    )
+    parser.add_argument(
         "--names",
         choices=NAMES,
         default="path",
@@ -57,8 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--figure", metavar="F", help="draw the profile, as PNG and SVG (default: no figure)"
     )
     args = parser.parse_args(arguments)
-    if args.points and not args.durations:
-        raise InputError("--points needs --durations: PSDS counts false positives an hour")
+    for flag in ("points", "posteriors"):
+        if getattr(args, flag) and not args.durations:
+            raise InputError(f"--{flag} needs --durations: PSDS counts false positives an hour")
     require(*SCORES)
     import pandas as pd
 
@@ -93,6 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
         first, second = scorer.psds(points)
         ending = f"PSDS 1 {first:.3f}, PSDS 2 {second:.3f}, from {len(points)} operating points"
         ending += f"; not used of {args.points}: {', '.join(unused)}" if unused else ""
+    if args.posteriors:
+        from lab.evaluation.exact import psds_of_test
+
+        path = Path(args.posteriors)
+        first, second = psds_of_test(path, reference, durations, NAMES[args.names])
+        ending += f"\nexact PSDS 1 {first:.3f}, exact PSDS 2 {second:.3f}, over every threshold"
     profile = error_profile(reference, estimated)
     averages = pd.DataFrame(
         {name: [one.macro_f1, one.micro_f1, one.strict_macro_f1] for name, one in scores.items()},

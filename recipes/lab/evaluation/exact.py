@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from pathlib import Path
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from lab.errors import InputError
 from lab.evaluation import decode, metrics
+from lab.evaluation.posteriors import load_posteriors
+
+
+def psds_of_test(
+    path: Path,
+    reference: pd.DataFrame,
+    durations: pd.DataFrame,
+    rename: Callable[[str], str] = str,
+) -> tuple[float, float]:
+    """Exact PSDS of scenarios 1 and 2, of the `posteriors.npz` that the test of a model left.
+
+    Args:
+        path: of the file.
+        reference: annotated events of its clips.
+        durations: columns filename and duration (seconds), one row a clip.
+        rename: makes a clip's name in the file that of the tables.
+
+    Raises:
+        InputError: as :func:`psds` and :func:`load_posteriors`.
+    """
+    posteriors, classes = load_posteriors(path)
+    with np.load(path) as file:
+        if "median_window" not in file:
+            raise InputError(f"{path} has no median_window; test the model again")
+        window, hop = int(file["median_window"]), float(file["frame_seconds"])
+    named = {rename(name): clip for name, clip in posteriors.items()}
+    first, second = (
+        psds(
+            named,
+            reference,
+            durations,
+            classes,
+            scenario=scenario,
+            median_window=window,
+            frame_seconds=hop,
+        )
+        for scenario in (1, 2)
+    )
+    return first, second
 
 
 def psds(
@@ -36,8 +76,8 @@ def psds(
         frame_seconds: time from one frame to the next.
 
     Raises:
-        InputError: a clip of the reference has no posteriors or the other way round, posteriors
-            are not in [0, 1], or sed_scores_eval is not installed.
+        InputError: a clip or class of the reference has no posteriors, a clip of the posteriors no
+            reference, posteriors are not in [0, 1], or sed_scores_eval is not installed.
 
     Source: Ebbers, Serizel, Haeb-Umbach, "Threshold-independent evaluation of sound event
     detection scores", ICASSP 2022.
@@ -57,6 +97,8 @@ def psds(
         raise InputError(f"{name} is in the {place} but not in the {other}; give both")
     # Classes without a reference event have no curve; psds_eval leaves them out, too.
     present = sorted(set(events["event_label"]))
+    for label in set(present) - set(classes):
+        raise InputError(f"the reference has the class {label!r}, of which there are no posteriors")
     columns = [list(classes).index(label) for label in present]
     seconds = {name: float(end) for name, end in durations[["filename", "duration"]].to_numpy()}
     scores = {}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import TYPE_CHECKING, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from lab.data.annotations import to_tsv
-from lab.data.labels import ManyHotEncoder
 from lab.errors import InputError
 from lab.evaluation import decode
 from lab.files import whole_file, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lab.data.labels import ManyHotEncoder
 
 
 class Posteriors:
@@ -50,8 +53,13 @@ class Posteriors:
             clip_seconds=self.seconds,
         )
 
-    def save(self, path: Path, classes: Sequence[str]) -> None:
-        """Write an npz: filenames, classes, seconds, lengths (frames), strong (joined in time)."""
+    def save(
+        self, path: Path, classes: Sequence[str], *, frame_seconds: float, median_window: int
+    ) -> None:
+        """Write an npz: filenames, classes, seconds, lengths (frames), strong (joined in time).
+
+        Beside them what decodes them: the time from frame to frame and the window in frames.
+        """
         with whole_file(path) as temporary:
             np.savez_compressed(
                 temporary,
@@ -60,6 +68,8 @@ class Posteriors:
                 seconds=np.array(self.seconds),
                 lengths=np.array([len(clip) for clip in self.strong]),
                 strong=np.concatenate(self.strong),
+                frame_seconds=frame_seconds,
+                median_window=median_window,
             )
 
 

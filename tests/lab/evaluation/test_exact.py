@@ -9,9 +9,11 @@ import pytest
 pytest.importorskip("sed_scores_eval", reason="needs pip install '.[exact]'")
 from libraries import needs_verify
 
+from evaluate import main
 from lab.errors import InputError
 from lab.evaluation import exact
 from lab.evaluation.decode import decode
+from lab.evaluation.posteriors import Posteriors
 from lab.evaluation.reference import psds
 
 COLUMNS = ["filename", "onset", "offset", "event_label"]
@@ -73,10 +75,36 @@ def test_frames_after_the_end_of_the_clip_do_not_count():
     )
 
 
-def test_a_clip_without_posteriors_is_named():
-    posteriors, names, *rest = a_set(0)
+def test_a_clip_or_class_without_posteriors_is_named():
+    posteriors, names, reference, durations, labels = a_set(0)
     with pytest.raises(InputError, match=r"11\.wav"):
-        exact_psds(posteriors[:-1], names[:-1], *rest, scenario=1)
+        exact_psds(posteriors[:-1], names[:-1], reference, durations, labels, scenario=1)
+    with pytest.raises(InputError, match="the class 'class2', of which there are no posteriors"):
+        exact_psds(posteriors[..., :2], names, reference, durations, labels[:2], scenario=1)
+
+
+def test_the_file_of_a_test_and_the_command_that_reads_it(tmp_path, capsys):
+    posteriors, names, reference, durations, labels = a_set(0)
+    clips = Posteriors()
+    clips.strong, clips.filenames, clips.seconds = list(posteriors), names, [5.0] * len(names)
+    clips.save(tmp_path / "p.npz", labels, **TIMES)
+    expected = tuple(
+        exact_psds(posteriors, names, reference, durations, labels, scenario=scenario)
+        for scenario in (1, 2)
+    )
+    tables = {"reference": reference, "durations": durations}
+    for name, table in tables.items():
+        table.assign(filename="x/" + table["filename"]).to_csv(tmp_path / name, sep="\t")
+    assert exact.psds_of_test(tmp_path / "p.npz", reference, durations) == expected
+    events = str(tmp_path / "reference")
+    options = ["--durations", str(tmp_path / "durations"), "--posteriors", str(tmp_path / "p.npz")]
+    main([events, events, *options, "--names", "name"])
+    said = "exact PSDS 1 {:.3f}, exact PSDS 2 {:.3f}, over every threshold".format(*expected)
+    assert said in capsys.readouterr().out
+    with np.load(tmp_path / "p.npz") as arrays:
+        np.savez(tmp_path / "old.npz", **{k: v for k, v in arrays.items() if k[:6] != "median"})
+    with pytest.raises(InputError, match=r"old\.npz has no median_window"):
+        exact.psds_of_test(tmp_path / "old.npz", reference, durations)
 
 
 def test_a_missing_library_is_named(monkeypatch):

@@ -68,7 +68,7 @@ def test_counts_of_clips_are_those_of_the_detections(tmp_path):
     clips.strong = [np.zeros((4, 1), dtype=np.float32)] * 3
     for model, events in (("student", []), ("teacher", [rows[0], ("silent.wav", *dog)])):
         place = tmp_path / "trial" / "metrics_test" / model
-        clips.save(place / "posteriors.npz", ["Dog"])
+        clips.save(place / "posteriors.npz", ["Dog"], frame_seconds=1.0, median_window=1)
         write_detections(place, model, pd.DataFrame(events, columns=columns), {})
     assert has_detections(tmp_path / "trial")
     assert not has_detections(tmp_path / "elsewhere")

@@ -10,9 +10,6 @@ from lab.packages import SOUND, require
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    require(*SOUND)
-    from lab.soundscapes.generate import generate
-
     parser = argparse.ArgumentParser(
         description="Generate 10 s clips of domestic sound events (16 kHz mono, the ten DESED "
         "classes or those of a soundbank) in the layout of the DCASE 2021 Task 4 baseline. A run "
@@ -52,6 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     add("--quiet", action="store_true", help="no progress bar")
     asked = vars(parser.parse_args(arguments))
     quiet = asked.pop("quiet")
+    require(*SOUND)
+    from lab.soundscapes.generate import generate
+
     out = generate(**asked, progress=not quiet)
     if not quiet:
         print(f"data set ready in {out}")

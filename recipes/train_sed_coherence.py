@@ -197,6 +197,7 @@ def report(log_dir: Path, trials: list, records: list[dict], seconds: float | No
 
 def run_official_code(args: argparse.Namespace) -> None:
     """Hand the official flags to the official script, with the subclass in its trainer's place."""
+    from dcase_coherence.official import errors
     from dcase_coherence.official.script import run_official
 
     if args.data or args.trials > 1 or args.set or args.setting or args.storage:
@@ -216,15 +217,18 @@ def run_official_code(args: argparse.Namespace) -> None:
     scores = {}
     for arm in ARMS if args.arm == "both" else [args.arm or "coherence"]:
         folder = Path(args.log_dir, arm) if args.log_dir and args.arm == "both" else args.log_dir
-        scores[arm] = run_official(
-            args.baseline,
-            args.recipe,
-            [*flags, *(["--log_dir", str(folder)] if folder else [])],
-            arm=arm,
-            trainer=args.trainer,
-            allow_drift=args.allow_drift,
-            preset=args.preset,
-        ).scores
+        try:
+            scores[arm] = run_official(
+                args.baseline,
+                args.recipe,
+                [*flags, *(["--log_dir", str(folder)] if folder else [])],
+                arm=arm,
+                trainer=args.trainer,
+                allow_drift=args.allow_drift,
+                preset=args.preset,
+            ).scores
+        except errors.InputError as error:
+            raise InputError(str(error)) from None
     if len(scores) == 2 and all(scores.values()):
         print(f"\n{official_comparison(scores)}\n")
 

@@ -17,15 +17,10 @@ from typing import Any, Callable, Iterator, TypeVar
 #: What mends an environment, without the extras.
 INSTALL = "in the clone: pip install -c recipes/envs/constraints.txt"
 
-try:
-    from dcase_coherence.official.errors import InputError
-except ModuleNotFoundError:
-    # Every command imports this first.
-    print(
-        f"error: the dcase_coherence of this clone is not installed; {INSTALL} '.[recipes]'",
-        file=sys.stderr,
-    )
-    raise SystemExit(2) from None
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message names it, its value and the fix."""
+
 
 Main = TypeVar("Main", bound=Callable[..., object])
 

@@ -17,6 +17,7 @@ NETWORK = (
     *("torch", "torchaudio", "pytorch_lightning", "tensorboard", "filelock", "yaml"),
     *SOUND,
     *SCORES,
+    "dcase_coherence",
 )
 
 # Names under which packages are installed, where they are not those of their modules.

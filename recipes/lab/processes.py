@@ -21,7 +21,7 @@ from lab.errors import RESUME_ME
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit threads and locks
+CONTEXT = multiprocessing.get_context("forkserver")  # a fork would inherit threads and locks
 GRACE = 10  # seconds
 ORPHANED = 15  # seconds after which a worker without work ends: its parent may have been killed
 

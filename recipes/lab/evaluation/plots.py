@@ -375,6 +375,7 @@ def save(figure: Figure, path: PathLike) -> list[Path]:
             with whole_file(target) as temporary:
                 figure.savefig(temporary, dpi=200, format=kind, metadata=metadata)
             written.append(target)
+            figure.set_layout_engine("none")  # it stays, and need not be found again
     return written
 
 

@@ -124,23 +124,6 @@ def test_hand_made_tables():
         hold_against_libraries(REFERENCE, DURATIONS, estimated, points)
 
 
-@pytest.mark.slow
-def test_published_scores_of_the_official_teacher(shared):
-    golden = shared / "golden" / "desed2021_teacher"
-    reference = pd.read_csv(shared / "golden/desed_metadata/validation.tsv", sep="\t")
-    durations = pd.read_csv(shared / "golden/desed_metadata/validation_durations.tsv", sep="\t")
-    estimated = pd.read_csv(golden / "predictions0.5.csv", index_col=0)
-    points = {
-        float(path.stem.rsplit("_", 1)[1]): pd.read_csv(path, sep="\t")
-        for path in (golden / "operating_points").glob("*.tsv")
-    }
-    scorer = Scorer(reference, durations)
-    event, segment = scorer.event_based(estimated), scorer.segment_based(estimated)
-    assert f"{event.macro_f1:.2%} {event.micro_f1:.2%}" == "42.14% 42.35%"
-    assert f"{segment.macro_f1:.2%} {segment.micro_f1:.2%}" == "71.57% 77.03%"
-    assert f"{scorer.psds(points)[0]:.3f}" == "0.353"
-
-
 def test_f1_from_counts_by_hand():
     columns = {"n_ref": [4, 2, 0], "n_est": [4, 0, 3], "tp": [3, 0, 0], "fp": [1, 0, 3]}
     counts = pd.DataFrame(columns, index=["Cat", "Dog", "Speech"])

@@ -148,21 +148,22 @@ def test_bad_input_is_one_sentence(
 
 
 def test_tables_are_utf8_with_all_fields_whatever_the_locale_and_the_name(
-    checkpoint, recordings, run, tmp_path, monkeypatch
+    checkpoint, recordings, run, main, tmp_path, monkeypatch
 ):
     name = "ü\tb\n.wav"
     (tmp_path / "two.wav").rename(tmp_path / name)
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     arguments = (name, "--checkpoint", checkpoint, "--gpus", "cpu", "--threshold", 0)
     printed = run("detect.py", *arguments, cwd=tmp_path).stdout
-    run("detect.py", *arguments, "--out", "out.tsv", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    main("detect.py", *arguments, "--out", "out.tsv")
     assert (tmp_path / "out.tsv").read_text(encoding="utf-8") == printed
     rows = [line.split("\t") for line in printed.splitlines()]
     assert {len(row) for row in rows} == {5}
     assert {row[0] for row in rows[1:]} == {"ü\\tb\\n.wav"}
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(checkpoint, recordings, run, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_end(checkpoint, recordings, main, tmp_path, monkeypatch):
     (tmp_path / "many").mkdir()
     for count in range(5):
         (tmp_path / "many" / f"{count:02}.wav").write_bytes(Path(recordings[1]).read_bytes())
@@ -195,8 +196,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(checkpoint, recordings, run, tmp_
     assert len((tmp_path / "stopped" / "out").read_text().splitlines()) > 1
     kept = contents(tmp_path / "stopped" / "figures")
     assert 4 <= len(kept) < 10
-    run("detect.py", *options, cwd=tmp_path / "stopped")
-    run("detect.py", *options, cwd=tmp_path / "whole")
+    for name in ("stopped", "whole"):
+        monkeypatch.chdir(tmp_path / name)
+        main("detect.py", *options)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 

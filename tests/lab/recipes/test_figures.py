@@ -9,6 +9,7 @@ import torch
 from lab.baseline.config import load_config
 from lab.baseline.experiment import build
 from lab.data.desed import CLASSES, official_layout
+from lab.evaluation import plots
 from lab.runs.trials import Trial, run_trial
 
 pytestmark = pytest.mark.slow
@@ -69,17 +70,26 @@ def test_every_figure_of_two_trials_is_drawn(analyse, trials, tmp_path, capsys):
     assert "Figure 4c" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.fixture
+def unwritten(monkeypatch):
+    """Figures are made and not written, which takes most of the time."""
+    monkeypatch.setattr(plots, "save", lambda figure, path: [])
+
+
+@pytest.mark.usefixtures("unwritten")
 def test_a_model_against_itself_gains_nothing(analyse, checkpoint):
     numbers = analyse(checkpoint, checkpoint, "--names", "one", "two")
     assert numbers["gained"] == {}
     assert numbers["events"]["one"] == numbers["events"]["two"]
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_chosen_data_classes_and_clip(analyse, trials, dataset):
     numbers = analyse(*trials, "--data", dataset, "--clip", "1.wav", "--classes", *CLASSES[:2])
     assert numbers["posteriors"]["clip"] == "1.wav"
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_models_that_find_nothing(analyse, checkpoint, tmp_path, capsys):
     silent = torch.load(checkpoint, weights_only=True)
     silent["state_dict"]["sed_student.dense.bias"] -= 100

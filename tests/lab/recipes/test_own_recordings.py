@@ -17,6 +17,7 @@ SMALL = [
     "--set",
     "training.n_epochs=2",
     "training.n_epochs_warmup=1",
+    "training.min_steps=0",
     "training.validation_interval=1",
     "training.n_test_thresholds=3",
     "--gpus",
@@ -27,7 +28,7 @@ SMALL = [
 pytestmark = pytest.mark.slow
 
 
-def write_recordings(folder, clips, seed, classes=CLASSES):
+def write_recordings(folder, clips, seed):
     """Clips of about four seconds: class k of six is a tone at 300 (k + 1) Hz."""
     rng = np.random.default_rng(seed)
     rows = ["filename\tonset\toffset\tevent_label"]
@@ -40,7 +41,7 @@ def write_recordings(folder, clips, seed, classes=CLASSES):
             onset, offset = rng.uniform(0.2, 1.5), rng.uniform(2, 3.4)
             active = (time >= onset) & (time < offset)
             sound[active] += 0.1 * np.sin(2 * np.pi * 300 * (label + 1) * time[active])
-            rows.append(f"{name}\t{onset:.3f}\t{offset:.3f}\t{classes[label]}")
+            rows.append(f"{name}\t{onset:.3f}\t{offset:.3f}\t{CLASSES[label]}")
         soundfile.write(folder / name, sound, RATE)
     soundfile.write(folder / "still.flac", 0.01 * rng.standard_normal(4 * RATE), RATE)
     rows.append("still.flac\t\t\t")
@@ -64,7 +65,10 @@ def expanded(word, folder):
     return found
 
 
-def test_from_folders_of_audio_and_tables_to_detections(run, tmp_path):
+def test_from_folders_of_audio_and_tables_to_detections(
+    main, refused, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     for number, (name, clips) in enumerate((("train", 18), ("validation", 6), ("test", 6))):
         write_recordings(tmp_path / "recordings" / name, clips, number)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
@@ -72,7 +76,8 @@ def test_from_folders_of_audio_and_tables_to_detections(run, tmp_path):
     for recipe, words in commands():
         words = [one for word in words for one in expanded(word, tmp_path)]
         more = SMALL if recipe.startswith("train") else []
-        said[recipe] = run(recipe, *words, *more, cwd=tmp_path).stdout
+        main(recipe, *words, *more)
+        said[recipe] = capsys.readouterr().out
     # The last of the preparation is the check.
     assert said["prepare_desed.py"].startswith(f"classes: {', '.join(CLASSES)}\n")
     assert "problems: none" in said["prepare_desed.py"]
@@ -87,25 +92,8 @@ def test_from_folders_of_audio_and_tables_to_detections(run, tmp_path):
     test += expanded("exp/own/coherence/trial_0/epoch=*.ckpt", tmp_path)
     trained = tmp_path / "data/own/metadata/train/synthetic21_train/soundscapes.tsv"
     trained.write_text(trained.read_text().replace("siren", "train"))
-    assert "event_f1_macro" in run("train_sed_coherence.py", *test, *SMALL, cwd=tmp_path).stdout
+    main("train_sed_coherence.py", *test, *SMALL)
+    assert "event_f1_macro" in capsys.readouterr().out
     others = ["--set", "data.classes=[car_horn,dog_bark,drill,engine,gun_shot,rain,siren]"]
-    done = run("train_sed_coherence.py", *test, *others, cwd=tmp_path, code=2)
-    assert "has the classes car_horn, dog_bark, drill, engine, gun_shot, siren, and" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_class_may_have_the_name_of_anything(main, run, tmp_path, monkeypatch):
-    """Names that sed_eval, psds_eval, pandas or matplotlib take for something else."""
-    monkeypatch.chdir(tmp_path)
-    names = ["none", "all", "injected_psds_world_label", "NA", "_hidden", 'caf\u00e9 "3.5"']
-    for number, name in enumerate(("training", "validation", "test")):
-        folder = tmp_path / "recordings" / name
-        write_recordings(folder, 9, number, names)
-        place = ["--audio", folder, "--tsv", folder.with_suffix(".tsv"), "--out", "own"]
-        main("prepare_desed.py", "--add", name, *place)
-    said = run("prepare_desed.py", "--check", "own", "--audio-max-len", 4, cwd=tmp_path).stdout
-    assert f"classes: {', '.join(sorted(names))}\n" in said
-    assert "problems: none" in said
-    arguments = ["--conf_file", ROOT / "recipes" / "confs" / "own_recordings.yaml", "--data", "own"]
-    said = run("train_sed_coherence.py", *arguments, *SMALL, "--verify", cwd=tmp_path).stdout
-    assert "event F1, macro" in said
+    words = "has the classes car_horn, dog_bark, drill, engine, gun_shot, siren, and"
+    assert words in refused("train_sed_coherence.py", *test, *others)

@@ -106,13 +106,13 @@ def test_compares_both_models_and_leaves_everything_behind(finished, folder):
     assert f"python recipes/figures.py {' '.join(trials)}" in finished
 
 
-def test_stopped_and_started_again_it_ends_with_the_same_scores(run, finished, folder):
+def test_stopped_and_started_again_it_ends_with_the_same_scores(
+    main, finished, folder, monkeypatch
+):
     log_dir = folder / "exp" / "stopped"
     command = [sys.executable, ROOT / "recipes" / RECIPE, *OPTIONS, "--log_dir", log_dir]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, start_new_session=True
-    )
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
     table = log_dir / "coherence" / "trial_0" / "epochs.tsv"
     deadline = time.time() + 200
     while time.time() < deadline and not (
@@ -123,7 +123,8 @@ def test_stopped_and_started_again_it_ends_with_the_same_scores(run, finished, f
     _, said = process.communicate()
     assert (process.returncode, said.count(b"stopped by SIGTERM")) == (RESUME_ME, 1)
     assert not (log_dir / "comparison.md").exists()
-    run(RECIPE, *OPTIONS, "--log_dir", log_dir, cwd=folder)
+    monkeypatch.chdir(folder)
+    main(RECIPE, *OPTIONS, "--log_dir", log_dir)
     assert scores(folder, "exp/stopped") == scores(folder, "exp/tiny")
 
 
@@ -133,8 +134,8 @@ def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(
     monkeypatch.chdir(folder)
     main(RECIPE, *OPTIONS, "--log_dir", "exp/again", "--quiet")
     said = capfd.readouterr()
-    # A line of each training: it has few steps.
-    assert ["optimizer steps in all" in line for line in said.err.splitlines()] == [True, True]
+    # At most a line of each training: it has few steps.
+    assert all("optimizer steps in all" in line for line in said.err.splitlines())
     assert "trained and tested" not in said.out
     assert set(tables(folder / "exp" / "again")) < set(said.out.splitlines())
     assert scores(folder, "exp/again") == scores(folder, "exp/tiny")
@@ -160,27 +161,33 @@ def test_another_machine_reports_what_this_one_trained(main, finished, folder, m
     assert not list((folder / "exp" / "elsewhere").rglob("*.ckpt"))
 
 
-def test_the_loss_stays_in_bounds_unless_the_papers_is_asked_for(run, finished, folder):
+def test_the_loss_stays_in_bounds_unless_the_papers_is_asked_for(
+    main, run, finished, folder, monkeypatch
+):
     def settings(log_dir):
         record = folder / "exp" / log_dir / "coherence" / "trial_0" / "trial.json"
         return json.loads(record.read_text())["settings"]["config"]["coherence"]
 
     assert settings("tiny")["lags"] == [1, 2, 4, 8]
     flags = ("--preset", "exact", "--arm", "coherence", "--fast_dev_run")
-    run(RECIPE, *OPTIONS, *flags, cwd=folder)
+    monkeypatch.chdir(folder)
+    main(RECIPE, *OPTIONS, *flags)
     assert settings("tiny_exact_fast_dev_run") == {**DEFAULTS, "alpha1": 0.1, "alpha2": 0.03}
     assert "unknown arguments: --hop" in run(RECIPE, "--hop", cwd=folder, code=2).stderr
 
 
-def test_the_official_test_and_evaluation_flags(run, finished, folder):
+def test_the_official_test_and_evaluation_flags(main, finished, folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
     best = next((folder / "exp" / "tiny" / "coherence" / "trial_0").glob("epoch=*.ckpt"))
-    said = run(RECIPE, *OPTIONS, "--test_from_checkpoint", best, cwd=folder).stdout
+    capfd.readouterr()
+    main(RECIPE, *OPTIONS, "--test_from_checkpoint", best)
+    said = capfd.readouterr().out
     expected = scores(folder, "exp/tiny")[0]["coherence"]["test/teacher/event_f1_macro"]
     assert f"test/teacher/event_f1_macro: {expected:.4f}" in said
     (folder / "data" / "audio" / "eval21_16k").symlink_to(
         folder / "data" / "audio" / "validation" / "validation_16k"
     )
-    run(RECIPE, *OPTIONS, "--eval_from_checkpoint", best, "--log_dir", "exp/evaluated", cwd=folder)
+    main(RECIPE, *OPTIONS, "--eval_from_checkpoint", best, "--log_dir", "exp/evaluated")
     assert list((folder / "exp" / "evaluated").rglob("predictions_05_teacher.tsv"))
 
 
@@ -208,11 +215,12 @@ def test_bad_input_is_one_sentence_and_overwrites_nothing(
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(run, folder):
+def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(main, folder, monkeypatch):
     # Of a student alone: it is then the student that is compared.
     settings = ("training.validation_interval=4", "training.teacher=false")
     options = (*OPTIONS, "--fast_dev_run", "--set", *settings)
-    run(RECIPE, *options, "--arm", "baseline", cwd=folder)
+    monkeypatch.chdir(folder)
+    main(RECIPE, *options, "--arm", "baseline")
     log_dir = folder / "exp" / "tiny_fast_dev_run"
     before = tables(log_dir)
     record = log_dir / "baseline" / "trial_0" / "trial.json"
@@ -220,6 +228,6 @@ def test_a_fast_dev_run_validates_whatever_the_interval_and_is_resumed(run, fold
     held = content.pop("scores")
     record.write_text(json.dumps(content))
     last = record.parent / "last.ckpt"
-    run(RECIPE, *options, "--resume_from_checkpoint", last, cwd=folder)
+    main(RECIPE, *options, "--resume_from_checkpoint", last)
     assert json.loads(record.read_text())["scores"] == held
     assert tables(log_dir) == before

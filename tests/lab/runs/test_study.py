@@ -13,7 +13,7 @@ import workers
 from lab.errors import InputError, Stopped
 from lab.runs import study
 
-SPAWN = multiprocessing.get_context("spawn")
+FORK = multiprocessing.get_context("fork")
 TRIALS = [trial.name for trial in workers.trials_of("")]
 
 
@@ -49,7 +49,7 @@ def test_every_machine_has_the_records_of_all(sqlite, tmp_path):
 
 def test_a_seed_stays_with_one_worker(sqlite, tmp_path):
     arguments = (sqlite, tmp_path / "place", tmp_path / "log", 0.05)
-    processes = [SPAWN.Process(target=workers.work, args=arguments) for _ in range(2)]
+    processes = [FORK.Process(target=workers.work, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -67,7 +67,7 @@ def test_a_seed_stays_with_one_worker(sqlite, tmp_path):
 def test_a_worker_that_is_killed_loses_nothing(storage, tmp_path):
     log = tmp_path / "log"
     arguments = (storage, tmp_path / "place", log)
-    killed = SPAWN.Process(target=workers.work, args=arguments)
+    killed = FORK.Process(target=workers.work, args=arguments)
     killed.start()
     deadline = time.monotonic() + 600  # a machine under load is slow
     while len(workers.read_log(log)) < workers.EPOCHS + 2:
@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_loses_nothing(storage, tmp_path):
     os.kill(killed.pid, signal.SIGKILL)
     killed.join()
     before = workers.read_log(log)
-    other = SPAWN.Process(target=workers.work, args=arguments)
+    other = FORK.Process(target=workers.work, args=arguments)
     other.start()
     other.join()
     assert other.exitcode == 0  # it has seen the scores of all trials

@@ -47,12 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
     add("--in-domain", choices=("weak", "all"), help=domain)
     add("--processes", type=int, metavar="P", help="default: all cores")
     add("--quiet", action="store_true", help="no progress bar")
-    asked = vars(parser.parse_args(arguments))
-    quiet = asked.pop("quiet")
+    settings = vars(parser.parse_args(arguments))
+    quiet = settings.pop("quiet")
     require(*SOUND)
     from lab.soundscapes.generate import generate
 
-    out = generate(**asked, progress=not quiet)
+    out = generate(**settings, progress=not quiet)
     if not quiet:
         print(f"data set ready in {out}")
 

@@ -28,10 +28,10 @@ def refuse_lightning(recipe: str) -> None:
     """Stop the recipes of 2022 to 2024 on Lightning 2, whose Trainer lacks their arguments."""
     import pytorch_lightning
 
-    found = pytorch_lightning.__version__
-    if recipe in RECIPES[1:] and int(found.split(".")[0]) >= 2:
+    release = pytorch_lightning.__version__
+    if recipe in RECIPES[1:] and int(release.split(".")[0]) >= 2:
         raise InputError(
-            f"{recipe} does not run on Lightning {found}, which is installed; "
+            f"{recipe} does not run on Lightning {release}, which is installed; "
             f"{how_to_build(recipe)}"
         )
 

@@ -191,37 +191,37 @@ def recipe_folder(path: PathLike, recipe: str) -> Path:
             f"with: git clone {REPOSITORY} && git -C DESED_task checkout {PINNED_COMMIT[:7]}"
         )
     if not (folder / "local").is_dir():
-        found = sorted(item.parent.name for item in checkout.glob("recipes/*/local"))
-        raise InputError(f"{path} has no recipe {recipe!r}; it has: {', '.join(found) or 'none'}")
+        recipes = sorted(item.parent.name for item in checkout.glob("recipes/*/local"))
+        raise InputError(f"{path} has no recipe {recipe!r}; it has: {', '.join(recipes) or 'none'}")
     return folder
 
 
 def trainer_module(folder: Path, trainer: str | None) -> str:
     """Name of the trainer's module in a recipe's `local` package, checked."""
-    found = [name for name in SCRIPTS if (folder / "local" / f"{name}.py").is_file()]
-    if trainer is None and found:
-        return found[0]
-    if trainer in found:
+    trainers = [name for name in SCRIPTS if (folder / "local" / f"{name}.py").is_file()]
+    if trainer is None and trainers:
+        return trainers[0]
+    if trainer in trainers:
         return str(trainer)
     raise InputError(
         f"{folder.name} has no trainer {trainer or 'sed_trainer'!r} in {folder / 'local'}; "
-        f"it has: {', '.join(found) or 'none'}"
+        f"it has: {', '.join(trainers) or 'none'}"
     )
 
 
 def trainer_class(module: ModuleType) -> type:
     """The one LightningModule that a trainer's module defines."""
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type)
         and value.__module__ == module.__name__
         and callable(getattr(value, "training_step", None))
     ]
-    if len(found) != 1:
-        names = ", ".join(value.__name__ for value in found) or "none"
+    if len(classes) != 1:
+        names = ", ".join(value.__name__ for value in classes) or "none"
         raise InputError(f"{module.__file__} must define one trainer class; it has: {names}")
-    return found[0]
+    return classes[0]
 
 
 # Modules of the checkouts seen so far, so that a second import gives the same classes.

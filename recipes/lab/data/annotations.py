@@ -104,12 +104,12 @@ def _read_events(path: PathLike, soft: bool, instants: bool = True) -> pd.DataFr
     table["event_label"] = table["event_label"].where(~empty["event_label"], np.nan)
     check_times(path, table, instants)
     if "confidence" in table:
-        given = table["confidence"].where(table["confidence"].ne(""), "1")
-        numbers = pd.to_numeric(given, errors="coerce").astype(float)
+        confidence = table["confidence"].where(table["confidence"].ne(""), "1")
+        numbers = pd.to_numeric(confidence, errors="coerce").astype(float)
         refuse(
             path,
             ~numbers.between(0, 1),
-            lambda row: f"confidence is {given[row]!r}; give a number from 0 to 1",
+            lambda row: f"confidence is {confidence[row]!r}; give a number from 0 to 1",
         )
         table["confidence"] = numbers.where(~empty["event_label"], np.nan)
     return table

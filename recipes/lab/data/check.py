@@ -96,11 +96,6 @@ class Diagnosis:
     missing: list[str] = field(default_factory=list)
 
     @property
-    def found(self) -> int:
-        """Number of clips."""
-        return len(self.clips)
-
-    @property
     def sound(self) -> dict[str, Clip]:
         """Clips that can be used."""
         return {name: clip for name, clip in self.clips.items() if not clip.problem}
@@ -158,8 +153,8 @@ def check(
         audio = Path(paths[f"{part.key}_folder"])
         names = audio_names(audio)
         title = part.name if progress else None
-        found = over_files(_listen, [audio / n for n in names], processes=processes, progress=title)
-        one = Diagnosis(part, audio, expected[part.key], classes, dict(zip(names, found)))
+        clips = over_files(_listen, [audio / n for n in names], processes=processes, progress=title)
+        one = Diagnosis(part, audio, expected[part.key], classes, dict(zip(names, clips)))
         _examine_clips(one, paths, seconds, fs)
         try:
             _compare(one, paths, root)
@@ -200,7 +195,7 @@ def report(diagnoses: Sequence[Diagnosis]) -> str:
         rates = "/".join(str(rate) for rate in sorted(d.rates)) or "-"
         seconds = ", ".join(f"{value:.2f}" for value in d.seconds) if d.seconds else "-"
         expected = "-" if d.expected is None else f"{d.expected}"
-        lines.append(f"{d.part.name:22}{d.found:>8}{expected:>10}{rates:>8}   {seconds}")
+        lines.append(f"{d.part.name:22}{len(d.clips):>8}{expected:>10}{rates:>8}   {seconds}")
     for kind in ("problems", "notes"):
         sentences = [f"  {d.part.name}: {text}" for d in diagnoses for text in getattr(d, kind)]
         lines += ["", f"{kind}: {len(sentences) or 'none'}", *sentences]
@@ -213,10 +208,10 @@ def _expected(root: Path, own: bool) -> dict[str, int | None]:
     if not manifest.exists():
         return {part.key: None if own else part.clips for part in DESED}
     try:
-        asked = json.loads(manifest.read_text(encoding="utf-8"))
-        # Where none were asked for, a test set may have been added.
+        numbers = json.loads(manifest.read_text(encoding="utf-8"))
+        # Where the number is 0, a test set may have been added.
         name = {"training": "strong"}
-        return {part.key: asked.get(name.get(part.name, part.name)) or None for part in DESED}
+        return {part.key: numbers.get(name.get(part.name, part.name)) or None for part in DESED}
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{manifest} cannot be read ({error}); generate the set again") from None
 
@@ -227,8 +222,8 @@ def _examine_clips(one: Diagnosis, paths: Mapping[str, str], usual: float, fs: i
         one.problems.append(
             f"{len(audio_names(downloaded))} clips are not resampled to {fs} Hz; use --resample"
         )
-    elif one.expected is not None and one.found != one.expected:
-        one.problems.append(f"{one.found} clips in {one.folder}, not {one.expected}")
+    elif one.expected is not None and len(one.clips) != one.expected:
+        one.problems.append(f"{len(one.clips)} clips in {one.folder}, not {one.expected}")
     sound = one.sound
     unusable = [clip.problem for clip in one.clips.values() if clip.problem]
     _say(one.problems, "cannot be used", unusable)
@@ -306,8 +301,8 @@ def _durations(
 
 def overlapping(events: pd.DataFrame) -> list[str]:
     """Clips in which two events of one class overlap, which PSDS refuses."""
-    given = events.dropna().sort_values(["filename", "event_label", "onset"])
-    return sorted(set(given["filename"][given["onset"] < latest_offset(given)]))
+    rows = events.dropna().sort_values(["filename", "event_label", "onset"])
+    return sorted(set(rows["filename"][rows["onset"] < latest_offset(rows)]))
 
 
 def _say(sentences: list[str], what: str, names: Sequence[str]) -> None:

@@ -134,9 +134,9 @@ def add_set(
         labels = table
     elif table is not None:
         labels, named_by = _read_labels(part, table, audio, classes), table
-    given = _names_in(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
-    found = _find_audio(Path(audio), given, named_by)
-    names = {name: wav_name(name) for name in found}
+    clips = _names_in(audio) if labels is None else list(dict.fromkeys(labels["filename"]))
+    files = _find_audio(Path(audio), clips, named_by)
+    names = {name: wav_name(name) for name in files}
     target = Path(paths[f"{part}_folder"])
     text = ""
     if labels is not None:
@@ -148,7 +148,7 @@ def add_set(
             f"{target} holds {len(others)} clips of another set, such as {others[0]}; "
             "give another --out"
         )
-    jobs = [(path, target / names[name]) for name, path in found.items()]
+    jobs = [(path, target / names[name]) for name, path in files.items()]
     addition = _convert_all(jobs, target, fs, processes, name if progress else None)
     if f"{part}_dur" in paths:
         write_durations(target, sorted(names.values()), Path(paths[f"{part}_dur"]))
@@ -290,7 +290,7 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
     for name in audio_names(folder):
         for key in (name, stem(name)):
             alike.setdefault(one_spelling(key), []).append(name)
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     missing = []
     for name in names:
         key = one_spelling(name)
@@ -298,17 +298,17 @@ def _find_audio(folder: Path, names: list[str], table: PathLike) -> dict[str, Pa
         if len(here) > 1:
             raise InputError(f"{folder} holds {here[0]} and {here[1]} for {name}; keep one of them")
         if here:
-            found[name] = folder / here[0]
+            files[name] = folder / here[0]
         else:
             missing.append(name)
     refuse_missing(missing, names, str(table), folder)
     taken: dict[object, str] = {}
-    for name, path in found.items():
+    for name, path in files.items():
         for clip in (path, wav_name(name)):
             first = taken.setdefault(clip, name)
             if first != name:
                 raise InputError(f"{table} names {first} and {name}, the same clip; keep one name")
-    return found
+    return files
 
 
 def _refuse_another_table(path: PathLike, text: str) -> None:

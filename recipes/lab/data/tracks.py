@@ -44,11 +44,11 @@ def read_tracks(
     for file in file_names(folder):
         if file.lower().endswith(".txt"):
             files.setdefault(one_spelling(RAVEN.sub("", file[:-4])), []).append(file)
-    found = {
+    labels = {
         name: [file for key in (stem(name), name) for file in files.get(one_spelling(key), [])]
         for name in names
     }
-    missing = [name for name in names if not found[name]]
+    missing = [name for name in names if not labels[name]]
     if missing:
         shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
         raise InputError(
@@ -56,7 +56,7 @@ def read_tracks(
             "give each a file of its name, an empty one where nothing is heard"
         )
     rows: list[tuple] = []
-    for name, (file, *others) in found.items():
+    for name, (file, *others) in labels.items():
         if others:
             raise InputError(f"{folder} holds {file} and {others[0]} for {name}; keep one of them")
         events = _read_track(Path(folder, file), classes)

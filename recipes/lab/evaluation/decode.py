@@ -51,7 +51,7 @@ def decode(
     """
     _check(posteriors, filenames, classes, thresholds, median_window)
     ends = np.broadcast_to(np.asarray(clip_seconds, dtype=float), len(filenames))
-    labels, names = (np.array(list(given), dtype=object) for given in (classes, filenames))
+    labels, names = (np.array(list(one), dtype=object) for one in (classes, filenames))
     parts: dict[float, list[pd.DataFrame]] = {float(threshold): [] for threshold in thresholds}
     by_length: dict[int, list[int]] = {}
     for place, clip in enumerate(posteriors):

@@ -141,8 +141,8 @@ def _enqueue(study: optuna.Study, trials: Sequence[Trial]) -> None:
 
 def _jobs(study: optuna.Study, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
     """Trials of the study that were enqueued: Optuna makes one of its own where none waits."""
-    found = study.get_trials(deepcopy=False, states=tuple(states) if states else None)
-    return [job for job in found if "number" in job.user_attrs]
+    jobs = study.get_trials(deepcopy=False, states=tuple(states) if states else None)
+    return [job for job in jobs if "number" in job.user_attrs]
 
 
 def _pairs(job: FrozenTrial) -> list[tuple[str, int]]:

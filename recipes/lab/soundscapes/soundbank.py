@@ -196,13 +196,13 @@ class RecordedSounds(Soundbank):
                     f"soundbank {self.folder} has no folder {name}; give a folder that holds "
                     "foreground/<Class>/ and background/<label>/"
                 )
-        found: dict[str, list[str]] = {}
+        recordings: dict[str, list[str]] = {}
         for child in sorted((self.folder / "foreground").iterdir()):
             if child.is_dir() and not child.name.startswith("."):
                 label = one_spelling(_SUFFIXES.sub("", child.name))
-                found.setdefault(label, []).extend(_recordings(child))
-        misspelled = set(found).difference(in_order(found))
-        for label, files in found.items():
+                recordings.setdefault(label, []).extend(_recordings(child))
+        misspelled = set(recordings).difference(in_order(recordings))
+        for label, files in recordings.items():
             folder = self.folder / "foreground" / label
             problem = wrong_name(label)
             if problem:
@@ -214,13 +214,16 @@ class RecordedSounds(Soundbank):
             if not files:
                 raise InputError(f"{folder} has no recording; put an audio file into it")
         backgrounds = _recordings(self.folder / "background")
-        for there, place in ((found, "foreground/<Class>"), (backgrounds, "background/<label>")):
+        for there, place in (
+            (recordings, "foreground/<Class>"),
+            (backgrounds, "background/<label>"),
+        ):
             if not there:
                 raise InputError(
                     f"soundbank {self.folder} has no recording; put audio files into {place}"
                 )
-        self.classes = sorted(found)
-        self.files = {label: self._part(found[label], part) for label in self.classes}
+        self.classes = sorted(recordings)
+        self.files = {label: self._part(recordings[label], part) for label in self.classes}
         self.backgrounds = self._part(backgrounds, part)
 
     @staticmethod

@@ -36,7 +36,7 @@ def diagnose(root):
 def test_a_sound_data_set_has_no_problem(tree):
     parts, problems = diagnose(tree)
     assert problems == []
-    assert {key: d.found for key, d in parts.items()} == {
+    assert {key: len(d.clips) for key, d in parts.items()} == {
         "synth": 6,
         "weak": 8,
         "unlabeled": 10,
@@ -53,7 +53,7 @@ def test_clips_in_capitals_and_in_folders_are_found(renamed):
     fault(renamed, "weak_tsv", "7.wav\t\n", "7.wav\tCat\n")
     parts, problems = diagnose(renamed)
     assert problems == []
-    assert parts["unlabeled"].found == 10
+    assert len(parts["unlabeled"].clips) == 10
     assert not any("no table" in note for d in parts.values() for note in d.notes)
     next((renamed / "audio").rglob("a/2.wav")).unlink()
     assert any(": a/2.wav" in text for text in diagnose(renamed)[1])
@@ -63,7 +63,7 @@ def test_without_a_manifest_the_numbers_are_those_of_desed(tree):
     (tree / "soundscapes.json").unlink()
     parts, problems = diagnose(tree)
     assert [d.expected for d in parts.values()] == [10000, 1578, 14412, 2500, 1168, 692]
-    assert [d.found for d in parts.values()] == [6, 8, 10, 3, 3, 0]
+    assert [len(d.clips) for d in parts.values()] == [6, 8, 10, 3, 3, 0]
     assert sum(", not " in text for text in problems) == len(DESED)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dcase_coherence.official import environments
-from lab.errors import InputError
+from dcase_coherence.official.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -10,7 +10,7 @@ import torch
 from stand_in import CONFIG, write_checkout
 
 from dcase_coherence.official import script, trainers
-from lab.errors import InputError
+from dcase_coherence.official.errors import InputError
 
 pytest.importorskip("pytorch_lightning")
 yaml = pytest.importorskip("yaml")

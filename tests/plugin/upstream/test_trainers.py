@@ -9,7 +9,7 @@ import torch
 from dcase_coherence import TransitionLoss
 from dcase_coherence.lightning import CoherenceMixin
 from dcase_coherence.official import shims, trainers
-from lab.errors import InputError
+from dcase_coherence.official.errors import InputError
 
 pl = pytest.importorskip("pytorch_lightning")
 

@@ -98,6 +98,11 @@ def test_both_arms_are_compared(checkout, tmp_path, monkeypatch, capsys):
     assert float(row[3]) == pytest.approx(values[1] - values[0], abs=1.5e-4)
     assert values[0] != values[1]
     assert out.count("coherence: alpha1=90.0, alpha2=0.03, lags=[1], ") == 1
+    # What the official code refuses is a sentence of the command, too.
+    with pytest.raises(SystemExit) as stop:
+        main(["--baseline", str(tmp_path), "--conf_file", "conf.yaml"])
+    assert stop.value.code == 2
+    assert f"error: {tmp_path} is not a checkout of DESED_task" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,9 @@ class HeadLoss(nn.Module):
         dims: of the features.
         classes: of the labels.
         loss: of the head's posteriors.
+
+    Raises:
+        ValueError: in a call, when shapes do not fit.
     """
 
     def __init__(self, dims: int, classes: int, loss: TransitionLoss) -> None:
@@ -368,7 +371,20 @@ def coherence_loss(
     valid: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    """Functional form of :class:`CoherenceLoss`, by default the paper's exact loss."""
+    """Functional form of :class:`CoherenceLoss`, by default the paper's exact loss, its eq. (3).
+
+    Features are `(batch, frames, dims)`, labels `(batch, frames, classes)`, and `valid`, False for
+    padding, `(batch, frames)`; `settings` are the others of the class.
+
+    Raises:
+        ValueError: a setting is out of its range, or shapes do not fit.
+
+    Example:
+        >>> z = torch.tensor([[[0.0], [2.0]]])
+        >>> y = torch.tensor([[[0.0], [1.0]]])
+        >>> coherence_loss(z, y, reduction="sum")  # alpha1 times the squared distance, at a change
+        tensor(-0.4000)
+    """
     return CoherenceLoss(alpha1, alpha2, **settings)(features, labels, valid)
 
 

@@ -94,12 +94,12 @@ def browse(chromium):
     messages = [
         json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")
     ]
-    asked = {
+    requests = {
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     }
-    assert {url for url in asked if not url.startswith("data:")} == set(opened)
+    assert {url for url in requests if not url.startswith("data:")} == set(opened)
 
 
 @pytest.fixture(autouse=True)

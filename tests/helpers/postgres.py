@@ -78,8 +78,8 @@ class Server:
 def serving():
     """Start a server in a folder of its own; the test is skipped where there is none to start."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
-    found = shutil.which("initdb")
-    programs = Path(found).parent if found else next(iter(WHERE), None)
+    result = shutil.which("initdb")
+    programs = Path(result).parent if result else next(iter(WHERE), None)
     if programs is None or not (programs / "initdb").exists():
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     user = None

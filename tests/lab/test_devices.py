@@ -39,15 +39,15 @@ def gpus(monkeypatch):
 
 @pytest.mark.parametrize(
     # The processes of torchrun share the cores; srun has given each its own.
-    ("found", "environment", "expected"),
+    ("count", "environment", "expected"),
     [(3, {}, 3), (5, TORCHRUN, 2), (1, TORCHRUN, 1), (5, SRUN, 5)],
 )
-def test_cores_are_those_this_process_may_use(monkeypatch, gpus, found, environment, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(found)), raising=False)
+def test_cores_are_those_this_process_may_use(monkeypatch, gpus, count, environment, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(count)), raising=False)
     gpus(0, **environment)
     assert cores() == expected
     monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: found)
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert cores() == expected
 
 

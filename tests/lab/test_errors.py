@@ -43,11 +43,11 @@ def test_only_work_that_goes_on_promises_to(capsys, kept):
         with resumable() if kept else nullcontext():
             raise Stopped("baseline 1 was told to stop")
 
-    code, said = run(main, capsys)
+    code, output = run(main, capsys)
     assert code == RESUME_ME
-    assert said.startswith("baseline 1 was told to stop: ")
-    assert ("what is finished is kept" in said) == kept
-    assert ("to start over" in said) != kept
+    assert output.startswith("baseline 1 was told to stop: ")
+    assert ("what is finished is kept" in output) == kept
+    assert ("to start over" in output) != kept
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_a_signal_is_a_sentence(capsys, number, code, words):
             tidied.append(True)
 
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), sys.unraisablehook
-    said = run(main, capsys)
-    assert said[0] == code
-    assert said[1].startswith(words)
-    assert said[1].count("\n") == 1
+    output = run(main, capsys)
+    assert output[0] == code
+    assert output[1].startswith(words)
+    assert output[1].count("\n") == 1
     assert tidied
     after = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), sys.unraisablehook
     assert after == before
@@ -90,9 +90,9 @@ def test_a_signal_while_an_object_is_deleted_is_not_lost(capsys):
         del deleted
         time.sleep(10)
 
-    code, said = run(main, capsys)
+    code, output = run(main, capsys)
     assert code == RESUME_ME
-    assert said.count("\n") == 1
+    assert output.count("\n") == 1
 
 
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.py"))

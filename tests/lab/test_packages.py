@@ -59,14 +59,14 @@ def test_a_torchaudio_of_another_torch_is_named_with_it(monkeypatch):
 
 def imported(folder):
     """Top-level modules that the files of a folder import, whenever they do."""
-    found = set()
+    result = set()
     for path in (ROOT / "recipes" / "lab" / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {one.name.split(".")[0] for one in node.names}
+                result |= {one.name.split(".")[0] for one in node.names}
             elif isinstance(node, ast.ImportFrom):
-                found.add((node.module or "lab").split(".")[0])
-    return found - {"lab", "dcase_coherence"} - set(sys.stdlib_module_names) - OPTIONAL
+                result.add((node.module or "lab").split(".")[0])
+    return result - {"lab", "dcase_coherence"} - set(sys.stdlib_module_names) - OPTIONAL
 
 
 def test_what_the_lab_imports_is_required():
@@ -110,8 +110,8 @@ def test_the_constraints_hold_what_every_extra_asks_for():
     name = pytest.importorskip("packaging.utils").canonicalize_name
     exact = {name(one): release for one, release in (line.split("==") for line in lines)}
     assert len(exact) == len(lines)
-    asked = map(requirements.Requirement, importlib.metadata.requires("dcase-coherence"))
-    for one in asked:
+    requests = map(requirements.Requirement, importlib.metadata.requires("dcase-coherence"))
+    for one in requests:
         # Its packages need an environment of their own, with another numpy.
         if one.marker is None or not one.marker.evaluate({"extra": "desed"}):
             assert exact[name(one.name)] in one.specifier, one

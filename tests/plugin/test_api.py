@@ -24,14 +24,14 @@ def described():
     lines = []
     for name in PUBLIC:
         module, _, attribute = f"dcase_coherence.{name}".rpartition(".")
-        found = getattr(importlib.import_module(module), attribute)
+        result = getattr(importlib.import_module(module), attribute)
         # Python writes the types of a NamedTuple in another way each year.
-        fields = getattr(found, "_fields", None)
+        fields = getattr(result, "_fields", None)
         lines.append(
-            f"{name}({', '.join(fields)})" if fields else name + str(inspect.signature(found))
+            f"{name}({', '.join(fields)})" if fields else name + str(inspect.signature(result))
         )
-        for member, value in inspect.getmembers(found) if inspect.isclass(found) else []:
-            own = any(member in vars(base) for base in found.__mro__ if "dcase_coh" in str(base))
+        for member, value in inspect.getmembers(result) if inspect.isclass(result) else []:
+            own = any(member in vars(base) for base in result.__mro__ if "dcase_coh" in str(base))
             if not member.startswith("_") and own:
                 text = inspect.signature(value) if inspect.isfunction(value) else ""
                 lines.append(f"{name}.{member}{text}")

@@ -47,10 +47,10 @@ def test_term_is_the_annealed_loss_of_rows_whose_labels_are_theirs_or_the_batchs
     x = torch.randn(4, 5, 4)
     regularizer = CoherenceRegularizer(model, "0", loss=CoherenceLoss(0.5, 0.2))
     expected = 0.4 * coherence_loss(model[0](x)[rows], labels[rows], 0.5, 0.2, valid=valid[rows])
-    for given in ((labels[rows], valid[rows]), (labels, valid), (labels[rows], valid)):
+    for inputs in ((labels[rows], valid[rows]), (labels, valid), (labels[rows], valid)):
         regularizer.tap.clear()
         model(x)
-        term = regularizer(given[0], rows=rows, epoch=2.0, valid=given[1])
+        term = regularizer(inputs[0], rows=rows, epoch=2.0, valid=inputs[1])
         torch.testing.assert_close(term, expected)
     term.backward()
     assert model[0].weight.grad.abs().sum() > 0

@@ -53,10 +53,10 @@ def test_features_are_what_the_next_layer_reads_with_their_gradient(net, x):
 
 def test_one_forward_is_wanted(net, x):
     tap = FeatureTap(net, "cnn")
-    for forwards, said in ((0, "no forward of 'cnn'"), (2, "2 forwards of 'cnn'")):
+    for forwards, words in ((0, "no forward of 'cnn'"), (2, "2 forwards of 'cnn'")):
         for _ in range(forwards):
             net(x)
-        with pytest.raises(RuntimeError, match=said):
+        with pytest.raises(RuntimeError, match=words):
             tap.pop()
     net(x)
     tap.clear()

@@ -91,10 +91,10 @@ def fit(config, folder, shares, resume=None, test=False):
     recorder = Recorder()
     experiment.trainer.callbacks.insert(0, recorder)
     experiment.fit()
-    said = dict(vars(recorder), state=experiment.module.state_dict())
-    said["best"] = experiment.best
-    said["tested"] = experiment.test() if test else None
-    return said
+    output = dict(vars(recorder), state=experiment.module.state_dict())
+    output["best"] = experiment.best
+    output["tested"] = experiment.test() if test else None
+    return output
 
 
 @pytest.fixture
@@ -190,8 +190,8 @@ def fail(config, folder):
 @pytest.mark.slow
 def test_a_term_that_is_not_finite_in_one_process_stops_both_with_the_sentence(config, tmp_path):
     config["scaler"]["statistic"] = "instance"
-    for said in in_two_processes(fail, tmp_path / "two", config, tmp_path / "two"):
-        assert "the features have diverged; lower alpha1" in said
+    for output in in_two_processes(fail, tmp_path / "two", config, tmp_path / "two"):
+        assert "the features have diverged; lower alpha1" in output
 
 
 @pytest.mark.slow

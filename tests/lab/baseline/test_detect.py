@@ -73,9 +73,9 @@ def test_clips_get_the_posteriors_of_the_test(config, checkpoint, tmp_path):
         expected, _ = load_posteriors(experiment.folder / "metrics_test" / name / "posteriors.npz")
         detector = load_detector(checkpoint, model=model)
         for clip, posteriors in expected.items():
-            found, seconds = posteriors_of(detector, f"{config['data']['test_folder']}/{clip}")
+            result, seconds = posteriors_of(detector, f"{config['data']['test_folder']}/{clip}")
             assert seconds == 1.0
-            np.testing.assert_allclose(found, posteriors, atol=1e-6)
+            np.testing.assert_allclose(result, posteriors, atol=1e-6)
 
 
 LENGTHS = {"a.wav": 1.0, "long.wav": 2.5, "short.wav": 0.4, "longer.wav": 3.1, "b.wav": 2.5}
@@ -96,8 +96,8 @@ def any_length(checkpoint, tmp_path):
         noise(folder / name, seconds, seed=seed)
     # Posteriors on either side of one half, so that there are events.
     state = state_in(checkpoint)
-    said = load_detector(checkpoint, model="student").posteriors(heard(folder / "a.wav")[None])
-    level = torch.from_numpy(np.median(said, axis=(0, 1)))
+    output = load_detector(checkpoint, model="student").posteriors(heard(folder / "a.wav")[None])
+    level = torch.from_numpy(np.median(output, axis=(0, 1)))
     state["sed_student.dense.bias"] -= torch.log(level / (1 - level))
     change(checkpoint, state_dict=state)
     detector = load_detector(checkpoint, model="student")
@@ -125,9 +125,9 @@ def test_clips_of_any_length_are_tested_whole(config, checkpoint, tmp_path, any_
     config["data"].update({f"test_{part}": path for part, path in paths.items()})
     experiment = build(config, coherence=False, log_dir=tmp_path / "again", train=False)
     scores = experiment.test(checkpoint)
-    said, _ = load_posteriors(experiment.folder / "metrics_test" / "student" / "posteriors.npz")
+    output, _ = load_posteriors(experiment.folder / "metrics_test" / "student" / "posteriors.npz")
     for name, clip in posteriors.items():
-        np.testing.assert_allclose(said[name], clip, atol=1e-5)
+        np.testing.assert_allclose(output[name], clip, atol=1e-5)
     assert scores["test/student/event_f1_macro"] == 1.0
     assert scores["test/student/intersection_f1_macro"] == 1.0
     # The loss is that of all frames of each clip.
@@ -157,9 +157,9 @@ def test_long_recordings_are_their_windows_cross_faded(checkpoint, tmp_path, sam
     detector = load_detector(checkpoint)
     frame, hop = 256 * 4, detector.encoder.n_frames // 2
     clip = noise(tmp_path / "a.wav", samples / 16000)
-    found, seconds = posteriors_of(detector, clip)
+    result, seconds = posteriors_of(detector, clip)
     assert seconds == samples / 16000
-    assert len(found) == np.ceil(samples / frame)
+    assert len(result) == np.ceil(samples / frame)
     audio, _ = soundfile.read(clip, dtype="float32")
     # The last window ends where the recording ends, give or take part of a frame: after it come
     # no zeros, which would be the quietest that minmax features hear.
@@ -179,19 +179,19 @@ def test_long_recordings_are_their_windows_cross_faded(checkpoint, tmp_path, sam
             min(place - start, len(single[start]) - 1 - place + start) + 0.5 for start in covering
         ]
         expected = np.average(list(covering.values()), axis=0, weights=weights)
-        np.testing.assert_allclose(found[place], expected, atol=1e-6)
+        np.testing.assert_allclose(result[place], expected, atol=1e-6)
     # What is left of a frame is as the frame before it.
-    np.testing.assert_allclose(found[-1], single[last][-1], atol=1e-6)
+    np.testing.assert_allclose(result[-1], single[last][-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 1.0, 1.01])
 def test_any_length(checkpoint, tmp_path, seconds):
     detector = load_detector(checkpoint)
-    found, duration = posteriors_of(detector, noise(tmp_path / "a.wav", seconds))
+    result, duration = posteriors_of(detector, noise(tmp_path / "a.wav", seconds))
     assert duration == pytest.approx(seconds)
     frame_seconds = detector.encoder.frame_seconds
-    assert (len(found) - 1) * frame_seconds < seconds <= (len(found) + 1) * frame_seconds
-    events = find_events(detector, found, duration, threshold=0.0)
+    assert (len(result) - 1) * frame_seconds < seconds <= (len(result) + 1) * frame_seconds
+    events = find_events(detector, result, duration, threshold=0.0)
     assert set(events["event_label"]) == set(detector.encoder.labels)
     assert events["offset"].max() <= duration
 
@@ -247,18 +247,18 @@ def test_blocks_joined_are_the_recording_resampled(tmp_path, rate):
     audio = soundfile.read(path, dtype="float32")[0].mean(axis=1)
     expected = resample(audio, rate, 16000)
     for seconds in (0.1, 0.25, 10):
-        found = np.concatenate(list(read_blocks(path, 16000, seconds)))
-        assert len(found) == len(expected)
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        result = np.concatenate(list(read_blocks(path, 16000, seconds)))
+        assert len(result) == len(expected)
+        np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
 def test_formats(checkpoint, tmp_path, name):
     path = noise(tmp_path / name, 1.4, 44100, channels=2)
-    found, seconds = posteriors_of(load_detector(checkpoint), path)
+    result, seconds = posteriors_of(load_detector(checkpoint), path)
     # An mp3 holds whole blocks of samples.
     assert seconds == pytest.approx(1.4, abs=0.08)
-    assert np.isfinite(found).all()
+    assert np.isfinite(result).all()
 
 
 @pytest.mark.parametrize("name", ["missing", "text", "empty", "nan", "short"])
@@ -285,8 +285,8 @@ def test_checkpoints_of_lightning_1_2(checkpoint, tmp_path):
         pl.callbacks.ModelCheckpoint: {"best_model_path": "epoch=2.ckpt"},
     }
     change(checkpoint, callbacks=callbacks)
-    found, _ = posteriors_of(load_detector(checkpoint), clip)
-    np.testing.assert_array_equal(found, expected)
+    result, _ = posteriors_of(load_detector(checkpoint), clip)
+    np.testing.assert_array_equal(result, expected)
 
 
 def test_checkpoints_of_later_recipes(config, checkpoint, tmp_path):
@@ -338,8 +338,8 @@ def test_the_prefixes_of_wrappers_are_taken_off_and_said(config, checkpoint, tmp
     assert capsys.readouterr().err == ""
     state, wrapped = state_in(checkpoint), "module.{}._orig_mod.{}"
     change(checkpoint, state_dict={wrapped.format(*k.split(".", 1)): v for k, v in state.items()})
-    found, _ = posteriors_of(load_detector(checkpoint), clip)
-    np.testing.assert_array_equal(found, expected)
+    result, _ = posteriors_of(load_detector(checkpoint), clip)
+    np.testing.assert_array_equal(result, expected)
     assert capsys.readouterr().err.count("is taken off the names of the weights") == 1
     build(config, coherence=False, log_dir=tmp_path / "t", train=False).test(checkpoint)
     assert "is taken off" in capsys.readouterr().err

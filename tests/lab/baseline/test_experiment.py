@@ -147,8 +147,8 @@ def test_clips_keep_the_names_that_their_tables_have(config, tmp_path, renamed):
     experiment.test()
     folder = experiment.folder / "metrics_test" / "student"
     assert sorted(load_posteriors(folder / "posteriors.npz")[0]) == ["0.wav", "1.WAV", "a/2.wav"]
-    found = read_strong_tsv(folder / "predictions_th_0.25.tsv")["filename"]
-    assert {"1.WAV", "a/2.wav"} <= set(found)
+    result = read_strong_tsv(folder / "predictions_th_0.25.tsv")["filename"]
+    assert {"1.WAV", "a/2.wav"} <= set(result)
     config["data"]["eval_folder"] = config["data"]["weak_folder"]
     evaluated = build(config, coherence=False, log_dir=tmp_path, train=False, evaluation=True)
     evaluated.test(experiment.best)
@@ -328,9 +328,9 @@ def test_own_classes_from_training_to_scores_and_nobody_else_s(
     last = experiment.folder / "last.ckpt"
     own["data"]["classes"] = own_classes[::-1]
     for other, words in ((config, "Alarm_bell_ringing"), (own, "in another order, siren")):
-        said = rf"the checkpoint \S+ has the classes NA, .* {words}"
-        with pytest.raises(InputError, match=said):
+        output = rf"the checkpoint \S+ has the classes NA, .* {words}"
+        with pytest.raises(InputError, match=output):
             build(other, coherence=True, log_dir=tmp_path / "other", resume=last)
         untrained = build(other, coherence=True, log_dir=tmp_path / "other", train=False)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=output):
             untrained.test(experiment.best)

@@ -34,9 +34,9 @@ def raised(error, expected=InputError):
     ],
 )
 def test_what_goes_wrong_is_one_sentence(error, words):
-    said = str(raised(error))
-    assert words in said
-    assert "\n" not in said
+    output = str(raised(error))
+    assert words in output
+    assert "\n" not in output
 
 
 def test_a_worker_that_was_told_to_stop_stops_the_run():

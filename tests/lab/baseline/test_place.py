@@ -67,9 +67,9 @@ def test_described_clips_are_generated_and_a_second_test_set(described, tmp_path
     (folder, first), (public, second) = generated
     expected = f"{tmp_path / 'new' / 'clips'}{'_few' * few}"
     assert (str(folder), public) == (expected, f"{expected}_public")
-    asked = {**described["soundscapes"], "progress": False}
-    asked["strong"] -= few
-    assert first == asked
+    requests = {**described["soundscapes"], "progress": False}
+    requests["strong"] -= few
+    assert first == requests
     assert [second[kind] for kind in place.KINDS] == [0, 0, 0, 0, 2]
     assert second["seed"] == 5
     data = described["data"]
@@ -108,16 +108,16 @@ def test_what_is_set_wins_over_the_layout(config_file, tmp_path, dataset, genera
     table, folder = tmp_path / "own.tsv", tmp_path / "own_16k"
     table.write_text("filename\tonset\toffset\tevent_label\n")
     folder.mkdir()
-    given = {"public_tsv": str(table), "test_folder": str(folder)}
+    inputs = {"public_tsv": str(table), "test_folder": str(folder)}
     counts = {"strong": 4, "test": 1}
-    config = load_config(config_file, {"data": given}, {"soundscapes": counts})
+    config = load_config(config_file, {"data": inputs}, {"soundscapes": counts})
     root = tmp_path / "clips" if generates else dataset
-    place_data(config, None if generates else dataset, root, {"data": given}, public=True)
+    place_data(config, None if generates else dataset, root, {"data": inputs}, public=True)
     assert len(generated) == 2 * generates
-    expected = {**official_layout(root), **given}
+    expected = {**official_layout(root), **inputs}
     if generates:
         expected["public_dur"] = official_layout(f"{root}_public")["test_dur"]
-    for key in ("test_tsv", "public_dur", *given):
+    for key in ("test_tsv", "public_dur", *inputs):
         assert config["data"][key] == expected[key]
 
 

@@ -33,17 +33,17 @@ def encoder(config):
 def posteriors(config, encoder, subset, level, missed=0.0, noise=0.0):
     """What a model says that gives events this level but misses a share of them, in noise."""
     table = read_strong_tsv(config["data"][f"{subset}_tsv"])
-    said, random = Posteriors(), np.random.default_rng(0)
+    output, random = Posteriors(), np.random.default_rng(0)
     for name, events in table.groupby("filename"):
         clip = encoder.encode_strong(events)
         clip *= level * (random.random(clip.shape[1]) >= missed)
         clip = np.clip(clip + noise * random.standard_normal(clip.shape), 0, 1)
-        said.add(torch.tensor(clip.T[None]), [name], encoder.audio_len)
-    return said
+        output.add(torch.tensor(clip.T[None]), [name], encoder.audio_len)
+    return output
 
 
 @pytest.fixture
-def said(config, encoder):
+def output(config, encoder):
     """A student that finds some events and a teacher that finds most."""
     return {
         name: posteriors(config, encoder, "test", 0.7, missed, noise=0.2)
@@ -54,7 +54,7 @@ def said(config, encoder):
 @needs_verify
 @pytest.mark.parametrize("score", ["event_based", "segment_based", "intersection_based", "psds"])
 def test_scores_that_are_not_the_librarys_are_named_and_not_written(
-    config, encoder, said, tmp_path, monkeypatch, score
+    config, encoder, output, tmp_path, monkeypatch, score
 ):
     fast = getattr(Scorer, score)
 
@@ -70,22 +70,22 @@ def test_scores_that_are_not_the_librarys_are_named_and_not_written(
     name = "PSDS 1" if score == "psds" else f"{score.split('_')[0]} macro_f1"
     monkeypatch.setattr(Scorer, score, off(2e-6))
     with pytest.raises(RuntimeError, match=rf"^{name} is [01]\.\d{{8}} here and [01]\.\d{{8}} by"):
-        write_test(tmp_path, config, encoder, said, verify_psds=score == "psds")
+        write_test(tmp_path, config, encoder, output, verify_psds=score == "psds")
     assert not (tmp_path / "metrics.json").exists()
     # What it was computed from is there to be reported.
     assert (tmp_path / "student" / "predictions_05_student.tsv").exists()
     # PSDS is held where asked alone; where the libraries are missing nothing is.
     monkeypatch.setattr(Scorer, score, off(5e-7))
-    write_test(tmp_path, config, encoder, said)
+    write_test(tmp_path, config, encoder, output)
     monkeypatch.setattr(reference, "missing", lambda: "sed_eval is not installed")
     monkeypatch.setattr(Scorer, score, off(2e-6))
-    assert write_test(tmp_path, config, encoder, said)["test/teacher/event_f1_macro"] > 0
+    assert write_test(tmp_path, config, encoder, output)["test/teacher/event_f1_macro"] > 0
 
 
 @needs_verify
-def test_files_and_scores_of_a_test(config, encoder, said, tmp_path):
+def test_files_and_scores_of_a_test(config, encoder, output, tmp_path):
     folder = tmp_path / "test"
-    results = write_test(folder, config, encoder, said)
+    results = write_test(folder, config, encoder, output)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
     names = ("posteriors.npz", "predictions_05_{}.tsv")
     points = ("predictions_th_0.25.tsv", "predictions_th_0.75.tsv")
@@ -102,7 +102,7 @@ def test_files_and_scores_of_a_test(config, encoder, said, tmp_path):
         assert results[f"test/{model}/event_f1_macro"] == pytest.approx(expected.macro_f1)
         clips, classes = load_posteriors(folder / model / "posteriors.npz")
         assert classes == encoder.labels
-        assert np.array_equal(clips["1.wav"], said[model].strong[1])
+        assert np.array_equal(clips["1.wav"], output[model].strong[1])
     tables = {
         at: pd.read_csv(folder / "teacher" / f"predictions_th_{at}.tsv", sep="\t")
         for at in (0.25, 0.75)
@@ -113,9 +113,9 @@ def test_files_and_scores_of_a_test(config, encoder, said, tmp_path):
     assert results["hp_metric"] == max(psds)
 
 
-def test_clips_without_labels_have_detections_and_no_scores(config, encoder, said, tmp_path):
+def test_clips_without_labels_have_detections_and_no_scores(config, encoder, output, tmp_path):
     config["data"]["test_tsv"] = str(tmp_path / "nowhere.tsv")
-    assert write_test(tmp_path / "test", config, encoder, said, labelled=False) == {}
+    assert write_test(tmp_path / "test", config, encoder, output, labelled=False) == {}
     assert (tmp_path / "test" / "teacher" / "predictions_05_teacher.tsv").exists()
     assert not (tmp_path / "test" / "metrics.json").exists()
 
@@ -128,17 +128,17 @@ def test_operating_points_are_the_official_ones(count, expected):
 @pytest.fixture
 def validate(config, encoder):
     """Scores of a validation: the student finds nothing, the teacher everything."""
-    said = {
+    output = {
         name: posteriors(config, encoder, "synth_val", level)
         for name, level in zip(MODELS, (0.2, 0.9))
     }
     weak = {name: WeakScore(2) for name in MODELS}
-    for name, found in zip(MODELS, ([[0.9, 0.1]], [[0.9, 0.9]])):
-        weak[name].add(torch.tensor(found), torch.tensor([[1, 1]]))
+    for name, result in zip(MODELS, ([[0.9, 0.1]], [[0.9, 0.9]])):
+        weak[name].add(torch.tensor(result), torch.tensor([[1, 1]]))
 
     def validate(**training):
         config["training"].update(training)
-        return validation_scores(config, encoder, said, weak)
+        return validation_scores(config, encoder, output, weak)
 
     return validate
 
@@ -171,10 +171,10 @@ def test_scores_of_a_validation(validate, config, encoder):
 
 @pytest.mark.parametrize("kind", ["event", "intersection"])
 def test_the_objective_is_by_events_or_by_intersections_over_thresholds(config, encoder, kind):
-    said = {"student": posteriors(config, encoder, "synth_val", 0.7)}
+    output = {"student": posteriors(config, encoder, "synth_val", 0.7)}
     config["training"].update(obj_metric_synth_type=kind, batch_size=[5, 0, 0])
     config["training"]["val_thresholds"] = [0.5, 0.6, 0.8, 0.9]
-    scores = validation_scores(config, encoder, said, {})
+    scores = validation_scores(config, encoder, output, {})
     assert scores["val/synth/student/intersection_f1_macro"] == 0.5
     assert scores["val/synth/student/event_f1_macro"] == 1.0
     assert scores["val/obj_metric"] == (1.0 if kind == "event" else 0.5)
@@ -187,7 +187,7 @@ def test_soft_references_are_scored_from_a_confidence_of_one_half(config, encode
     (tmp_path / "soft.tsv").write_text(f"{head}{events}1.wav\n2.wav\n")
     strong = torch.zeros(3, 10, encoder.n_frames)
     strong[0, encoder.labels.index("Dog")] = 1.0
-    said = Posteriors()
-    said.add(strong, ["0.wav", "1.wav", "2.wav"], 1.0)
-    scores = write_test(tmp_path, config, encoder, {"student": said})
+    output = Posteriors()
+    output.add(strong, ["0.wav", "1.wav", "2.wav"], 1.0)
+    scores = write_test(tmp_path, config, encoder, {"student": output})
     assert scores["test/student/event_f1_macro"] == 1.0

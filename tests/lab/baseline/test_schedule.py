@@ -23,17 +23,17 @@ def test_warm_up_is_the_official_one(golden, optimizer):
 
 
 def test_decay(optimizer):
-    found = [rate for _, rate in rates(StepDecay(optimizer, 0.001, every=2, factor=0.5), 6)]
-    assert found == [0.001, 0.001, 0.0005, 0.0005, 0.00025, 0.00025]
+    result = [rate for _, rate in rates(StepDecay(optimizer, 0.001, every=2, factor=0.5), 6)]
+    assert result == [0.001, 0.001, 0.0005, 0.0005, 0.00025, 0.00025]
 
 
 def test_cosine_follows_the_ramp_and_ends_at_zero(optimizer):
-    found = list(rates(CosineDecay(optimizer, 0.002, rampup_length=4, steps=12), 14))
+    result = list(rates(CosineDecay(optimizer, 0.002, rampup_length=4, steps=12), 14))
     ramp = list(rates(ExponentialWarmup(optimizer, 0.002, 4), 14))
     # Of the first step the rate is what the optimizer had.
-    assert [rate for _, rate in found[1:4]] == [rate for _, rate in ramp[1:4]]
-    assert [weight for weight, _ in found] == [weight for weight, _ in ramp]
-    fall = [rate for _, rate in found[4:]]
+    assert [rate for _, rate in result[1:4]] == [rate for _, rate in ramp[1:4]]
+    assert [weight for weight, _ in result] == [weight for weight, _ in ramp]
+    fall = [rate for _, rate in result[4:]]
     assert fall[0] == 0.002
     assert fall[4] == pytest.approx(0.001)
     assert fall[8:] == [0, 0]

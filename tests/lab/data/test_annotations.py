@@ -39,28 +39,28 @@ def table(tmp_path):
 
 def test_strong_table(table):
     path = table(f"{STRONG}a.wav\t0.5\t2\tDog\nb.wav\t\t\t\na.wav\t0\t10.0\tSpeech\n")
-    found = read_strong_tsv(path)
-    assert list(found.columns) == ["filename", "onset", "offset", "event_label"]
-    assert list(found["filename"]) == ["a.wav", "b.wav", "a.wav"]
-    assert found["onset"].dtype == found["offset"].dtype == float
-    assert found.iloc[1].isna().sum() == 3
+    result = read_strong_tsv(path)
+    assert list(result.columns) == ["filename", "onset", "offset", "event_label"]
+    assert list(result["filename"]) == ["a.wav", "b.wav", "a.wav"]
+    assert result["onset"].dtype == result["offset"].dtype == float
+    assert result.iloc[1].isna().sum() == 3
     official = pd.read_csv(path, sep="\t")
-    pd.testing.assert_frame_equal(found, official, check_dtype=False)
+    pd.testing.assert_frame_equal(result, official, check_dtype=False)
 
 
 def test_other_columns_orders_and_line_ends_do_not_matter(table):
     text = "event_label\textra\tfilename\toffset\tonset\r\nDog\tx\ta.wav\t2\t1\r\n"
-    found = read_strong_tsv(table(b"\xef\xbb\xbf" + text.encode()))
-    assert found.to_dict("records") == [
+    result = read_strong_tsv(table(b"\xef\xbb\xbf" + text.encode()))
+    assert result.to_dict("records") == [
         {"filename": "a.wav", "onset": 1.0, "offset": 2.0, "event_label": "Dog"}
     ]
 
 
 def test_a_quote_or_the_word_nan_does_not_swallow_rows(table):
     text = f'{STRONG}"a.wav\t1\t2\tDog\nb.wav\tnan\tNaN\t\nc.wav\t1\t2\tCat\n'
-    found = read_strong_tsv(table(text))
-    assert list(found["filename"]) == ['"a.wav', "b.wav", "c.wav"]
-    assert np.isnan(found["onset"][1])
+    result = read_strong_tsv(table(text))
+    assert list(result["filename"]) == ['"a.wav', "b.wav", "c.wav"]
+    assert np.isnan(result["onset"][1])
 
 
 def test_real_tables(shared):
@@ -125,17 +125,17 @@ def test_what_is_wrong_is_named(table, reader, content, words):
 
 
 def test_blank_lines_are_no_rows(table):
-    found = read_strong_tsv(table(f"{BLANK}c.wav\t1\t2\tDog\n"))
-    assert found.index.tolist() == [0, 1]
+    result = read_strong_tsv(table(f"{BLANK}c.wav\t1\t2\tDog\n"))
+    assert result.index.tolist() == [0, 1]
 
 
 def test_a_table_is_written_as_it_is_read(table):
     names = ['a "b".wav', "c's.wav", "ü/d.WAV"]
     rows = "".join(f"{name}\t0.25\t10.015\tDog\n" for name in names) + "e.wav\t\t\t\n"
-    found = read_strong_tsv(table(STRONG + rows))
-    assert found["filename"].tolist() == [*names, "e.wav"]
-    assert to_tsv(found) == STRONG + rows
-    assert to_tsv(found.assign(filename="a\tb")).count("\n") == 5
+    result = read_strong_tsv(table(STRONG + rows))
+    assert result["filename"].tolist() == [*names, "e.wav"]
+    assert to_tsv(result) == STRONG + rows
+    assert to_tsv(result.assign(filename="a\tb")).count("\n") == 5
 
 
 def test_missing_table_is_named(tmp_path):
@@ -147,10 +147,10 @@ def test_missing_table_is_named(tmp_path):
 
 def test_confidences_of_soft_labels(table):
     rows = "a.wav\t0\t1\tDog\t0.25\na.wav\t1\t2\tDog\t\nb.wav\t\t\t\t\na.wav\t1\t2\tCat\t0\n"
-    found = read_strong_tsv(table(SOFT + rows))
-    assert list(found.columns) == SOFT.split()
-    assert found["confidence"].dropna().tolist() == [0.25, 1.0, 0.0]
-    assert found["confidence"].isna().tolist() == [False, False, True, False]
+    result = read_strong_tsv(table(SOFT + rows))
+    assert list(result.columns) == SOFT.split()
+    assert result["confidence"].dropna().tolist() == [0.25, 1.0, 0.0]
+    assert result["confidence"].isna().tolist() == [False, False, True, False]
     # Of a system's detections the column may be anything.
     assert "confidence" not in read_events(table(SOFT + rows))
     assert "confidence" in read_events(table(SOFT + rows), soft=True)
@@ -167,8 +167,8 @@ def test_the_reference_holds_what_is_likelier_than_not_joined_where_it_touches(t
         ("c.wav", 0, 1, "Dog", 0.49),
     ]
     rows = "".join("\t".join(map(str, event)) + "\n" for event in events)
-    found = read_reference(table(f"{SOFT}{rows}d.wav\t\t\t\t\n"))
-    assert found.to_csv(header=False, index=False).split() == [
+    result = read_reference(table(f"{SOFT}{rows}d.wav\t\t\t\t\n"))
+    assert result.to_csv(header=False, index=False).split() == [
         "b.wav,0.0,1.0,Dog",
         "a.wav,1.0,2.0,Cat",
         "a.wav,1.0,3.0,Dog",
@@ -190,17 +190,17 @@ def test_any_class_that_a_configuration_may_name(table):
 
 
 def test_weak_table(table):
-    found = read_weak_tsv(table(f"{WEAK}a.wav\tCat,Dog\nb.wav\t\n"))
-    assert list(found["event_labels"]) == ["Cat,Dog", ""]
+    result = read_weak_tsv(table(f"{WEAK}a.wav\tCat,Dog\nb.wav\t\n"))
+    assert list(result["event_labels"]) == ["Cat,Dog", ""]
 
 
 def test_events_of_any_system(table, tmp_path):
     rows = "a.wav\t1\t2\tWolf\nb.wav\t\t\t\na.wav\t10\t10\tSnow\n"
-    found = read_events(table(f"{STRONG}{rows}"))
-    assert found["event_label"].dropna().tolist() == ["Wolf", "Snow"]
+    result = read_events(table(f"{STRONG}{rows}"))
+    assert result["event_label"].dropna().tolist() == ["Wolf", "Snow"]
     # As pandas writes it by default: commas, and a column of numbers in front.
-    found.to_csv(tmp_path / "table.csv")
-    pd.testing.assert_frame_equal(read_events(tmp_path / "table.csv"), found)
+    result.to_csv(tmp_path / "table.csv")
+    pd.testing.assert_frame_equal(read_events(tmp_path / "table.csv"), result)
     assert read_events(table(STRONG)).empty
     (tmp_path / "table.csv").write_text(STRONG)
     with pytest.raises(InputError, match=r"table\.csv has no column .* separated by commas"):

@@ -29,8 +29,8 @@ def tree(tmp_path, dataset):
 
 
 def diagnose(root):
-    found = check(root, processes=1, progress=False)
-    return {d.part.key: d for d in found}, [text for d in found for text in d.problems]
+    result = check(root, processes=1, progress=False)
+    return {d.part.key: d for d in result}, [text for d in result for text in d.problems]
 
 
 def test_a_sound_data_set_has_no_problem(tree):
@@ -73,8 +73,8 @@ def test_missing_clips_are_listed_for_the_organisers(tree, tmp_path):
     Path(paths["test_folder"], "1.wav").unlink()
     names = "filename\n" + "".join(f"{clip}.wav\n" for clip in range(9))
     (tree / "metadata" / "train" / "unlabel_in_domain.tsv").write_text(names)
-    found = check(tree, processes=1, progress=False)
-    assert write_missing(found, tmp_path / "missing.tsv") == 3
+    result = check(tree, processes=1, progress=False)
+    assert write_missing(result, tmp_path / "missing.tsv") == 3
     table = pd.read_csv(tmp_path / "missing.tsv", sep="\t")
     assert list(table.columns) == ["filename", "error", "subset"]
     assert list(zip(table["subset"], table["filename"])) == [
@@ -82,7 +82,7 @@ def test_missing_clips_are_listed_for_the_organisers(tree, tmp_path):
         ("unlabelled", "8.wav"),
         ("test", "1.wav"),
     ]
-    assert "1 clip missing: named in a table and not there: 3.wav" in report(found)
+    assert "1 clip missing: named in a table and not there: 3.wav" in report(result)
 
 
 def sound(root, key, name, audio, rate=16000):
@@ -153,8 +153,8 @@ def test_silent_unused_and_other_lengths_are_notes(tree):
 def test_clips_that_the_training_will_cut_are_told_from_those_that_are_scored_whole(tree):
     for key in ("weak", "test"):
         sound(tree, f"{key}_folder", "1.wav", np.ones(24000) / 2)
-    found = check(tree, seconds=1.0, processes=1, progress=False)
-    notes = {d.part.key: " ".join(d.notes) for d in found}
+    result = check(tree, seconds=1.0, processes=1, progress=False)
+    notes = {d.part.key: " ".join(d.notes) for d in result}
     assert "longer than 1 s, which the training cuts into windows: 1.wav" in notes["weak"]
     assert "1 clip longer than 1 s, scored whole: 1.wav" in notes["test"]
     assert "1 clip shorter than 1 s, which are padded: short.wav" in notes["unlabeled"]
@@ -193,10 +193,10 @@ def test_own_classes_are_those_of_the_training_table(own_dataset, own_classes):
 
 
 def test_classes_that_are_given_are_held_against_the_tables(own_dataset, own_classes):
-    found = check(own_dataset, classes=own_classes[1:], processes=1, progress=False)
-    said = {d.part.key: d.problems for d in found}
-    assert any("'NA' is unknown; " in text for text in said["synth"])
-    assert any("'NA' is unknown; " in text for text in said["weak"])
+    result = check(own_dataset, classes=own_classes[1:], processes=1, progress=False)
+    output = {d.part.key: d.problems for d in result}
+    assert any("'NA' is unknown; " in text for text in output["synth"])
+    assert any("'NA' is unknown; " in text for text in output["weak"])
     more = check(own_dataset, classes=[*own_classes, "rain"], processes=1, progress=False)
     assert not any(d.problems for d in more)
     assert any("no event of rain: nothing to learn" in text for text in more[0].notes)

@@ -136,8 +136,8 @@ def test_own_recordings_become_every_set(tmp_path, recordings):
     table(events, (*HEAD, "confidence"), *rows)
     tags = table(tmp_path / "tags.tsv", ("filename", "event_labels"), ("b.wav", "siren,drill"))
     for name in SETS:
-        given = {"weak": tags, "unlabelled": None}.get(name, events)
-        clips = add_set(name, out, folder, given, progress=False).clips
+        inputs = {"weak": tags, "unlabelled": None}.get(name, events)
+        clips = add_set(name, out, folder, inputs, progress=False).clips
         assert clips == (1 if name == "weak" else 3)
     for part in SETS.values():
         assert len(read_audio(f"{paths[f'{part}_folder']}/b.wav")) == 8000
@@ -156,8 +156,8 @@ def test_a_set_of_a_class_that_the_training_lacks_is_refused(tmp_path, recording
     events.write_text(events.read_text().replace("Dog", "siren"))
     add_set("training", out, folder, events, progress=False)
     events.write_text(events.read_text().replace("Cat", "rain"))
-    said = r"events\.tsv, line 3: the class 'rain' is unknown; the classes are Cat, siren"
-    with pytest.raises(InputError, match=said):
+    output = r"events\.tsv, line 3: the class 'rain' is unknown; the classes are Cat, siren"
+    with pytest.raises(InputError, match=output):
         add_set("test", out, folder, events, progress=False)
     classes = ["Cat", "siren", "rain"]
     assert add_set("test", out, folder, events, classes=classes, progress=False).clips == 3
@@ -198,8 +198,8 @@ def test_what_is_there_is_not_called_missing(tmp_path):
         add_set("unlabelled", tmp_path / "out", folder, None, progress=False)
     table(events, HEAD, ("a.wav", 0.1, 0.9, "Dog"), ("B.wav", 0.1, 0.9, "Dog"))
     write(folder / "b.wav")
-    said = r"a\.wav \(there is a\.m4a\), B\.wav \(there is b\.wav\)"
-    with pytest.raises(InputError, match=said):
+    output = r"a\.wav \(there is a\.m4a\), B\.wav \(there is b\.wav\)"
+    with pytest.raises(InputError, match=output):
         add_set("training", tmp_path / "out", folder, events, progress=False)
 
 

@@ -52,26 +52,26 @@ MODELS = {"baseline": posteriors(1.0), "coherence": posteriors(0.4)}
 ARGUMENTS = (NAMES, REFERENCE, CLASSES)
 
 
-def found(models=MODELS):
+def result(models=MODELS):
     return stable_events(models, *ARGUMENTS, frame_seconds=STEP)
 
 
 def test_stable_events_are_long_enough_and_detected_by_all():
-    assert found()[["filename", "onset", "clip", "label"]].to_numpy().tolist() == [
+    assert result()[["filename", "onset", "clip", "label"]].to_numpy().tolist() == [
         ["a.wav", 2.0, 0, 1],
         ["b.wav", 0.0, 1, 0],
         ["b.wav", 6.0, 1, 1],
     ]
     deaf, edges = posteriors(0.4), posteriors(0.4)
     deaf[1, :, 1] *= 0.5
-    assert found({**MODELS, "coherence": deaf})["onset"].tolist() == [2.0, 0.0]
+    assert result({**MODELS, "coherence": deaf})["onset"].tolist() == [2.0, 0.0]
     # Only what happens 200 ms from the boundaries counts.
     edges[0, (TIME < 2.2) | (TIME > 4.8), 1] = 0
-    assert len(found({**MODELS, "coherence": edges})) == 3
+    assert len(result({**MODELS, "coherence": edges})) == 3
 
 
 def test_profile_is_the_mean_over_events_with_its_standard_error():
-    onset = profile(MODELS, found(), "onset", frame_seconds=STEP)
+    onset = profile(MODELS, result(), "onset", frame_seconds=STEP)
     assert onset.events == 2  # not the one that starts with the clip
     assert onset.seconds[[0, -1]] == pytest.approx([-1, 1])
     at = np.abs(onset.seconds) < 1e-9
@@ -79,7 +79,7 @@ def test_profile_is_the_mean_over_events_with_its_standard_error():
     expected = 0.9 * np.clip(onset.seconds / 1.0 + 0.5, 0, 1)
     np.testing.assert_allclose(onset.mean["baseline"], expected, atol=0.03)
     np.testing.assert_allclose(onset.standard_error["baseline"], 0, atol=1e-12)
-    offset = profile(MODELS, found(), "offset", frame_seconds=STEP)
+    offset = profile(MODELS, result(), "offset", frame_seconds=STEP)
     assert offset.events == 3
     assert offset.mean["coherence"][0] == pytest.approx(0.9)
     assert offset.mean["coherence"][-1] == pytest.approx(0)
@@ -109,7 +109,7 @@ def test_times_outside_a_clip_do_not_count():
 
 @pytest.mark.parametrize("ramp", [0.4, 1.0])
 def test_rise_and_fall_of_a_linear_ramp(ramp):
-    times = rise_times(posteriors(ramp), found(), frame_seconds=STEP)
+    times = rise_times(posteriors(ramp), result(), frame_seconds=STEP)
     # From 10 to 90 % of a linear ramp; the corners are rounded by a frame at most.
     assert times["rise"][[0, 2]].tolist() == pytest.approx([0.8 * ramp] * 2, abs=0.05)
     assert times["fall"].tolist() == pytest.approx([0.8 * ramp] * 3, abs=0.05)

@@ -132,11 +132,11 @@ def test_clips_of_several_lengths_end_where_they_end():
     ],
 )
 def test_bad_input_is_named(change, words):
-    given = {
+    inputs = {
         "posteriors": np.zeros((2, 5, 3)),
         "filenames": ["a.wav", "b.wav"],
         "classes": CLASSES,
         **change,
     }
     with pytest.raises(InputError, match=words):
-        decode(**given, frame_seconds=0.1, clip_seconds=1.0)
+        decode(**inputs, frame_seconds=0.1, clip_seconds=1.0)

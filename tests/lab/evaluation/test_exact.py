@@ -33,8 +33,8 @@ def a_set(seed, clips=12, frames=50, classes=3):
             if random.random() < 0.6:
                 onset, offset = np.sort(random.uniform(0, 5, 2))
                 rows.append([name, onset, offset, label])
-                found = slice(int(onset * 10 + random.normal()), int(offset * 10))
-                levels[clip, found, k] = random.integers(1, len(LEVELS))
+                result = slice(int(onset * 10 + random.normal()), int(offset * 10))
+                levels[clip, result, k] = random.integers(1, len(LEVELS))
         if not any(row[0] == name for row in rows):
             rows.append([name, None, None, None])
     durations = pd.DataFrame({"filename": names, "duration": 5.0})
@@ -99,8 +99,8 @@ def test_the_file_of_a_test_and_the_command_that_reads_it(tmp_path, capsys):
     events = str(tmp_path / "reference")
     options = ["--durations", str(tmp_path / "durations"), "--posteriors", str(tmp_path / "p.npz")]
     main([events, events, *options, "--names", "name"])
-    said = "exact PSDS 1 {:.3f}, exact PSDS 2 {:.3f}, over every threshold".format(*expected)
-    assert said in capsys.readouterr().out
+    output = "exact PSDS 1 {:.3f}, exact PSDS 2 {:.3f}, over every threshold".format(*expected)
+    assert output in capsys.readouterr().out
     with np.load(tmp_path / "p.npz") as arrays:
         np.savez(tmp_path / "old.npz", **{k: v for k, v in arrays.items() if k[:6] != "median"})
     with pytest.raises(InputError, match=r"old\.npz has no median_window"):

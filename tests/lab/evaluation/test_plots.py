@@ -159,8 +159,8 @@ def test_histograms_are_shares_and_name_mean_and_variance():
 def test_profiles_show_mean_and_standard_error():
     seconds = np.linspace(-1, 1, 21)
     mean = {"baseline": np.linspace(0, 1, 21)}
-    found = Profile(seconds, mean, {"baseline": np.full(21, 0.1)}, 7)
-    figure = plots.edge_profiles(found, found)
+    result = Profile(seconds, mean, {"baseline": np.full(21, 0.1)}, 7)
+    figure = plots.edge_profiles(result, result)
     assert titles(figure) == ["onset, 7 events", "offset, 7 events"]
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(-0.1)

@@ -14,9 +14,9 @@ from lab.evaluation.posteriors import Posteriors, WeakScore, load_posteriors, wr
 def test_batches_decode_as_one_and_read_back(tmp_path):
     encoder = ManyHotEncoder(["Cat", "Dog"], 10, 2048, 256, 4)
     strong = torch.rand(5, 2, 30, generator=torch.Generator().manual_seed(0))
-    said = Posteriors()
-    said.add(strong[:3], ["x/a.wav", "b.WAV", "c.flac"], 10.0)
-    said.add(strong[3:], ["d.wav", "e.wav"], 10.0)
+    output = Posteriors()
+    output.add(strong[:3], ["x/a.wav", "b.WAV", "c.flac"], 10.0)
+    output.add(strong[3:], ["d.wav", "e.wav"], 10.0)
     expected = decode(
         strong.transpose(1, 2).numpy(),
         ["x/a.wav", "b.WAV", "c.flac", "d.wav", "e.wav"],
@@ -26,15 +26,15 @@ def test_batches_decode_as_one_and_read_back(tmp_path):
         frame_seconds=0.064,
         clip_seconds=10.0,
     )
-    found = said.decode(encoder, [0.3, 0.5], 3)
+    result = output.decode(encoder, [0.3, 0.5], 3)
     for threshold, table in expected.items():
-        pd.testing.assert_frame_equal(found[threshold], table)
-    said.add(torch.full((1, 2, 4), 0.5), ["f.wav"], 0.25)
-    said.save(tmp_path / "posteriors.npz", ["Cat", "Dog"], frame_seconds=0.064, median_window=3)
+        pd.testing.assert_frame_equal(result[threshold], table)
+    output.add(torch.full((1, 2, 4), 0.5), ["f.wav"], 0.25)
+    output.save(tmp_path / "posteriors.npz", ["Cat", "Dog"], frame_seconds=0.064, median_window=3)
     clips, classes = load_posteriors(tmp_path / "posteriors.npz")
     assert classes == ["Cat", "Dog"]
-    assert list(clips) == said.filenames
-    assert all(map(np.array_equal, clips.values(), said.strong))
+    assert list(clips) == output.filenames
+    assert all(map(np.array_equal, clips.values(), output.strong))
     with np.load(tmp_path / "posteriors.npz") as saved:
         assert saved["seconds"].tolist() == [10.0] * 5 + [0.25]
     (tmp_path / "posteriors.npz").write_bytes(b"PK")

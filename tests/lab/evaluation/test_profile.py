@@ -233,11 +233,11 @@ def official(shared):
 
 
 def test_the_official_teacher_on_desed(official):
-    found = error_profile(*official).loc[ALL]
-    shares = (100 * found[list(OF_REFERENCE)] / found["events"]).round(1)
-    assert found["events"] == 4224
+    result = error_profile(*official).loc[ALL]
+    shares = (100 * result[list(OF_REFERENCE)] / result["events"]).round(1)
+    assert result["events"] == 4224
     assert shares.tolist() == [38.0, 12.2, 12.7, 9.2, 1.3, 26.5]
-    assert found.to_dict() == OFFICIAL_COUNTS
+    assert result.to_dict() == OFFICIAL_COUNTS
 
 
 @needs_verify

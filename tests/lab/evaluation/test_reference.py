@@ -31,9 +31,9 @@ def test_no_name_of_a_class_changes_a_score(name):
     tables = [reference, pd.DataFrame(rows, columns=COLUMNS)]
     others = [table.replace("Cat", name) for table in tables]
     for metric in (event_based, segment_based, lambda *two: intersection_based(*two, DURATIONS)):
-        expected, found = metric(*tables), metric(*others)
-        assert (found.macro_f1, found.micro_f1) == (expected.macro_f1, expected.micro_f1)
-        assert found.classwise.loc[name, "f1"] == 1
+        expected, result = metric(*tables), metric(*others)
+        assert (result.macro_f1, result.micro_f1) == (expected.macro_f1, expected.micro_f1)
+        assert result.classwise.loc[name, "f1"] == 1
     values = [psds({0.5: e}, r, DURATIONS, scenario=1) for r, e in (tables, others)]
     assert values[0] == values[1]
 

@@ -176,9 +176,9 @@ def test_false_positives_where_the_reference_has_nothing(kind):
 
 @pytest.mark.parametrize("empty", [pd.DataFrame(), table(["a.wav", None, None, None])])
 def test_no_detection_scores_zero(empty):
-    found = Scorer(REFERENCE, DURATIONS).evaluate(empty, {0.1: empty, 0.5: empty})
-    assert set(found.summary().values()) == {0.0}
-    assert set(found.event.classwise.index) == {"Dog", "Cat"}
+    result = Scorer(REFERENCE, DURATIONS).evaluate(empty, {0.1: empty, 0.5: empty})
+    assert set(result.summary().values()) == {0.0}
+    assert set(result.event.classwise.index) == {"Dog", "Cat"}
     scorer = Scorer(REFERENCE, DURATIONS)
     assert scorer.psds({0.5: ESTIMATED, 0.9: empty}) == scorer.psds({0.5: ESTIMATED})
 
@@ -203,9 +203,9 @@ def test_without_durations():
 
 
 def test_inputs_are_never_modified():
-    given = [REFERENCE.copy(), DURATIONS.copy(), ESTIMATED.copy()]
-    Scorer(*given[:2]).evaluate(given[2], {0.5: given[2]})
-    for frame, original in zip(given, (REFERENCE, DURATIONS, ESTIMATED)):
+    inputs = [REFERENCE.copy(), DURATIONS.copy(), ESTIMATED.copy()]
+    Scorer(*inputs[:2]).evaluate(inputs[2], {0.5: inputs[2]})
+    for frame, original in zip(inputs, (REFERENCE, DURATIONS, ESTIMATED)):
         pd.testing.assert_frame_equal(frame, original)
 
 
@@ -214,8 +214,8 @@ TOUCHING = table(["a.wav", 1.0, 2.0, "Dog"], ["a.wav", 2.0, 3.0, "Dog"])
 
 
 def test_touching_events_do_not_overlap():
-    found = score("intersection_based", REFERENCE, TOUCHING)
-    assert found.classwise["tp"]["Dog"] == 1
+    result = score("intersection_based", REFERENCE, TOUCHING)
+    assert result.classwise["tp"]["Dog"] == 1
 
 
 @pytest.mark.parametrize(

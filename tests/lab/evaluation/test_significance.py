@@ -123,6 +123,6 @@ def test_the_power_is_that_of_simulated_trials():
     trials = significance.trials_needed(1.5, 2.0, power=0.8)
     rng = np.random.default_rng(1)
     changes = rng.normal(2.0, 1.5, (20_000, trials))
-    found = (stats.ttest_1samp(changes, 0.0, axis=1).pvalue < 0.05).mean()
+    result = (stats.ttest_1samp(changes, 0.0, axis=1).pvalue < 0.05).mean()
     fewer = (stats.ttest_1samp(changes[:, :-1], 0.0, axis=1).pvalue < 0.05).mean()
-    assert fewer < 0.8 < found + 0.01
+    assert fewer < 0.8 < result + 0.01

@@ -129,9 +129,9 @@ def refused(main, capsys):
         with pytest.raises(SystemExit) as stop:
             main(recipe, *arguments)
         assert stop.value.code == 2
-        said = capsys.readouterr().err
-        assert len(said.splitlines()) == 1
-        assert said.startswith("error: ")
-        return said
+        output = capsys.readouterr().err
+        assert len(output.splitlines()) == 1
+        assert output.startswith("error: ")
+        return output
 
     return refused

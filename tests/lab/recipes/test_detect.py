@@ -58,9 +58,9 @@ def test_a_table_is_printed_and_is_an_input_of_the_evaluation(
     detect, main, recordings, capsys, tmp_path
 ):
     detect(*recordings, "--threshold", 0.0)
-    found = tmp_path / "found.tsv"
-    found.write_text(capsys.readouterr().out)
-    table = pd.read_csv(found, sep="\t")
+    result = tmp_path / "found.tsv"
+    result.write_text(capsys.readouterr().out)
+    table = pd.read_csv(result, sep="\t")
     assert list(table.columns) == ["filename", "onset", "offset", "event_label", "confidence"]
     # Above 0 every class is active all the time.
     assert table["filename"].value_counts().to_dict() == {"one.flac": 10, "two.wav": 10}
@@ -70,7 +70,7 @@ def test_a_table_is_printed_and_is_an_input_of_the_evaluation(
     truth = tmp_path / "truth.tsv"
     table = table.drop(columns="confidence")
     table[table["event_label"] == "Speech"].to_csv(truth, sep="\t", index=False)
-    main("evaluate.py", truth, found)
+    main("evaluate.py", truth, result)
     assert re.search(r"^Speech +100.0 +100.0$", capsys.readouterr().out, re.MULTILINE)
     # Recordings without events are named.
     detect(*recordings, "--threshold", 1.0)
@@ -79,20 +79,20 @@ def test_a_table_is_printed_and_is_an_input_of_the_evaluation(
 
 
 def test_quiet_shows_no_progress(detect, recordings, tmp_path, monkeypatch, capsys):
-    said = {}
+    output = {}
     for name, quiet in (("bar", []), ("quiet", ["--quiet"])):
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         detect(*recordings, "--out", tmp_path / f"{name}.tsv", *quiet)
-        said[name] = capsys.readouterr().err
-    assert "2/2" in said["bar"]
-    assert said["quiet"] == ""
+        output[name] = capsys.readouterr().err
+    assert "2/2" in output["bar"]
+    assert output["quiet"] == ""
 
 
 def test_json(detect, recordings, tmp_path):
     out = tmp_path / "new" / "a.json"
     detect(*recordings, "--threshold", 0.0, "--format", "json", "--out", out)
     content = json.loads(out.read_text())
-    assert [found["duration"] for found in content] == [2.5, 0.8]
+    assert [result["duration"] for result in content] == [2.5, 0.8]
     event = content[1]["events"][0]
     assert 0 < event.pop("confidence") < 1
     assert event == {"event_label": "Alarm_bell_ringing", "onset": 0, "offset": 0.8}
@@ -190,9 +190,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(checkpoint, recordings, main, tmp
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     process.terminate()
-    said = process.communicate()[1].decode()
+    output = process.communicate()[1].decode()
     assert process.returncode == 75
-    assert "what is finished is kept; run the same command again to go on" in said
+    assert "what is finished is kept; run the same command again to go on" in output
     assert len((tmp_path / "stopped" / "out").read_text().splitlines()) > 1
     kept = contents(tmp_path / "stopped" / "figures")
     assert 4 <= len(kept) < 10
@@ -211,9 +211,9 @@ def test_a_run_without_output_promises_nothing(checkpoint, recordings, tmp_path)
     )
     assert process.stdout.readline() == b"filename\tonset\toffset\tevent_label\tconfidence\n"
     process.send_signal(signal.SIGTERM)
-    said = process.communicate()[1].decode()
+    output = process.communicate()[1].decode()
     assert process.returncode in (0, 75)
-    assert "is kept" not in said
+    assert "is kept" not in output
 
 
 def test_a_picture_that_fails_loses_no_detections(detect, recordings, tmp_path, monkeypatch):
@@ -231,6 +231,6 @@ def test_one_broken_recording_does_not_lose_the_others(detect, recordings, capsy
     with pytest.raises(SystemExit) as stop:
         detect(tmp_path / "broken.wav", *recordings, tmp_path / "missing.wav")
     assert stop.value.code == 2
-    said = capsys.readouterr()
-    assert all(Path(path).name in said.out for path in recordings)
-    assert [line.split(":")[0] for line in said.err.splitlines()] == ["error", "error"]
+    output = capsys.readouterr()
+    assert all(Path(path).name in output.out for path in recordings)
+    assert [line.split(":")[0] for line in output.err.splitlines()] == ["error", "error"]

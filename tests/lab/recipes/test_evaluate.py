@@ -40,9 +40,9 @@ def files(write):
     ]
 
 
-def row(said, name):
+def row(output, name):
     """Cells of the first row of that name."""
-    line = next(line for line in said.splitlines() if line.startswith(name))
+    line = next(line for line in output.splitlines() if line.startswith(name))
     return line[len(name) :].split()
 
 
@@ -71,28 +71,28 @@ def test_the_official_predictions_have_the_published_scores(shared, tmp_path):
 
 def test_classes_are_those_of_the_tables_and_what_is_left_out_is_said(files, capsys):
     main(files[:2])
-    said = capsys.readouterr().out
-    assert "2 clips" in said
-    assert "no intersection F1 and no PSDS: they need --durations" in said
-    assert row(said, "event F1 (200 ms, 20 %)")[0] == "50.00"
-    assert row(said, "Wolf") == ["0.0", "66.7"]
-    assert row(said, "Snow") == ["-", "-"]
-    assert row(said, ALL) == ["2", "50.0", "0.0", "50.0", "0.0", "0.0", "0.0"]
-    assert re.search(r"^Snow +1 +0.0 +0.0 +0.0 +0.0 +100.0$", said, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert "2 clips" in output
+    assert "no intersection F1 and no PSDS: they need --durations" in output
+    assert row(output, "event F1 (200 ms, 20 %)")[0] == "50.00"
+    assert row(output, "Wolf") == ["0.0", "66.7"]
+    assert row(output, "Snow") == ["-", "-"]
+    assert row(output, ALL) == ["2", "50.0", "0.0", "50.0", "0.0", "0.0", "0.0"]
+    assert re.search(r"^Snow +1 +0.0 +0.0 +0.0 +0.0 +100.0$", output, re.MULTILINE)
     main([*files[:2], "--durations", files[2]])
-    said = capsys.readouterr().out
-    assert "no PSDS: it needs --points" in said
-    assert row(said, "intersection F1") == ["100.00"] * 3  # Snow does not count there
+    output = capsys.readouterr().out
+    assert "no PSDS: it needs --points" in output
+    assert row(output, "intersection F1") == ["100.00"] * 3  # Snow does not count there
 
 
 def test_a_system_that_finds_nothing(files, write, tmp_path, capsys):
     nothing = write("points/predictions_th_0.50.tsv", HEAD)
     options = ["--durations", files[2], "--points", str(tmp_path / "points")]
     main([files[0], nothing, *options, "--figure", str(tmp_path / "new" / "profile.png")])
-    said = capsys.readouterr().out
-    assert row(said, "event F1 (200 ms, 20 %)") == ["0.00"] * 3
-    assert "PSDS 1 0.000, PSDS 2 0.000, from 1 operating points" in said
-    assert row(said, ALL)[-1] == "100.0"
+    output = capsys.readouterr().out
+    assert row(output, "event F1 (200 ms, 20 %)") == ["0.00"] * 3
+    assert "PSDS 1 0.000, PSDS 2 0.000, from 1 operating points" in output
+    assert row(output, ALL)[-1] == "100.0"
     assert (tmp_path / "new" / "profile.png").is_file()
     # The names of clips alone are the same.
     main([files[0], write("clips.tsv", f"{HEAD}a.wav\t\t\t\n"), *options])
@@ -121,9 +121,9 @@ def test_odd_tables_end_in_one_sentence(files, write, capsys, place, text, words
 def test_overlaps_are_counted_where_they_can_be(files, write, capsys):
     overlap = write("overlap.tsv", f"{HEAD}a.wav\t1\t3\tDog\na.wav\t1\t3.1\tDog\n")
     main([files[0], overlap])
-    said = capsys.readouterr().out
-    assert row(said, "event F1 (200 ms, 20 %)")[1] == "50.00"
-    assert re.search(r"^Dog +2 +50.0 +50.0 +0.0 +0.0 +0.0$", said, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert row(output, "event F1 (200 ms, 20 %)")[1] == "50.00"
+    assert re.search(r"^Dog +2 +50.0 +50.0 +0.0 +0.0 +0.0$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,9 @@ def test_operating_points_have_any_threshold_and_unused_tables_are_named(write, 
         write(f"points/{name}", "")
     options = [reference, reference, "--durations", durations, "--points", str(tmp_path / "points")]
     main(options)
-    said = capsys.readouterr().out
-    assert "PSDS 1 1.000, PSDS 2 1.000, from 2 operating points; not used of" in said
-    assert ": 0.3.tsv, predictions_05_x.tsv, predictions_th_nan.tsv" in said
+    output = capsys.readouterr().out
+    assert "PSDS 1 1.000, PSDS 2 1.000, from 2 operating points; not used of" in output
+    assert ": 0.3.tsv, predictions_05_x.tsv, predictions_th_nan.tsv" in output
     write("points/predictions_th_0.50.tsv", HEAD)
     refused(options, "and predictions_th_0.50.tsv have the same threshold", capsys)
 
@@ -180,8 +180,8 @@ def refused(arguments, words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    assert words in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert words in output.err

@@ -52,21 +52,21 @@ def test_every_figure_of_two_trials_is_drawn(analyse, trials, tmp_path, capsys):
         "error_profile",
         "posteriors_of_a_clip",
     } <= drawn
-    said = capsys.readouterr().out
-    assert "event_f1_macro" in said
-    assert "What became of the reference events (%)" in said
+    output = capsys.readouterr().out
+    assert "event_f1_macro" in output
+    assert "What became of the reference events (%)" in output
     for counts in numbers["profiles"].values():
         assert counts["events"] == 8
         assert counts["missed"] < 8
     assert set(numbers["scores"]) == {
         f"{model}, {name}" for model in ("plain", "steps") for name in ("validation", "public")
     }
-    for found in numbers["events"].values():
-        assert found["events in common"] > 0
-        assert found["events found"] > 0
-        assert abs(found["onset error (s), median"]) < 0.2
-    for found in numbers["events"].values():
-        assert 0 < found["the same over mean |z|"] < found["change of z inside, mean"]
+    for result in numbers["events"].values():
+        assert result["events in common"] > 0
+        assert result["events found"] > 0
+        assert abs(result["onset error (s), median"]) < 0.2
+    for result in numbers["events"].values():
+        assert 0 < result["the same over mean |z|"] < result["change of z inside, mean"]
     assert "Figure 4c" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -123,6 +123,6 @@ def test_bad_arguments(analyse, trials, checkpoint, conf_file, dataset, tmp_path
         with pytest.raises(SystemExit) as stop:
             analyse(*arguments)
         assert stop.value.code == 2
-        said = capsys.readouterr().err
-        assert words in said
-        assert len(said.splitlines()) == 1
+        output = capsys.readouterr().err
+        assert words in output
+        assert len(output.splitlines()) == 1

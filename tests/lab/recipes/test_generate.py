@@ -17,8 +17,8 @@ def test_command_generates_a_data_set(tmp_path, capsys):
 
 
 def test_command_passes_on_how_sounds_are_changed(tmp_path):
-    asked = ["--augment", "--density", "1.5", "--processes", "1", "--quiet"]
-    main(["--out", str(tmp_path), "--strong", "0", *NOTHING_ELSE, *asked])
+    requests = ["--augment", "--density", "1.5", "--processes", "1", "--quiet"]
+    main(["--out", str(tmp_path), "--strong", "0", *NOTHING_ELSE, *requests])
     made_with = json.loads((tmp_path / layout.MANIFEST).read_text())
     assert (made_with["augment"], made_with["density"]) == (True, 1.5)
 

@@ -60,9 +60,9 @@ def expanded(word, folder):
     """What a shell makes of a word."""
     if "*" not in word:
         return [word]
-    found = sorted(str(path.relative_to(folder)) for path in folder.glob(word))
-    assert found, word
-    return found
+    result = sorted(str(path.relative_to(folder)) for path in folder.glob(word))
+    assert result, word
+    return result
 
 
 def test_from_folders_of_audio_and_tables_to_detections(
@@ -72,20 +72,20 @@ def test_from_folders_of_audio_and_tables_to_detections(
     for number, (name, clips) in enumerate((("train", 18), ("validation", 6), ("test", 6))):
         write_recordings(tmp_path / "recordings" / name, clips, number)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    said = {}
+    output = {}
     for recipe, words in commands():
         words = [one for word in words for one in expanded(word, tmp_path)]
         more = SMALL if recipe.startswith("train") else []
         main(recipe, *words, *more)
-        said[recipe] = capsys.readouterr().out
+        output[recipe] = capsys.readouterr().out
     # The last of the preparation is the check.
-    assert said["prepare_desed.py"].startswith(f"classes: {', '.join(CLASSES)}\n")
-    assert "problems: none" in said["prepare_desed.py"]
-    assert "event F1, macro" in said["train_sed_coherence.py"]
+    assert output["prepare_desed.py"].startswith(f"classes: {', '.join(CLASSES)}\n")
+    assert "problems: none" in output["prepare_desed.py"]
+    assert "event F1, macro" in output["train_sed_coherence.py"]
     table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
     assert table["filename"].nunique() == 7
     assert set(table["event_label"].dropna()) <= set(CLASSES)
-    assert "7 clips" in said["evaluate.py"]
+    assert "7 clips" in output["evaluate.py"]
     # The checkpoint tells the classes to whoever tests it, and holds them against others.
     test = ["--conf_file", "recipes/confs/own_recordings.yaml", "--data", "data/own"]
     test += ["--log_dir", "exp/test", "--test_from_checkpoint"]

@@ -40,9 +40,9 @@ def test_a_test_set_is_added_then_checked(main, recordings, tmp_path, capsys):
     assert main(["--add", "test", *recordings, "--out", out, "--quiet"]) == 0
     (tmp_path / "out" / "soundscapes.json").write_text(json.dumps({"test": 3}))
     assert main(["--check", out, "--quiet"]) == 0
-    said = capsys.readouterr().out
-    assert "test                         3         3   16000   1.00, 1.00, 1.00" in said
-    assert "problems: none" in said
+    output = capsys.readouterr().out
+    assert "test                         3         3   16000   1.00, 1.00, 1.00" in output
+    assert "problems: none" in output
 
 
 def test_a_public_set_is_added(main, recordings, tmp_path, capsys):
@@ -79,9 +79,9 @@ def test_bad_input_is_exit_code_2_and_a_sentence(main, arguments, sentence, caps
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert sentence in said
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert sentence in output
 
 
 @pytest.mark.skipif(importlib.util.find_spec("desed") is not None, reason="desed is installed")
@@ -123,8 +123,8 @@ def test_one_folder_with_labels_is_split_into_three_sets(main, tmp_path, capsys)
     command = ["--split", "50", "17", "33", "--seed", "3", *arguments, "--quiet"]
     for _ in range(2):  # a second run finds what the first one wrote
         assert main(command) == 0
-        said = capsys.readouterr().out.splitlines()
-        assert [line.split()[-2] for line in said] == ["3", "1", "2"]
+        output = capsys.readouterr().out.splitlines()
+        assert [line.split()[-2] for line in output] == ["3", "1", "2"]
     assert main(["--check", str(tmp_path / "out"), "--audio-max-len", "1", "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("classes: car horn, dog")
     # Other seeds make other sets, which do not overwrite these.

@@ -120,8 +120,8 @@ def test_stopped_and_started_again_it_ends_with_the_same_scores(
     ):
         time.sleep(0.05)
     process.terminate()
-    _, said = process.communicate()
-    assert (process.returncode, said.count(b"stopped by SIGTERM")) == (RESUME_ME, 1)
+    _, output = process.communicate()
+    assert (process.returncode, output.count(b"stopped by SIGTERM")) == (RESUME_ME, 1)
     assert not (log_dir / "comparison.md").exists()
     monkeypatch.chdir(folder)
     main(RECIPE, *OPTIONS, "--log_dir", log_dir)
@@ -133,11 +133,11 @@ def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(
 ):
     monkeypatch.chdir(folder)
     main(RECIPE, *OPTIONS, "--log_dir", "exp/again", "--quiet")
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     # At most a line of each training: it has few steps.
-    assert all("optimizer steps in all" in line for line in said.err.splitlines())
-    assert "trained and tested" not in said.out
-    assert set(tables(folder / "exp" / "again")) < set(said.out.splitlines())
+    assert all("optimizer steps in all" in line for line in output.err.splitlines())
+    assert "trained and tested" not in output.out
+    assert set(tables(folder / "exp" / "again")) < set(output.out.splitlines())
     assert scores(folder, "exp/again") == scores(folder, "exp/tiny")
 
 
@@ -147,7 +147,7 @@ def test_another_machine_reports_what_this_one_trained(main, finished, folder, m
     main(RECIPE, *options)
     capfd.readouterr()
     main(RECIPE, *options, "--log_dir", "exp/elsewhere")
-    said = capfd.readouterr().out
+    output = capfd.readouterr().out
     here, elsewhere = (
         [[cell.strip(" :-") for cell in line.split("|")] for line in tables(folder / "exp" / name)]
         for name in ("tiny", "elsewhere")
@@ -156,7 +156,7 @@ def test_another_machine_reports_what_this_one_trained(main, finished, folder, m
     assert here[6][4].startswith("[")
     here[6][4] = ""
     assert elsewhere == here
-    assert "figures.py" not in said
+    assert "Figures 2 to 4" not in output
     assert not (folder / "exp" / "elsewhere" / "curves.png").exists()
     assert not list((folder / "exp" / "elsewhere").rglob("*.ckpt"))
 
@@ -181,9 +181,9 @@ def test_the_official_test_and_evaluation_flags(main, finished, folder, monkeypa
     best = next((folder / "exp" / "tiny" / "coherence" / "trial_0").glob("epoch=*.ckpt"))
     capfd.readouterr()
     main(RECIPE, *OPTIONS, "--test_from_checkpoint", best)
-    said = capfd.readouterr().out
+    output = capfd.readouterr().out
     expected = scores(folder, "exp/tiny")[0]["coherence"]["test/teacher/event_f1_macro"]
-    assert f"test/teacher/event_f1_macro: {expected:.4f}" in said
+    assert f"test/teacher/event_f1_macro: {expected:.4f}" in output
     (folder / "data" / "audio" / "eval21_16k").symlink_to(
         folder / "data" / "audio" / "validation" / "validation_16k"
     )

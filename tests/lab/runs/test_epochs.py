@@ -49,9 +49,9 @@ def test_means_of_the_losses_and_the_monitor_beside_the_validation(path):
     # One of several processes writes.
     train(EpochTable(path.with_name("other.tsv")), trainer_at(0, first=False), 1.0)
     assert not path.with_name("other.tsv").exists()
-    found = read(path)
-    assert list(found) == ["epoch", "loss", "z_norm", "val/obj_metric"]
-    assert found.to_numpy().tolist() == [[0, 2.0, 3.0, 0.25], [1, 1.0, 1.0, 0.75]]
+    result = read(path)
+    assert list(result) == ["epoch", "loss", "z_norm", "val/obj_metric"]
+    assert result.to_numpy().tolist() == [[0, 2.0, 3.0, 0.25], [1, 1.0, 1.0, 0.75]]
 
 
 def test_an_epoch_without_a_validation_has_an_empty_cell(path):
@@ -71,10 +71,10 @@ def test_a_resumed_run_goes_on_in_the_table(path):
     resumed = EpochTable(path)
     resumed.on_train_start(trainer_at(1), None)
     train(resumed, trainer_at(1, 0.9), 7.0, monitor=[5.0])
-    found = read(path)
-    assert found["epoch"].tolist() == [0, 1]
-    assert found["loss"].tolist() == [0.0, 7.0]
-    assert found["val/obj_metric"].tolist() == [0.0, 0.9]
+    result = read(path)
+    assert result["epoch"].tolist() == [0, 1]
+    assert result["loss"].tolist() == [0.0, 7.0]
+    assert result["val/obj_metric"].tolist() == [0.0, 0.9]
     # A new run begins the table anew.
     table = EpochTable(path)
     table.on_train_start(trainer_at(0), None)
@@ -83,10 +83,10 @@ def test_a_resumed_run_goes_on_in_the_table(path):
 
 
 def test_progress_is_told_after_batches_and_epochs(path):
-    said = []
-    table = EpochTable(path, lambda *what: said.append(what))
+    output = []
+    table = EpochTable(path, lambda *what: output.append(what))
     train(table, trainer_at(1, 0.25), 1.0, 2.0)
-    assert said == [
+    assert output == [
         (1.5, 4, "loss 1.000"),
         (2.0, 4, "loss 2.000"),
         (2, 4, "loss 1.500, validation 0.250"),

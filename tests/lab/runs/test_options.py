@@ -68,7 +68,7 @@ def test_a_run_says_that_no_score_is_held(monkeypatch, capsys, library, release,
         monkeypatch.setattr(importlib.import_module(name), "__version__", version)
     monkeypatch.setattr(importlib.util, "find_spec", there.get)
     check_libraries()
-    said = capsys.readouterr().out
-    assert said.startswith(f"no score is held against sed_eval and psds_eval: {reason}; ")
+    output = capsys.readouterr().out
+    assert output.startswith(f"no score is held against sed_eval and psds_eval: {reason}; ")
     with pytest.raises(InputError, match=rf"^--verify needs psds_eval, and {reason}; .*verify"):
         check_libraries(verify=True)

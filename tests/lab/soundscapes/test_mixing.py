@@ -93,7 +93,7 @@ def test_labels_hold_the_tail_of_a_room():
 def test_the_level_over_the_background_is_the_one_asked_for(bank):
     for snr in (6, 20):
         conditions = Conditions(snr=(snr, snr), level=(-60, -60))
-        found = []
+        result = []
         for audio, events in clips(conditions, 25, bank):
             if len({event.event_label for event in events}) > 1:
                 continue
@@ -102,8 +102,8 @@ def test_the_level_over_the_background_is_the_one_asked_for(bank):
                 inside[int(event.onset * RATE) : int(event.offset * RATE)] = True
             if 0.02 < inside.mean() < 0.98:
                 ratio = np.mean(audio[inside] ** 2.0) / np.mean(audio[~inside] ** 2.0)
-                found.append(10 * np.log10(ratio - 1))
-        assert np.median(found) == pytest.approx(snr, abs=0.7)
+                result.append(10 * np.log10(ratio - 1))
+        assert np.median(result) == pytest.approx(snr, abs=0.7)
 
 
 def test_a_clip_can_be_empty():

@@ -35,7 +35,7 @@ def test_seed_subset_and_number_each_make_another_clip(tmp_path):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def requests(monkeypatch):
     """What clips are made of."""
     calls = []
 
@@ -47,27 +47,27 @@ def asked(monkeypatch):
     return calls
 
 
-def test_half_of_the_augmented_clips_are_in_a_room(tmp_path, asked):
+def test_half_of_the_augmented_clips_are_in_a_room(tmp_path, requests):
     for index in range(100):
         make_clip(("strong", index), tmp_path, 0, SOURCES, augment=True, density=2.0)
-    rooms = [conditions.reverberation for _, conditions, _ in asked]
+    rooms = [conditions.reverberation for _, conditions, _ in requests]
     assert 35 < rooms.count(ROOM) < 65
     assert rooms.count(None) == 100 - rooms.count(ROOM)
-    assert {(augmented, density) for augmented, _, density in asked} == {(True, 2.0)}
-    asked.clear()
+    assert {(augmented, density) for augmented, _, density in requests} == {(True, 2.0)}
+    requests.clear()
     for name in ("validation", "test"):
         make_clip((name, 0), tmp_path, 0, SOURCES, augment=True, density=2.0)
-    assert asked == [(False, TRAINING, 1.0), (False, TEST, 1.0)]
+    assert requests == [(False, TRAINING, 1.0), (False, TEST, 1.0)]
 
 
-def test_clips_can_be_in_the_domain_of_the_test_clips(tmp_path, asked):
+def test_clips_can_be_in_the_domain_of_the_test_clips(tmp_path, requests):
     for name in ("strong", "weak", "unlabelled", "validation", "test"):
         for which in ("weak", "all"):
             make_clip((name, 0), tmp_path, 0, SOURCES, False, 1.0, in_domain=which)
-    conditions = [c for _, c, _ in asked]
+    conditions = [c for _, c, _ in requests]
     assert conditions[::2] == [TRAINING, IN_DOMAIN, IN_DOMAIN, TRAINING, TEST]
     assert conditions[1::2] == [IN_DOMAIN, IN_DOMAIN, IN_DOMAIN, IN_DOMAIN, TEST]
-    asked.clear()
+    requests.clear()
     for index in range(20):
         make_clip(("weak", index), tmp_path, 0, SOURCES, True, 1.0, in_domain="weak")
-    assert asked == [(True, IN_DOMAIN, 1.0)] * 20  # no second room
+    assert requests == [(True, IN_DOMAIN, 1.0)] * 20  # no second room

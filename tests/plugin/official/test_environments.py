@@ -39,12 +39,12 @@ def test_lightning_2_is_refused_for_the_recipes_of_lightning_1(
 
 
 def test_a_missing_package_is_named_but_no_module_of_the_checkout():
-    said = r"needs the package 'no_such', which is not installed; "
+    output = r"needs the package 'no_such', which is not installed; "
     known = environments.missing_packages("dcase2023_task4_baseline")
-    with pytest.raises(InputError, match=said + r".*requirements-dcase2023\.txt"), known:
+    with pytest.raises(InputError, match=output + r".*requirements-dcase2023\.txt"), known:
         raise ModuleNotFoundError("No module named 'no_such.part'", name="no_such.part")
     own = environments.missing_packages("my_own")
-    with pytest.raises(InputError, match=said + "install it"), own:
+    with pytest.raises(InputError, match=output + "install it"), own:
         import no_such  # noqa: F401
     with pytest.raises(ModuleNotFoundError), environments.missing_packages("my_own"):
         raise ModuleNotFoundError("gone", name="local.gone")

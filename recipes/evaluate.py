@@ -101,10 +101,14 @@ def main(arguments: list[str] | None = None) -> None:
         ending = f"PSDS 1 {first:.3f}, PSDS 2 {second:.3f}, from {len(points)} operating points"
         ending += f"; not used of {args.points}: {', '.join(unused)}" if unused else ""
     if args.posteriors:
-        from lab.evaluation.exact import psds_of_test
+        from lab.evaluation.exact import psds
+        from lab.evaluation.posteriors import decoding_of, load_posteriors
 
-        path = Path(args.posteriors)
-        first, second = psds_of_test(path, reference, durations, NAMES[args.names])
+        clips, labels = load_posteriors(Path(args.posteriors))
+        names = renamed(pd.DataFrame({"filename": list(clips)}), args.names)["filename"]
+        posteriors = dict(zip(names, clips.values()))
+        times = decoding_of(Path(args.posteriors))
+        first, second = psds(posteriors, reference, durations, labels, **times)
         ending += f"\nexact PSDS 1 {first:.3f}, exact PSDS 2 {second:.3f}, over every threshold"
     profile = error_profile(reference, estimated)
     averages = pd.DataFrame(

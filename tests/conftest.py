@@ -213,7 +213,7 @@ def config_file(tmp_path, dataset, golden_inputs):
 
 #: Classes of nobody else's, in the order of a network's outputs; sed_eval, psds_eval, pandas and
 #: matplotlib take some of these names for something else.
-OWN = ["NA", "_hidden", "all", 'caf\u00e9 "3.5"', "none", "siren"]
+OWN = ["NA", "_hidden", 'caf\u00e9 "3.5"', "injected_psds_world_label", "none", "siren"]
 
 
 @pytest.fixture(scope="session")

@@ -120,12 +120,8 @@ class Experiment:
         if self.trainer.is_global_zero:
             thresholds = validation_thresholds(module.hparams, module.encoder, module.val_strong)
             for name, clips in module.val_strong.items():
-                clips.save(
-                    self.folder / "metrics_validation" / name / "posteriors.npz",
-                    module.encoder.labels,
-                    frame_seconds=module.encoder.frame_seconds,
-                    median_window=module.hparams["training"]["median_window"],
-                )
+                path = self.folder / "metrics_validation" / name / "posteriors.npz"
+                clips.save(path, module.encoder, module.hparams["training"]["median_window"])
         module.thresholds = self.trainer.strategy.broadcast(thresholds)
 
 

@@ -113,12 +113,7 @@ def write_test(
     for name, clips in posteriors.items():
         events = clips.decode(encoder, [0.5], window)[0.5]
         points = clips.decode(encoder, thresholds_of(config), window)
-        clips.save(
-            folder / name / "posteriors.npz",
-            encoder.labels,
-            frame_seconds=encoder.frame_seconds,
-            median_window=window,
-        )
+        clips.save(folder / name / "posteriors.npz", encoder, window)
         write_detections(folder / name, name, events, points)
         if labelled:
             truth = read_reference(data["test_tsv"], encoder.labels)

@@ -2,53 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from lab.errors import InputError
 from lab.evaluation import decode, metrics
-from lab.evaluation.posteriors import load_posteriors
-
-
-def psds_of_test(
-    path: Path,
-    reference: pd.DataFrame,
-    durations: pd.DataFrame,
-    rename: Callable[[str], str] = str,
-) -> tuple[float, float]:
-    """Exact PSDS of scenarios 1 and 2, of the `posteriors.npz` that the test of a model left.
-
-    Args:
-        path: of the file.
-        reference: annotated events of its clips.
-        durations: columns filename and duration (seconds), one row a clip.
-        rename: makes a clip's name in the file that of the tables.
-
-    Raises:
-        InputError: as :func:`psds` and :func:`load_posteriors`.
-    """
-    posteriors, classes = load_posteriors(path)
-    with np.load(path) as file:
-        if "median_window" not in file:
-            raise InputError(f"{path} has no median_window; test the model again")
-        window, hop = int(file["median_window"]), float(file["frame_seconds"])
-    named = {rename(name): clip for name, clip in posteriors.items()}
-    first, second = (
-        psds(
-            named,
-            reference,
-            durations,
-            classes,
-            scenario=scenario,
-            median_window=window,
-            frame_seconds=hop,
-        )
-        for scenario in (1, 2)
-    )
-    return first, second
 
 
 def psds(
@@ -57,11 +17,10 @@ def psds(
     durations: pd.DataFrame,
     classes: Sequence[str],
     *,
-    scenario: int,
-    median_window: int = 7,
+    median_window: int,
     frame_seconds: float,
-) -> float:
-    """Exact polyphonic sound detection score: every threshold that changes a detection counts.
+) -> tuple[float, ...]:
+    """Exact polyphonic sound detection scores: every threshold that changes a detection counts.
 
     The 50 thresholds of :func:`reference.psds` are a sample of the same curve, and mostly score
     lower. An intersection that meets a criterion to 1e-6 seconds counts as meeting it.
@@ -71,9 +30,11 @@ def psds(
         reference: annotated events of these clips.
         durations: columns filename and duration (seconds), one row a clip.
         classes: class names, in the order of the posteriors' last axis.
-        scenario: 1 or 2, as in :func:`reference.psds`.
         median_window: median filter in frames.
         frame_seconds: time from one frame to the next.
+
+    Returns:
+        The scores of scenarios 1 and 2, as in :func:`reference.psds`.
 
     Raises:
         InputError: a clip or class of the reference has no posteriors, a clip of the posteriors no
@@ -90,7 +51,6 @@ def psds(
             "exact PSDS needs the package sed_scores_eval; "
             f"pip install 'dcase-coherence[exact]' ({error})"
         ) from None
-    criteria, weights = metrics.SCENARIOS[scenario]
     files, events = metrics.split(reference)
     for name in {*files} ^ {*posteriors}:
         place, other = ("reference", "posteriors") if name in files else ("posteriors", "reference")
@@ -111,17 +71,20 @@ def psds(
     truth: dict[str, list[tuple[float, float, str]]] = {name: [] for name in scores}
     for row in events.itertuples():
         truth[row.filename].append((row.onset, row.offset, row.event_label))
-    # One class cannot be taken for another, so there are no cross-triggers to weigh.
-    crossed = weights["alpha_ct"] if len(present) > 1 else 0.0
-    value, *_ = intersection_based.psds(
-        scores=scores,
-        ground_truth=truth,
-        audio_durations={name: seconds[name] for name in scores},
-        dtc_threshold=criteria["dtc"],
-        gtc_threshold=criteria["gtc"],
-        cttc_threshold=criteria["cttc"] if crossed else None,
-        alpha_ct=crossed,
-        alpha_st=weights["alpha_st"],
-        max_efpr=metrics.MAX_EFPR,
-    )
-    return float(value)
+    values = []
+    for criteria, weights in metrics.SCENARIOS.values():
+        # One class cannot be taken for another, so there are no cross-triggers to weigh.
+        crossed = weights["alpha_ct"] if len(present) > 1 else 0.0
+        value, *_ = intersection_based.psds(
+            scores=scores,
+            ground_truth=truth,
+            audio_durations={name: seconds[name] for name in scores},
+            dtc_threshold=criteria["dtc"],
+            gtc_threshold=criteria["gtc"],
+            cttc_threshold=criteria["cttc"] if crossed else None,
+            alpha_ct=crossed,
+            alpha_st=weights["alpha_st"],
+            max_efpr=metrics.MAX_EFPR,
+        )
+        values.append(float(value))
+    return tuple(values)

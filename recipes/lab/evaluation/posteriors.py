@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -53,22 +53,20 @@ class Posteriors:
             clip_seconds=self.seconds,
         )
 
-    def save(
-        self, path: Path, classes: Sequence[str], *, frame_seconds: float, median_window: int
-    ) -> None:
+    def save(self, path: Path, encoder: ManyHotEncoder, median_window: int) -> None:
         """Write an npz: filenames, classes, seconds, lengths (frames), strong (joined in time).
 
-        Beside them what decodes them: the time from frame to frame and the window in frames.
+        Beside them what :meth:`decode` takes: `frame_seconds` and `median_window`.
         """
         with whole_file(path) as temporary:
             np.savez_compressed(
                 temporary,
                 filenames=np.array(self.filenames),
-                classes=np.array(classes),
+                classes=np.array(encoder.labels),
                 seconds=np.array(self.seconds),
                 lengths=np.array([len(clip) for clip in self.strong]),
                 strong=np.concatenate(self.strong),
-                frame_seconds=frame_seconds,
+                frame_seconds=encoder.frame_seconds,
                 median_window=median_window,
             )
 
@@ -92,6 +90,18 @@ def load_posteriors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     except Exception as error:  # numpy and zipfile raise whatever a damaged file runs into
         reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(f"{path} holds no posteriors ({reason}); test the model again") from None
+
+
+def decoding_of(path: Path) -> dict[str, Any]:
+    """The `frame_seconds` and `median_window` beside the posteriors of a file.
+
+    Raises:
+        InputError: the file was written without them.
+    """
+    with np.load(path) as file:
+        if "median_window" not in file:
+            raise InputError(f"{path} has no median_window; test the model again")
+        return {name: file[name].item() for name in ("frame_seconds", "median_window")}
 
 
 def posteriors_of_test(folder: Path) -> Path:

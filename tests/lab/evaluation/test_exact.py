@@ -10,10 +10,11 @@ pytest.importorskip("sed_scores_eval", reason="needs pip install '.[exact]'")
 from libraries import needs_verify
 
 from evaluate import main
+from lab.data.labels import ManyHotEncoder
 from lab.errors import InputError
 from lab.evaluation import exact
 from lab.evaluation.decode import decode
-from lab.evaluation.posteriors import Posteriors
+from lab.evaluation.posteriors import Posteriors, decoding_of, load_posteriors
 from lab.evaluation.reference import psds
 
 COLUMNS = ["filename", "onset", "offset", "event_label"]
@@ -41,8 +42,9 @@ def a_set(seed, clips=12, frames=50, classes=3):
     return LEVELS[levels], names, pd.DataFrame(rows, columns=COLUMNS), durations, labels
 
 
-def exact_psds(posteriors, names, *rest, **options):
-    return exact.psds(dict(zip(names, posteriors)), *rest, **{**TIMES, **options})
+def exact_psds(posteriors, names, *rest, scenario, **options):
+    scores = exact.psds(dict(zip(names, posteriors)), *rest, **{**TIMES, **options})
+    return scores[scenario - 1]
 
 
 @needs_verify
@@ -87,24 +89,33 @@ def test_the_file_of_a_test_and_the_command_that_reads_it(tmp_path, capsys):
     posteriors, names, reference, durations, labels = a_set(0)
     clips = Posteriors()
     clips.strong, clips.filenames, clips.seconds = list(posteriors), names, [5.0] * len(names)
-    clips.save(tmp_path / "p.npz", labels, **TIMES)
+    path = tmp_path / "p.npz"
+    clips.save(path, ManyHotEncoder(labels, 5, 2048, 1600), TIMES["median_window"])
+    assert decoding_of(path) == TIMES
     expected = tuple(
         exact_psds(posteriors, names, reference, durations, labels, scenario=scenario)
         for scenario in (1, 2)
     )
+    held, classes = load_posteriors(path)
+    assert exact.psds(held, reference, durations, classes, **decoding_of(path)) == expected
     tables = {"reference": reference, "durations": durations}
     for name, table in tables.items():
         table.assign(filename="x/" + table["filename"]).to_csv(tmp_path / name, sep="\t")
-    assert exact.psds_of_test(tmp_path / "p.npz", reference, durations) == expected
     events = str(tmp_path / "reference")
-    options = ["--durations", str(tmp_path / "durations"), "--posteriors", str(tmp_path / "p.npz")]
+    options = ["--durations", str(tmp_path / "durations"), "--posteriors", str(path)]
     main([events, events, *options, "--names", "name"])
     output = "exact PSDS 1 {:.3f}, exact PSDS 2 {:.3f}, over every threshold".format(*expected)
     assert output in capsys.readouterr().out
-    with np.load(tmp_path / "p.npz") as arrays:
+    # Two clips of one name are refused, as those of a table are.
+    clips.filenames = ["x/0.wav", "y/0.wav", *names[2:]]
+    clips.save(path, ManyHotEncoder(labels, 5, 2048, 1600), TIMES["median_window"])
+    with pytest.raises(SystemExit):
+        main([events, events, *options, "--names", "name"])
+    assert "x/0.wav and y/0.wav are one clip by --names name" in capsys.readouterr().err
+    with np.load(path) as arrays:
         np.savez(tmp_path / "old.npz", **{k: v for k, v in arrays.items() if k[:6] != "median"})
     with pytest.raises(InputError, match=r"old\.npz has no median_window"):
-        exact.psds_of_test(tmp_path / "old.npz", reference, durations)
+        decoding_of(tmp_path / "old.npz")
 
 
 def test_a_missing_library_is_named(monkeypatch):

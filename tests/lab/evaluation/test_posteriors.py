@@ -30,7 +30,7 @@ def test_batches_decode_as_one_and_read_back(tmp_path):
     for threshold, table in expected.items():
         pd.testing.assert_frame_equal(result[threshold], table)
     output.add(torch.full((1, 2, 4), 0.5), ["f.wav"], 0.25)
-    output.save(tmp_path / "posteriors.npz", ["Cat", "Dog"], frame_seconds=0.064, median_window=3)
+    output.save(tmp_path / "posteriors.npz", encoder, 3)
     clips, classes = load_posteriors(tmp_path / "posteriors.npz")
     assert classes == ["Cat", "Dog"]
     assert list(clips) == output.filenames

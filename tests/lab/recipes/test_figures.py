@@ -89,7 +89,6 @@ def test_chosen_data_classes_and_clip(analyse, trials, dataset):
     assert numbers["posteriors"]["clip"] == "1.wav"
 
 
-@pytest.mark.usefixtures("unwritten")
 def test_models_that_find_nothing(analyse, checkpoint, tmp_path, capsys):
     silent = torch.load(checkpoint, weights_only=True)
     silent["state_dict"]["sed_student.dense.bias"] -= 100

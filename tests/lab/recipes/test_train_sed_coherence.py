@@ -128,16 +128,12 @@ def test_stopped_and_started_again_it_ends_with_the_same_scores(
     assert scores(folder, "exp/stopped") == scores(folder, "exp/tiny")
 
 
-def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(
-    main, finished, folder, monkeypatch, capfd
-):
-    monkeypatch.chdir(folder)
-    main(RECIPE, *OPTIONS, "--log_dir", "exp/again", "--quiet")
-    output = capfd.readouterr()
-    # At most a line of each training: it has few steps.
-    assert all("optimizer steps in all" in line for line in output.err.splitlines())
-    assert "trained and tested" not in output.out
-    assert set(tables(folder / "exp" / "again")) < set(output.out.splitlines())
+def test_the_same_seed_gives_the_same_numbers_and_quiet_the_results_alone(run, finished, folder):
+    done = run(RECIPE, *OPTIONS, "--log_dir", "exp/again", "--quiet", cwd=folder)
+    # A line of each training: it has few steps.
+    assert ["optimizer steps in all" in line for line in done.stderr.splitlines()] == [True, True]
+    assert "trained and tested" not in done.stdout
+    assert set(tables(folder / "exp" / "again")) < set(done.stdout.splitlines())
     assert scores(folder, "exp/again") == scores(folder, "exp/tiny")
 
 

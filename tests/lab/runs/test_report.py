@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lab.data.labels import ManyHotEncoder
 from lab.evaluation.posteriors import Posteriors, write_detections
 from lab.evaluation.significance import Bootstrap, paired_test
 from lab.runs.report import event_counts, has_detections, tables
@@ -68,7 +69,7 @@ def test_counts_of_clips_are_those_of_the_detections(tmp_path):
     clips.strong = [np.zeros((4, 1), dtype=np.float32)] * 3
     for model, events in (("student", []), ("teacher", [rows[0], ("silent.wav", *dog)])):
         place = tmp_path / "trial" / "metrics_test" / model
-        clips.save(place / "posteriors.npz", ["Dog"], frame_seconds=1.0, median_window=1)
+        clips.save(place / "posteriors.npz", ManyHotEncoder(["Dog"], 1, 2048, 256), 1)
         write_detections(place, model, pd.DataFrame(events, columns=columns), {})
     assert has_detections(tmp_path / "trial")
     assert not has_detections(tmp_path / "elsewhere")

@@ -53,8 +53,8 @@ def long_term_spectra(count, spread):
 def test_classes_differ_in_spectrum_and_level():
     """A nearest neighbour on 17 numbers a sound, which hear no timing, tells most of them apart."""
     known, names = long_term_spectra(12, 0.7)
-    requests, truth = long_term_spectra(6, 0.6)
-    nearest = ((requests[:, None] - known[None]) ** 2).sum(axis=2).argmin(axis=1)
+    sounds, truth = long_term_spectra(6, 0.6)
+    nearest = ((sounds[:, None] - known[None]) ** 2).sum(axis=2).argmin(axis=1)
     right = names[nearest] == truth
     assert right.mean() > 0.7
     assert all(right[truth == number].mean() > 0.2 for number in range(10))

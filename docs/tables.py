@@ -19,7 +19,8 @@ settings that are held against a reference over the seeds that both have. The ki
     overview  differences of three: macro event F1 at threshold 0.5 and at the one that validation
               clips choose, and PSDS 1
     decoding  differences of the macro event F1 by each decoder of docs/results/decoding.csv
-    profile   shares of the reference events by what became of them (%), and their differences
+    profile   shares of the reference events by what became of them (%), detections by reference
+              events (%), and their differences
 
 Options follow the set, or the kind where they are those of all lines:
 
@@ -190,16 +191,17 @@ def differences(rows: list[Pairs], titles: Mapping[str, str]) -> str:
 
 
 def profile(rows: list[Pairs]) -> str:
-    """Table of what became of the reference events: shares of all trials, and differences."""
+    """Table of what became of the reference events, and of detections: shares and differences."""
+    counts = [*OF_REFERENCE, "estimated"]
     cells = []
     for pairs in rows:
         for name, trials in (("without", pairs.reference), ("with", pairs.setting)):
             known = trials.dropna(subset=["events"])
-            shares = known[list(OF_REFERENCE)].sum() / known["events"].sum()
+            shares = known[counts].sum() / known["events"].sum()
             cells.append([f"{pairs.name}, {name}", *map(percent, shares)])
-        tests = [difference(pairs.test(key, "events"), 1) for key in OF_REFERENCE]
+        tests = [difference(pairs.test(key, "events"), 1) for key in counts]
         cells.append(["difference [95 %]", *tests])
-    return markdown(["", *map(readable, OF_REFERENCE)], cells)
+    return markdown(["", *map(readable, OF_REFERENCE), "detections"], cells)
 
 
 KINDS: dict[str, Callable[[list[Pairs]], str]] = {

@@ -29,8 +29,8 @@ def rows_of(name, setting, scores, first=42, test="test", **more):
 @pytest.fixture
 def results():
     """Three settings of one set, of which one has a seed of its own; and a public set."""
-    rows = rows_of("set", "baseline", BASELINE, events=10, hit=6, missed=4)
-    rows += rows_of("set", "steps", STEPS, events=10, hit=7, missed=3)
+    rows = rows_of("set", "baseline", BASELINE, events=10, hit=6, missed=4, estimated=8)
+    rows += rows_of("set", "steps", STEPS, events=10, hit=7, missed=3, estimated=11)
     rows += rows_of("set", "exact", [0.1, 0.2], first=44)
     rows += rows_of("set", "baseline", [0.25], test="public")
     rows += rows_of("set", "steps", [0.2], test="public")
@@ -105,10 +105,11 @@ def test_differences_of_every_score(results):
     assert row["PSDS 1"] == "-"
 
 
-def test_shares_of_the_events_and_their_differences(results):
+def test_shares_of_events_and_detections_and_their_differences(results):
     table = cells(TABLES["table"]("profile\nA | set settings=steps", results))
     assert (table["A, without"]["hit"], table["A, with"]["missed"]) == ("60.0", "30.0")
     assert table["difference [95 %]"]["hit"].startswith("+10.0")
+    assert (table["A, without"]["detections"], table["A, with"]["detections"]) == ("80.0", "110.0")
 
 
 @pytest.mark.parametrize(

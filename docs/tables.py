@@ -163,6 +163,9 @@ def effect(rows: list[Pairs]) -> str:
     """Table of the macro event F1 of both, its difference and its p."""
     key = "event_f1_macro"
     tests = [pairs.test(key) for pairs in rows]
+    chances = pd.Series([test["p_t"] for test in tests])
+    # A planned test that lacks its trials counts, too.
+    corrected = pd.Series(holm(chances.fillna(1.0))).where(chances.notna())
     return markdown(
         ["", "difference [95 %]", "p", "p, Holm", "pairs", "without (%)", "with (%)"],
         [
@@ -170,11 +173,11 @@ def effect(rows: list[Pairs]) -> str:
                 pairs.name,
                 difference(test),
                 probability(test["p_t"]),
-                probability(corrected),
+                probability(p_holm),
                 str(len(pairs.setting)),
                 *(mean_and_deviation(t[key], "%") for t in (pairs.reference, pairs.setting)),
             ]
-            for pairs, test, corrected in zip(rows, tests, holm([test["p_t"] for test in tests]))
+            for pairs, test, p_holm in zip(rows, tests, corrected)
         ],
     )
 

@@ -18,7 +18,8 @@ settings that are held against a reference over the seeds that both have. The ki
     scores    differences of every score, in points (PSDS times 100)
     overview  differences of three: macro event F1 at threshold 0.5 and at the one that validation
               clips choose, and PSDS 1
-    decoding  differences of the macro event F1 by each decoder of docs/results/decoding.csv
+    decoding  differences of the macro event F1 by each decoder: the training's, one threshold that
+              validation clips choose, and those of docs/results/decoding.csv
     profile   shares of the reference events by what became of them (%), detections by reference
               events (%), and their differences
 
@@ -72,7 +73,8 @@ OVERVIEW = {
     "psds_score_scenario1": "PSDS 1",
 }
 DECODERS = {
-    "training": "threshold 0.5",
+    "event_f1_macro": "threshold 0.5",
+    "shared_threshold_f1_macro": "threshold of validation clips",
     "median": "window and threshold by class",
     "sebbs": "cSEBBs",
 }
@@ -113,10 +115,10 @@ def table(request: str, results: pd.DataFrame) -> str:
     if kind not in KINDS:
         raise InputError(f"'table: {first}' asks for {kind}; use {', '.join(KINDS)}")
     if kind == "decoding":
-        columns = ["set", "test", "setting", "seed"]
-        results = pd.read_csv(DECODING).pivot(
-            index=columns, columns="decoder", values="event_f1_macro"
+        decoders = pd.read_csv(DECODING).pivot(
+            index=list(results.index.names), columns="decoder", values="event_f1_macro"
         )
+        results = results.join(decoders)
     return KINDS[kind]([pairs for line in lines for pairs in pairs_of(line, shared, results)])
 
 

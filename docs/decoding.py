@@ -3,11 +3,11 @@
     python docs/decoding.py exp/main_job_72 --set_name main_job_72 \\
         --data data/mini --public data/mini_public
 
-Of each trial that left posteriors, three decoders: that of the training (threshold 0.5); a median
-window and a threshold a class; and cSEBBs (Ebbers et al., Interspeech 2024) with parameters and a
-threshold a class, by the package sebbs, https://github.com/merlresearch/sebbs (AGPL, not needed
-for anything else). Both are tuned for event F1 on the validation clips of the same model. Rows that
-docs/results/decoding.csv has already are not made again.
+Of each trial that left posteriors, two decoders: a median window and a threshold a class; and
+cSEBBs (Ebbers et al., Interspeech 2024) with parameters and a threshold a class, by the package
+sebbs, https://github.com/merlresearch/sebbs (AGPL, not needed for anything else). Both are tuned
+for event F1 on the validation clips of the same model. Rows that docs/results/decoding.csv has
+already are not made again.
 """
 
 from __future__ import annotations
@@ -68,14 +68,9 @@ class Clips:
 Decoder = Callable[[Clips], pd.DataFrame]
 
 
-def of_training(validation: Clips, window: int) -> Decoder:
-    """Events at threshold 0.5, as the test of a training has them."""
-    return lambda clips: clips.events(window, [0.5])[0.5]
-
-
-def by_class(validation: Clips, window: int) -> Decoder:
+def by_class(validation: Clips) -> Decoder:
     """Events by the window and threshold of each class with its best event F1 on validation."""
-    best = dict.fromkeys(validation.classes, (-1.0, window, 0.5))
+    best = dict.fromkeys(validation.classes, (-1.0, WINDOWS[0], 0.5))
     for size in WINDOWS:
         for threshold, events in validation.events(size, GRID).items():
             f1 = validation.scorer.event_based(events).classwise["f1"]
@@ -92,7 +87,7 @@ def by_class(validation: Clips, window: int) -> Decoder:
     return decoder
 
 
-def sebbs(validation: Clips, window: int) -> Decoder:
+def sebbs(validation: Clips) -> Decoder:
     """Events by cSEBBs, tuned for event F1 on validation."""
     from sebbs import csebbs
     from sed_scores_eval.base_modules.scores import create_score_dataframe
@@ -122,7 +117,7 @@ def sebbs(validation: Clips, window: int) -> Decoder:
     return decoder
 
 
-DECODERS = {"training": of_training, "median": by_class, "sebbs": sebbs}
+DECODERS = {"median": by_class, "sebbs": sebbs}
 
 
 def rows_of(trial: Path, record: dict[str, Any], tables: dict[str, Any], done: set) -> list[dict]:
@@ -144,7 +139,7 @@ def rows_of(trial: Path, record: dict[str, Any], tables: dict[str, Any], done: s
     for name, tuned in DECODERS.items():
         tests = [test for test in ("test", "public") if folders[test].is_dir()]
         left = [test for test in tests if (test, setting, seed, name) not in done]
-        decoder = tuned(clips("validation"), config["training"]["median_window"]) if left else None
+        decoder = tuned(clips("validation")) if left else None
         for test in left:
             scores = clips(test).scorer.event_based(decoder(clips(test)))
             row = {"test": test, "setting": setting, "seed": seed, "decoder": name}

@@ -20,8 +20,8 @@ settings that are held against a reference over the seeds that both have. The ki
               clips choose, and PSDS 1
     decoding  differences of the macro event F1 by each decoder: the training's, one threshold that
               validation clips choose, and those of docs/results/decoding.csv
-    profile   shares of the reference events by what became of them (%), detections by reference
-              events (%), and their differences
+    profile   what became of 100 reference events, and the detections for them by what is wrong with
+              them: without, and the difference
 
 Options follow the set, or the kind where they are those of all lines:
 
@@ -46,7 +46,6 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 from lab.errors import InputError, command
-from lab.evaluation.profile import OF_REFERENCE, readable
 from lab.evaluation.significance import compare, holm
 from lab.evaluation.tables import (
     SCORES,
@@ -77,6 +76,14 @@ DECODERS = {
     "shared_threshold_f1_macro": "threshold of validation clips",
     "median": "window and threshold by class",
     "sebbs": "cSEBBs",
+}
+PROFILE = {
+    "hit": "hit",
+    "missed": "missed",
+    "estimated": "detections",
+    "est_boundary_wrong": "wrong boundary",
+    "est_other_class": "other class",
+    "est_false_alarm": "false alarm",
 }
 OPTIONS = {"settings", "reference", "seeds", "test"}
 
@@ -196,17 +203,17 @@ def differences(rows: list[Pairs], titles: Mapping[str, str]) -> str:
 
 
 def profile(rows: list[Pairs]) -> str:
-    """Table of what became of the reference events, and of detections: shares and differences."""
-    counts = [*OF_REFERENCE, "estimated"]
-    cells = []
-    for pairs in rows:
-        for name, trials in (("without", pairs.reference), ("with", pairs.setting)):
-            known = trials.dropna(subset=["events"])
-            shares = known[counts].sum() / known["events"].sum()
-            cells.append([f"{pairs.name}, {name}", *map(percent, shares)])
-        tests = [difference(pairs.test(key, "events"), 1) for key in counts]
-        cells.append(["difference [95 %]", *tests])
-    return markdown(["", *map(readable, OF_REFERENCE), "detections"], cells)
+    """Table of events and of detections, for 100 reference events: without, and differences."""
+
+    def cell(pairs: Pairs, key: str) -> str:
+        known = pairs.reference.dropna(subset=["events"])
+        without = percent(known[key].sum() / known["events"].sum())
+        return f"{without} {difference(pairs.test(key, 'events'), 1)}"
+
+    return markdown(
+        ["", "pairs", *PROFILE.values()],
+        [[p.name, str(len(p.setting)), *(cell(p, key) for key in PROFILE)] for p in rows],
+    )
 
 
 KINDS: dict[str, Callable[[list[Pairs]], str]] = {

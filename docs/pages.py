@@ -52,7 +52,9 @@ def main():
         )
     for source, page in {**{path: path for path in DOCS.rglob("*.md")}, **ELSEWHERE}.items():
         place = PAGES / page.relative_to(DOCS)
-        place.write_text(laid_out(source.read_text("utf-8"), source, page), "utf-8")
+        # The tables of results take the room of the list of headings.
+        head = "---\nhide: [toc]\n---\n\n" * (page.name == "results.md")
+        place.write_text(head + laid_out(source.read_text("utf-8"), source, page), "utf-8")
 
 
 if __name__ == "__main__":

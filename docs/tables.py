@@ -83,7 +83,6 @@ PROFILE = {
     "estimated": "detections",
     "est_boundary_wrong": "wrong boundary",
     "est_other_class": "other class",
-    "est_false_alarm": "false alarm",
 }
 OPTIONS = {"settings", "reference", "seeds", "test"}
 

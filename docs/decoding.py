@@ -70,7 +70,8 @@ Decoder = Callable[[Clips], pd.DataFrame]
 
 def by_class(validation: Clips) -> Decoder:
     """Events by the window and threshold of each class with its best event F1 on validation."""
-    best = dict.fromkeys(validation.classes, (-1.0, WINDOWS[0], 0.5))
+    # Of a class without an event there: as in the trainings.
+    best = dict.fromkeys(validation.classes, (-1.0, 5, 0.5))
     for size in WINDOWS:
         for threshold, events in validation.events(size, GRID).items():
             f1 = validation.scorer.event_based(events).classwise["f1"]

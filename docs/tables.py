@@ -46,6 +46,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 from lab.errors import InputError, command
+from lab.evaluation.profile import readable
 from lab.evaluation.significance import compare, holm
 from lab.evaluation.tables import (
     SCORES,
@@ -77,13 +78,7 @@ DECODERS = {
     "median": "window and threshold by class",
     "sebbs": "cSEBBs",
 }
-PROFILE = {
-    "hit": "hit",
-    "missed": "missed",
-    "estimated": "detections",
-    "est_boundary_wrong": "wrong boundary",
-    "est_other_class": "other class",
-}
+PROFILE = ("hit", "missed", "estimated", "est_boundary_wrong", "est_other_class")
 OPTIONS = {"settings", "reference", "seeds", "test"}
 
 
@@ -210,7 +205,7 @@ def profile(rows: list[Pairs]) -> str:
         return f"{without} {difference(pairs.test(key, 'events'), 1)}"
 
     return markdown(
-        ["", "pairs", *PROFILE.values()],
+        ["", "pairs", *map(readable, PROFILE)],
         [[p.name, str(len(p.setting)), *(cell(p, key) for key in PROFILE)] for p in rows],
     )
 

@@ -109,10 +109,10 @@ def test_differences_of_every_score(results):
 
 def test_events_and_detections_for_100_events_and_their_differences(results):
     row = cells(TABLES["table"]("profile\nA | set settings=steps", results))["A"]
-    numbers = {name: row[name].split(" ")[:2] for name in ("hit", "missed", "detections")}
+    numbers = {name: row[name].split(" ")[:2] for name in ("hit", "missed", "estimated")}
     assert numbers["hit"] == ["60.0", "+10.0"]
     assert numbers["missed"] == ["40.0", "-10.0"]
-    assert numbers["detections"] == ["80.0", "+30.0"]
+    assert numbers["estimated"] == ["80.0", "+30.0"]
 
 
 @pytest.mark.parametrize(

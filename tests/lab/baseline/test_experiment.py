@@ -328,9 +328,9 @@ def test_own_classes_from_training_to_scores_and_nobody_else_s(
     last = experiment.folder / "last.ckpt"
     own["data"]["classes"] = own_classes[::-1]
     for other, words in ((config, "Alarm_bell_ringing"), (own, "in another order, siren")):
-        output = rf"the checkpoint \S+ has the classes NA, .* {words}"
-        with pytest.raises(InputError, match=output):
+        sentence = rf"the checkpoint \S+ has the classes NA, .* {words}"
+        with pytest.raises(InputError, match=sentence):
             build(other, coherence=True, log_dir=tmp_path / "other", resume=last)
         untrained = build(other, coherence=True, log_dir=tmp_path / "other", train=False)
-        with pytest.raises(InputError, match=output):
+        with pytest.raises(InputError, match=sentence):
             untrained.test(experiment.best)

@@ -82,8 +82,8 @@ def test_a_class_that_one_table_alone_has_is_named_with_its_line(own_config_file
     text = table.read_text()
     table.write_text(text.replace("siren", "rain"))
     line = 1 + next(i for i, row in enumerate(text.splitlines()) if "siren" in row)
-    output = rf"{table.name}, line {line}: the class 'rain' is unknown; .*none, siren \(data\.cl"
-    with pytest.raises(InputError, match=output):
+    sentence = rf"{table.name}, line {line}: the class 'rain' is unknown; .*none, siren \(data\.cl"
+    with pytest.raises(InputError, match=sentence):
         training_sets(config, encoder), make_test_set(config, encoder, evaluation=False)
 
 

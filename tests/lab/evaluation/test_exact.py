@@ -34,8 +34,8 @@ def a_set(seed, clips=12, frames=50, classes=3):
             if random.random() < 0.6:
                 onset, offset = np.sort(random.uniform(0, 5, 2))
                 rows.append([name, onset, offset, label])
-                result = slice(int(onset * 10 + random.normal()), int(offset * 10))
-                levels[clip, result, k] = random.integers(1, len(LEVELS))
+                detection = slice(int(onset * 10 + random.normal()), int(offset * 10))
+                levels[clip, detection, k] = random.integers(1, len(LEVELS))
         if not any(row[0] == name for row in rows):
             rows.append([name, None, None, None])
     durations = pd.DataFrame({"filename": names, "duration": 5.0})

@@ -70,9 +70,9 @@ def test_paths_and_workers_do_not_make_another_run(trial):
 )
 def test_other_settings_are_refused_with_the_key(trial, change, difference):
     finish(trial())
-    output = rf"baseline holds a run with other settings \({difference}.*\); give another --log_dir"
+    words = rf"baseline holds a run with other settings \({difference}.*\); give another --log_dir"
     for call in (read_record, run_trial):
-        with pytest.raises(InputError, match=output) as error:
+        with pytest.raises(InputError, match=words) as error:
             call(trial(**change))
         assert "\n" not in str(error.value)
     # A setting that is gone makes another run, too.
